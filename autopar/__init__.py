@@ -1,0 +1,49 @@
+"""autopar: plan how to lay a large transformer over a GPU cluster, and prove it.
+
+Everything public is named here and loaded on first use, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autopar.api import compare as compare
+    from autopar.api import explain as explain
+    from autopar.api import solve as solve
+    from autopar.api import verify as verify
+    from autopar.catalog import load_plan as load_plan
+    from autopar.catalog import load_scenario as load_scenario
+    from autopar.errors import AutoparError as AutoparError
+    from autopar.errors import InfeasibleError as InfeasibleError
+    from autopar.errors import PluginError as PluginError
+    from autopar.errors import SolveLimitError as SolveLimitError
+    from autopar.errors import SpecError as SpecError
+    from autopar.errors import VerificationError as VerificationError
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "solve": "autopar.api",
+    "verify": "autopar.api",
+    "compare": "autopar.api",
+    "explain": "autopar.api",
+    "load_scenario": "autopar.catalog",
+    "load_plan": "autopar.catalog",
+    "AutoparError": "autopar.errors",
+    "InfeasibleError": "autopar.errors",
+    "PluginError": "autopar.errors",
+    "SolveLimitError": "autopar.errors",
+    "SpecError": "autopar.errors",
+    "VerificationError": "autopar.errors",
+}
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'autopar' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

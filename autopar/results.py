@@ -1,0 +1,165 @@
+"""What the verbs return: frozen, typed, free of the solver and of any formatting."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from autopar.problem import Metrics, Plan
+from autopar.specs import Scenario
+
+Status = Literal["optimal", "feasible", "infeasible", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a running solve: the objective at work, its incumbent, its bound, their gap."""
+
+    wall_s: float
+    objective: str
+    value: float | None
+    bound: float | None
+    gap: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveValue:
+    """One objective of the lexicographic order: what the plan reaches and what cannot be beaten.
+
+    gap: |value - bound| / |bound|, 0.0 when proven optimal. `tied` says that every layout that was
+    as good in the objectives before it is equal in this one too, so that it decided nothing.
+    rounding_error: the most by which the integer model's value may differ from the float one.
+    """
+
+    name: str
+    value: float
+    bound: float
+    gap: float
+    unit: str
+    sense: Literal["max", "min"]
+    tied: bool
+    rounding_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Uniqueness:
+    """Whether another optimum exists that is not the same plan renamed.
+
+    unique: True or False when proven, None when not established. `method` says how.
+    """
+
+    unique: bool | None
+    method: str
+    other: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """One change that makes an infeasible spec feasible: where, from what, to what, how much."""
+
+    requirement: str
+    change: str  # as `--set` takes it, or "drop <name>"
+    size: str  # the change in engineering units
+    relative: float | None  # |new - old| / |old|, where the change is of a number
+
+
+@dataclass(frozen=True, slots=True)
+class SolverInfo:
+    """How the answer was found, enough to replay it."""
+
+    wall_s: float
+    cost_model: str
+    version: str
+    seed: int
+    fingerprint: str
+    ortools_version: str
+    parameters: dict[str, str | int | float]
+    candidates: int  # rows of the table before any constraint
+    candidates_in_model: int  # rows that bounds could not rule out
+    deterministic_time: float
+    phases_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The answer of `solve`."""
+
+    scenario: Scenario
+    status: Status
+    plan: Plan | None
+    metrics: Metrics | None
+    objectives: tuple[ObjectiveValue, ...]
+    binding: tuple[str, ...]
+    conflict: tuple[str, ...]
+    repairs: tuple[Repair, ...]
+    uniqueness: Uniqueness | None
+    notes: tuple[str, ...]
+    solver: SolverInfo
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One way in which a plan breaks the spec: a stable kind, and a sentence with the place."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The audit of one claim: what it states, what the plan and the spec give, and why."""
+
+    name: str
+    verdict: Literal["reproduced", "wrong", "not derivable"]
+    stated: str  # with unit
+    recomputed: str  # with unit; empty where not derivable
+    factor: float | None  # stated / recomputed, where both are numbers
+    why: str
+    says: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """A second opinion on an explicit plan, from the spec and the plan alone."""
+
+    plan: str
+    violations: tuple[Violation, ...]
+    metrics: Metrics | None  # None where the plan is too broken to be measured
+    verdicts: tuple[Verdict, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the plan satisfies the spec; claims may still be wrong."""
+        return not self.violations
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedPlan:
+    """One column of a comparison."""
+
+    name: str
+    plan: Plan
+    report: VerifyReport
+    gaps: dict[str, float]  # per objective, to the solver's proven bound; >= 0 is worse than it
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Hand-written plans beside the solver's own, by the same verifier."""
+
+    solution: Solution
+    plans: tuple[ComparedPlan, ...]
+    best: dict[str, tuple[str, ...]]  # objective -> names of the feasible plans that lead it
+    relaxed: Solution | None = None  # the optimum under weaker coverage, where that is better
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a spec has no plan, or what binds the one it has."""
+
+    status: Status
+    conflict: tuple[str, ...]
+    because: dict[str, str]
+    repairs: tuple[Repair, ...]
+    binding: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=())

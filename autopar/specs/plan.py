@@ -1,0 +1,123 @@
+"""A plan file: what a person wrote or what `solve` printed, with claims that can be audited."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+
+from autopar.specs.base import MAX_GPUS, Document, Name, NonNegativeInt, PositiveInt, Spec, Text
+from autopar.specs.recipe import Expression
+
+
+class DegreesSpec(Spec):
+    """Parallel degrees; what is absent is 1, attn_dp and spread are derived where they can be."""
+
+    replicas: PositiveInt = 1
+    pp: PositiveInt = 1
+    tp: PositiveInt = 1
+    cp: PositiveInt = 1
+    attn_dp: PositiveInt | None = None
+    ep: PositiveInt = 1
+    etp: PositiveInt = 1
+    spread: PositiveInt | None = None
+
+
+class StageSpec(Spec):
+    """One pipeline stage of the first replica."""
+
+    index: NonNegativeInt
+    layers: tuple[NonNegativeInt, ...]
+    gpus: tuple[NonNegativeInt, ...]
+    pool: str | None = None
+    tp: PositiveInt | None = None
+    cp: PositiveInt | None = None
+    attn_dp: PositiveInt | None = None
+    ep: PositiveInt | None = None
+    etp: PositiveInt | None = None
+    spread: PositiveInt | None = None
+
+
+class ReplicaSpec(Spec):
+    """The GPUs of every stage of one replica, stage by stage.
+
+    `gpu_offset` is there when the replica is the first one moved by that many GPUs, else `stages`.
+    """
+
+    index: NonNegativeInt
+    gpu_offset: NonNegativeInt | None = None
+    stages: tuple[tuple[NonNegativeInt, ...], ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.gpu_offset is None) == (self.stages is None):
+            raise ValueError("expected exactly one of gpu_offset and stages")
+        return self
+
+
+class PlacementSpec(Spec):
+    """One tensor shard of one expert of one layer on one GPU; `copy` is the replica."""
+
+    layer: NonNegativeInt
+    expert: NonNegativeInt
+    copy_index: NonNegativeInt = Field(0, alias="copy")
+    shard: NonNegativeInt = 0
+    gpu: NonNegativeInt
+
+
+class Claim(Spec):
+    """One statement of whoever wrote the plan: a value, its unit, and how it was derived."""
+
+    name: Name
+    metric: Name | None = None  # a quantity that verify recomputes
+    derivation: Expression | None = None  # an expression over such quantities
+    value: float | bool
+    unit: Annotated[str, StringConstraints(max_length=40)] = ""
+    approximate: bool = False  # the text says "about" or "~"
+    says: Text = ""  # the statement in the author's words
+
+    @model_validator(mode="after")
+    def _auditable(self) -> Self:
+        if self.metric is None and self.derivation is None:
+            raise ValueError("a claim needs a metric, a derivation, or both")
+        return self
+
+
+class PlanSpec(Document):
+    """A plan; stages and placement may be left out, and are then laid out in rank order.
+
+    Fields that `solve --json` adds to the plan part (objective, metrics, solver, ...) are accepted and
+    not trusted: verify recomputes them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["plan"] = "plan"
+    llm: Name
+    cluster: Name | None = None
+    num_gpus: Annotated[int, Field(ge=1, le=MAX_GPUS, strict=True)] | None = None
+    idle_gpus: NonNegativeInt | None = None
+    degrees: DegreesSpec
+    layers_per_stage: PositiveInt | tuple[PositiveInt, ...] | None = None
+    stages: tuple[StageSpec, ...] | None = None
+    replicas: tuple[ReplicaSpec, ...] | None = None
+    placement: tuple[PlacementSpec, ...] | None = None
+    claims: tuple[Claim, ...] = ()
+    # What an answer of ours carries beside the plan:
+    status: str | None = None
+    objective: dict[str, Any] | None = None
+    objectives: list[dict[str, Any]] | None = None
+    metrics: dict[str, Any] | None = None
+    binding: list[str] | None = None
+    conflict: list[str] | None = None
+    repairs: list[dict[str, Any]] | None = None
+    uniqueness: dict[str, Any] | None = None
+    notes: list[str] | None = None
+    spec: dict[str, Any] | None = None  # the resolved scenario, for replay
+    solver: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _claims_have_names(self) -> Self:
+        names = [claim.name for claim in self.claims]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two claims have the name {name!r}")
+        return self

@@ -1,0 +1,78 @@
+"""A whole question: which model on which cluster, for which work, under which requirements."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from autopar.specs.base import Document, Name, PositiveInt, Spec, Text
+from autopar.specs.cluster import Cluster
+from autopar.specs.llm import LLM
+from autopar.specs.recipe import Recipe, RulePack, RuleSpec
+from autopar.specs.workload import Workload
+from autopar.units import Bytes, DurationUs, Flops, Fraction, TokensPerS
+
+Level = Literal["node", "domain", "cluster"]
+
+
+class Requirements(Spec):
+    """What a plan must satisfy; what is absent is not required."""
+
+    coverage: Literal["partition", "every_gpu", "up_to"] = "up_to"
+    min_tokens_per_s: TokensPerS | None = None
+    min_tokens_per_s_per_gpu: TokensPerS | None = None
+    max_ttft_us: DurationUs | None = None
+    max_tpot_us: DurationUs | None = None
+    max_memory_fraction: Fraction = 1.0
+    tensor_parallel_within: Level = "cluster"
+    all_to_all_within: Level = "cluster"
+    max_context_parallel_size: PositiveInt = 1
+
+
+class Declared(Spec):
+    """The numbers that a document states about its own plan; the declared cost model is these."""
+
+    flops_per_token: Flops
+    compute_efficiency: Fraction
+    utilisation: Fraction
+    layer_time_us: DurationUs
+    kv_cache_bytes_per_gpu: Bytes | None = None
+    activation_bytes_per_gpu: Bytes | None = None
+    reserved_bytes_per_gpu: Bytes | None = None
+
+
+class Scenario(Document):
+    """A question with all its parts resolved; the catalogue fills names in with specs."""
+
+    kind: Literal["scenario"] = "scenario"
+    llm: LLM
+    cluster: Cluster
+    workload: Workload
+    requirements: Requirements = Requirements()
+    rules: tuple[RuleSpec, ...] = ()
+    rule_packs: tuple[RulePack, ...] = ()
+    cost_model: Annotated[Name, Field()] = "analytic"
+    declared: Declared | None = None
+    recipe: Recipe
+    assumptions: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.cost_model == "declared" and self.declared is None:
+            raise ValueError("cost_model 'declared' needs the section 'declared'")
+        if self.requirements.coverage == "partition" and not self.llm.is_moe:
+            raise ValueError(
+                "coverage 'partition' means one expert shard on every GPU, but the model is dense; "
+                "expected 'every_gpu' or 'up_to'"
+            )
+        seen: set[str] = set()
+        for rule in self.all_rules:
+            if rule.name in seen:
+                raise ValueError(f"two rules have the name {rule.name!r}")
+            seen.add(rule.name)
+        return self
+
+    @property
+    def all_rules(self) -> tuple[RuleSpec, ...]:
+        """Rules of the scenario, of its rule packs and of its recipe, in that order."""
+        packs = tuple(rule for pack in self.rule_packs for rule in pack.rules)
+        return self.rules + packs + self.recipe.rules

@@ -1,0 +1,115 @@
+"""Candidate and split -> explicit plan: the aggregated answer, unfolded over every GPU.
+
+Symmetric choices are made here in one way for all: stages take blocks in order, layers take the
+expert grids of their stage in order, experts take the expert ranks of a grid in contiguous runs (as
+the engines deal them), replicas follow one another.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from autopar.problem import Candidate, IntArray, Plan, Problem, Stage
+from autopar.topology import Topology
+
+
+def unfold(
+    problem: Problem,
+    candidate: Candidate,
+    split: Sequence[int],
+    *,
+    name: str = "solved",
+    layer_blocks: Sequence[int] | None = None,
+    expert_ranks: IntArray | None = None,
+) -> Plan:
+    """Return the explicit plan of a candidate whose stages have `split[s]` layers.
+
+    layer_blocks: only with one grid per layer (spread 0), the block of each layer; default in order.
+    expert_ranks: shape (layers, experts), the expert rank of each expert; default contiguous runs.
+    """
+    llm = problem.scenario.llm
+    bounds = np.concatenate(([0], np.cumsum(split))).tolist()
+    stages = tuple(
+        Stage(
+            index=s,
+            layers=tuple(range(bounds[s], bounds[s + 1])),
+            tp=candidate.tp,
+            cp=candidate.cp,
+            attn_dp=candidate.stage_attn_dp(size),
+            ep=candidate.ep,
+            etp=candidate.etp,
+            spread=candidate.stage_spread(size),
+        )
+        for s, size in enumerate(split)
+    )
+    gpus = _stage_gpus(problem.topology, candidate, split, layer_blocks)
+    return Plan(
+        name=name,
+        llm=llm.name,
+        cluster=problem.scenario.cluster.name,
+        replicas=candidate.replicas,
+        pp=len(split),
+        stages=stages,
+        gpus=gpus,
+        placement=place_experts(stages, gpus, llm.num_experts, expert_ranks),
+    )
+
+
+def place_experts(
+    stages: Sequence[Stage],
+    gpus: Sequence[Sequence[Sequence[int]]],
+    num_experts: int,
+    expert_ranks: IntArray | None = None,
+) -> IntArray:
+    """Return every (layer, expert, copy, shard, gpu), shape (shards, 5); experts in runs per rank.
+
+    Layer j of the k layers of a stage takes grid j * spread // k of that stage.
+    """
+    if not num_experts:
+        return np.zeros((0, 5), dtype=np.int64)
+    parts = []
+    for copy, replica in enumerate(gpus):
+        for stage, ids in zip(stages, replica, strict=True):
+            parts.append(_place_stage(stage, np.asarray(ids), num_experts, copy, expert_ranks))
+    return np.concatenate(parts)
+
+
+def _place_stage(
+    stage: Stage, ids: IntArray, num_experts: int, copy: int, expert_ranks: IntArray | None
+) -> IntArray:
+    layers = np.asarray(stage.layers, dtype=np.int64)
+    grid = np.arange(len(layers)) * stage.spread // len(layers)
+    layer, expert, shard = (
+        a.ravel()
+        for a in np.meshgrid(layers, np.arange(num_experts), np.arange(stage.etp), indexing="ij")
+    )
+    run = expert * stage.ep // num_experts
+    ep_rank = run if expert_ranks is None else expert_ranks[layer, expert]
+    rank = (np.repeat(grid, num_experts * stage.etp) * stage.ep + ep_rank) * stage.etp + shard
+    return np.stack([layer, expert, np.full_like(layer, copy), shard, ids[rank]], axis=1)
+
+
+def _stage_gpus(
+    topology: Topology,
+    candidate: Candidate,
+    split: Sequence[int],
+    layer_blocks: Sequence[int] | None,
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    if candidate.spread == 0:
+        grid = candidate.grid_gpus
+        order = list(range(sum(split))) if layer_blocks is None else list(layer_blocks)
+        stages, done = [], 0
+        for size in split:
+            blocks = order[done : done + size]
+            stages.append(tuple(b * grid + g for b in blocks for g in range(grid)))
+            done += size
+        return (tuple(stages),)
+    size = candidate.stage_gpus(1)
+    count = candidate.replicas * candidate.pp
+    unit = int(topology.unit(np.array([candidate.tp]), np.array([candidate.etp]))[0])
+    try:
+        blocks = topology.block_gpus(size, unit, count)
+    except ValueError:  # does not fit where it is confined: lay it out in a row, checks will tell
+        blocks = [tuple(range(i * size, (i + 1) * size)) for i in range(count)]
+    pp = candidate.pp
+    return tuple(tuple(blocks[r * pp : (r + 1) * pp]) for r in range(candidate.replicas))
