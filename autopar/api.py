@@ -1,31 +1,353 @@
-"""The Python interface: the verbs of the command line as functions with typed results."""
+"""The Python interface: the verbs of the command line as functions with typed results.
 
-from collections.abc import Callable, Sequence
+import autopar
+scenario = autopar.load_scenario("moe-16x16-512gpu")
+solution = autopar.solve(scenario)
+report = autopar.verify(scenario, autopar.load_plan("ep16-tp2-pp8"))
+"""
 
-from autopar.results import Comparison, Explanation, Progress, Solution, VerifyReport
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from importlib.metadata import version
+
+import autopar
+from autopar import plugins as plugin_files
+from autopar.constraints import PlugIn
+from autopar.costs.scaling import error_bound
+from autopar.diagnose import Question, binding, conflict, repairs
+from autopar.errors import SpecError, VerificationError
+from autopar.plans import plan_from_spec
+from autopar.problem import Metrics, Plan
+from autopar.results import (
+    ComparedPlan,
+    Comparison,
+    Explanation,
+    ObjectiveValue,
+    Progress,
+    Solution,
+    SolverInfo,
+    VerifyReport,
+)
+from autopar.search import Prepared, Task, make_task, prepare
+from autopar.solve import Outcome, optimise
 from autopar.specs import PlanSpec, Scenario
+from autopar.specs.change import changed
+from autopar.unfold import unfold
+from autopar.verify import verify_plan
+
+# The most candidates to look at when asking whether one requirement binds: about a second of work.
+BINDING_BUDGET = 200_000
 
 
 def solve(
     scenario: Scenario,
     *,
-    plugins: Sequence[object] = (),
+    plugins: Sequence[PlugIn] = (),
     progress: Callable[[Progress], None] | None = None,
+    diagnose: bool = True,
 ) -> Solution:
-    """Return the best plan of a scenario with its proof, or the proof that there is none."""
-    raise NotImplementedError
+    """Return the best plan of a scenario with its proof, or the proof that there is none.
+
+    plugins: constraints to hold beside those of the scenario and of installed packages.
+    progress: called with incumbent, bound and gap as they move.
+    diagnose: whether to find what binds the optimum, whether it is unique, and, where there is no
+    plan, what clashes and what repairs it.
+    Raises SpecError for a scenario that cannot be stated, VerificationError if a plan of ours fails
+    its own check. An infeasible scenario is an answer, not an error.
+    """
+    clock = _Clock()
+    every_plugin = (*plugin_files.load_installed(), *plugins)
+    task = make_task(scenario, plugins=every_plugin)
+    clock.lap("candidates")
+    prepared = prepare(task)
+    clock.lap("bounds_and_warm_start")
+    outcome = optimise(task, prepared, report=progress, uniqueness=diagnose)
+    clock.lap("cp_sat")
+    plan, metrics = None, None
+    if outcome.choice is not None:
+        plan = _unfold(task, outcome)
+        clock.lap("unfold")
+        metrics = _trusted_metrics(task, outcome, plan)
+        clock.lap("verify")
+    question = Question(scenario, every_plugin)
+    bound: tuple[str, ...] = ()
+    blamed: tuple[str, ...] = ()
+    repaired: tuple[object, ...] = ()
+    notes = list(task.problem.cost_model.notes())
+    if diagnose and outcome.status == "infeasible":
+        blamed = conflict(question)
+        repaired = repairs(question, blamed)
+    elif diagnose and outcome.status == "optimal" and outcome.vector is not None:
+        oriented = task.oriented(outcome.vector)
+        bound, undecided = binding(question, oriented, BINDING_BUDGET)
+        notes += [f"not decided whether {name} binds" for name in undecided]
+    clock.lap("diagnose")
+    return Solution(
+        scenario=scenario,
+        status=outcome.status,
+        plan=plan,
+        metrics=metrics,
+        objectives=_objective_values(task, prepared, outcome),
+        binding=bound,
+        conflict=blamed,
+        repairs=repaired,  # type: ignore[arg-type]
+        uniqueness=outcome.uniqueness,
+        notes=(*notes, *_ties(task, prepared, outcome)),
+        solver=_solver_info(task, prepared, outcome, every_plugin, clock),
+        interrupted=outcome.interrupted,
+    )
 
 
-def verify(scenario: Scenario, plan: PlanSpec) -> VerifyReport:
-    """Check a plan against a scenario and audit its claims, without the solver."""
-    raise NotImplementedError
+def verify(scenario: Scenario, plan: PlanSpec | Plan) -> VerifyReport:
+    """Check a plan against a scenario and audit its claims, without the solver.
+
+    Raises SpecError if the plan is for another model, or cannot be read as a plan at all.
+    """
+    if isinstance(plan, Plan):
+        return verify_plan(scenario, plan)
+    stated = plan.metrics if plan.metrics is not None else None
+    explicit = plan_from_spec(plan, scenario)
+    return verify_plan(scenario, explicit, plan.claims, stated_metrics=stated)
 
 
-def compare(scenario: Scenario, plans: Sequence[PlanSpec]) -> Comparison:
-    """Put hand-written plans and the solver's own side by side."""
-    raise NotImplementedError
+def compare(
+    scenario: Scenario, plans: Sequence[PlanSpec], *, plugins: Sequence[PlugIn] = ()
+) -> Comparison:
+    """Put hand-written plans and the solver's own side by side, all measured by the verifier.
+
+    The optimum under the next weaker coverage is added where it is better: the price of the coverage.
+    """
+    solution = solve(scenario, plugins=plugins)
+    task = make_task(scenario, plugins=plugins)
+    columns = [(spec.name, plan_from_spec(spec, scenario), spec) for spec in plans]
+    names = [name for name, _, _ in columns]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(f"two plans have the name {name!r}; rename one of them")
+    compared = [
+        ComparedPlan(name, plan, verify(scenario, spec), {}) for name, plan, spec in columns
+    ]
+    if solution.plan is not None:
+        own = verify_plan(scenario, solution.plan)
+        compared.append(ComparedPlan("autopar", solution.plan, own, {}))
+    bounds = {o.name: o.bound for o in solution.objectives}
+    compared = [
+        ComparedPlan(p.name, p.plan, p.report, _gaps(task, p.report.metrics, bounds))
+        for p in compared
+    ]
+    return Comparison(
+        solution, tuple(compared), _leaders(task, compared), _weaker(scenario, solution, plugins)
+    )
 
 
-def explain(scenario: Scenario) -> Explanation:
+def explain(scenario: Scenario, *, plugins: Sequence[PlugIn] = ()) -> Explanation:
     """Say which requirements clash and what repairs them, or what binds the optimum."""
-    raise NotImplementedError
+    solution = solve(scenario, plugins=plugins)
+    named = (*solution.conflict, *solution.binding)
+    constraints = make_task(scenario, plugins=plugins).constraints
+    because = {c.name: getattr(c, "because", "") for c in constraints if c.name in named}
+    return Explanation(
+        status=solution.status,
+        conflict=solution.conflict,
+        because=because,
+        repairs=solution.repairs,
+        binding=solution.binding,
+        notes=solution.notes,
+    )
+
+
+class _Clock:
+    """Seconds per phase."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+        self.phases: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """End a phase."""
+        now = time.perf_counter()
+        self.phases[name] = round(now - self.last, 4)
+        self.last = now
+
+
+def _unfold(task: Task, outcome: Outcome) -> Plan:
+    choice = outcome.choice
+    assert choice is not None
+    return unfold(
+        task.problem,
+        choice.candidate,
+        choice.split,
+        name=f"{task.problem.scenario.name}-plan",
+        layer_blocks=choice.layer_blocks,
+        expert_ranks=choice.expert_ranks,
+    )
+
+
+def _trusted_metrics(task: Task, outcome: Outcome, plan: Plan) -> Metrics:
+    """Return the verifier's metrics, after every check passed and every objective agreed.
+
+    Raises VerificationError otherwise: then the answer is wrong and must not be shown.
+    """
+    for constraint in task.constraints:
+        for broken in constraint.check(plan, task.problem):
+            raise VerificationError(f"our own plan breaks {constraint.name}: {broken}")
+    report = verify_plan(task.problem.scenario, plan)
+    disabled = set(task.problem.scenario.recipe.disable)
+    broken_kinds = [v for v in report.violations if v.kind not in disabled]
+    if broken_kinds:
+        first = broken_kinds[0]
+        raise VerificationError(f"the verifier refuses our own plan: {first.kind}: {first.message}")
+    if report.metrics is None:
+        raise VerificationError("the verifier could not measure our own plan")
+    assert outcome.vector is not None
+    for objective, integer in zip(task.objectives, outcome.vector, strict=True):
+        ours, theirs = objective.value(integer), objective.of_metrics(report.metrics)
+        allowed = error_bound(objective.quantum, objective.terms(task.problem), ours)
+        if abs(ours - theirs) > allowed:
+            raise VerificationError(
+                f"{objective.name}: the solver says {ours!r} {objective.unit}, the verifier "
+                f"{theirs!r}, more than the rounding bound of {allowed!r} apart"
+            )
+    return report.metrics
+
+
+def _objective_values(
+    task: Task, prepared: Prepared, outcome: Outcome
+) -> tuple[ObjectiveValue, ...]:
+    if outcome.vector is None or outcome.bounds is None:
+        return ()
+    values = []
+    tied = _tied_levels(task, prepared, outcome)
+    for level, objective in enumerate(task.objectives):
+        value, bound = (
+            objective.value(outcome.vector[level]),
+            objective.value(outcome.bounds[level]),
+        )
+        values.append(
+            ObjectiveValue(
+                name=objective.name,
+                value=value,
+                bound=bound,
+                gap=0.0 if value == bound else abs(value - bound) / max(abs(bound), 1e-12),
+                unit=objective.unit,
+                sense=objective.sense,
+                tied=tied[level] is not None,
+                rounding_error=error_bound(objective.quantum, objective.terms(task.problem), value),
+            )
+        )
+    return tuple(values)
+
+
+def _tied_levels(task: Task, prepared: Prepared, outcome: Outcome) -> list[int | None]:
+    """For each objective, over how many candidates it ties, or None where it tells them apart.
+
+    Candidates count that tie in all objectives before; by their optimistic values, which are what
+    the cost model promises at best.
+    """
+    assert outcome.vector is not None
+    optimum = task.oriented(outcome.vector)
+    left = prepared.optimistic
+    tied: list[int | None] = []
+    for level, best in enumerate(optimum):
+        column = left[:, level]
+        same = len(column) > 0 and bool((column == best).all())
+        tied.append(len(column) if same else None)
+        left = left[column <= best]
+    return tied
+
+
+def _ties(task: Task, prepared: Prepared, outcome: Outcome) -> tuple[str, ...]:
+    """Say which objective decided, where earlier ones left a choice."""
+    if outcome.vector is None or outcome.status != "optimal":
+        return ()
+    tied = _tied_levels(task, prepared, outcome)
+    names = [o.name for o in task.objectives]
+    first = next((i for i, count in enumerate(tied) if count is None), None)
+    if first is None:
+        return (f"every objective ties over the {tied[0]} candidates that satisfy the spec",)
+    if first == 0:
+        return ()
+    earlier = " and ".join(names[:first])
+    verb = "tie" if first > 1 else "ties"
+    return (
+        f"{earlier} {verb} over all {tied[first - 1]} candidates that satisfy the spec; "
+        f"{names[first]} decides: {task.objectives[first].says}",
+    )
+
+
+def _solver_info(
+    task: Task, prepared: Prepared, outcome: Outcome, plugins: Sequence[PlugIn], clock: _Clock
+) -> SolverInfo:
+    scenario = task.problem.scenario
+    parameters = scenario.recipe.cp_sat
+    return SolverInfo(
+        wall_s=round(clock.last - clock.start, 4),
+        cost_model=task.problem.cost_model.name,
+        version=autopar.__version__,
+        seed=parameters.seed,
+        fingerprint=fingerprint(scenario, plugins),
+        ortools_version=version("ortools"),
+        parameters=parameters.model_dump(),
+        candidates=prepared.num_candidates,
+        candidates_in_model=len(prepared.rows),
+        deterministic_time=round(outcome.deterministic_time, 6),
+        phases_s=clock.phases,
+    )
+
+
+def fingerprint(scenario: Scenario, plugins: Sequence[PlugIn] = ()) -> str:
+    """Return a digest of everything that decides the answer: spec, recipe, plug-ins, version."""
+    content = {
+        "spec": scenario.document(),
+        "plugins": sorted(p.name for p in plugins),
+        "autopar": autopar.__version__,
+        "ortools": version("ortools"),
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def _gaps(task: Task, metrics: Metrics | None, bounds: Mapping[str, float]) -> dict[str, float]:
+    """Distance of a plan's metrics to the solver's bounds, relative; negative beats the bound."""
+    if metrics is None:
+        return {}
+    gaps = {}
+    for objective in task.objectives:
+        if objective.name in bounds:
+            bound, value = bounds[objective.name], objective.of_metrics(metrics)
+            sign = 1.0 if objective.sense == "min" else -1.0
+            gaps[objective.name] = sign * (value - bound) / max(abs(bound), 1e-12)
+    return gaps
+
+
+def _leaders(task: Task, compared: Sequence[ComparedPlan]) -> dict[str, tuple[str, ...]]:
+    leaders = {}
+    for objective in task.objectives:
+        sign = 1.0 if objective.sense == "min" else -1.0
+        scores = {
+            p.name: sign * objective.of_metrics(p.report.metrics)
+            for p in compared
+            if p.report.ok and p.report.metrics is not None
+        }
+        if scores:
+            best = min(scores.values())
+            slack = 1e-9 * abs(best)
+            leaders[objective.name] = tuple(n for n, s in scores.items() if s <= best + slack)
+    return leaders
+
+
+def _weaker(scenario: Scenario, solution: Solution, plugins: Sequence[PlugIn]) -> Solution | None:
+    weaker = {"partition": "every_gpu", "every_gpu": "up_to"}.get(scenario.requirements.coverage)
+    if weaker is None:
+        return None
+    relaxed = solve(
+        changed(scenario, "requirements.coverage", weaker), plugins=plugins, diagnose=False
+    )
+    if relaxed.status != "optimal" or not solution.objectives:
+        return relaxed if relaxed.plan is not None else None
+    for new, old in zip(relaxed.objectives, solution.objectives, strict=True):
+        if new.value != old.value:
+            return relaxed
+    return None

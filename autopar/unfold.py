@@ -21,11 +21,13 @@ def unfold(
     name: str = "solved",
     layer_blocks: Sequence[int] | None = None,
     expert_ranks: IntArray | None = None,
+    with_experts: bool = True,
 ) -> Plan:
     """Return the explicit plan of a candidate whose stages have `split[s]` layers.
 
     layer_blocks: only with one grid per layer (spread 0), the block of each layer; default in order.
     expert_ranks: shape (layers, experts), the expert rank of each expert; default contiguous runs.
+    with_experts: whether to place experts; without, `placement` is empty.
     """
     llm = problem.scenario.llm
     bounds = np.concatenate(([0], np.cumsum(split))).tolist()
@@ -51,7 +53,7 @@ def unfold(
         pp=len(split),
         stages=stages,
         gpus=gpus,
-        placement=place_experts(stages, gpus, llm.num_experts, expert_ranks),
+        placement=place_experts(stages, gpus, llm.num_experts if with_experts else 0, expert_ranks),
     )
 
 
@@ -87,6 +89,31 @@ def _place_stage(
     ep_rank = run if expert_ranks is None else expert_ranks[layer, expert]
     rank = (np.repeat(grid, num_experts * stage.etp) * stage.ep + ep_rank) * stage.etp + shard
     return np.stack([layer, expert, np.full_like(layer, copy), shard, ids[rank]], axis=1)
+
+
+def expert_gpu(
+    problem: Problem,
+    candidate: Candidate,
+    stage: int,
+    segment: tuple[int, int],
+    part: tuple[int, int, int],
+) -> int | None:
+    """Return the GPU of (layer, expert, shard) in the first replica of a layout of equal stages.
+
+    segment: layers [first, stop) of the stage. None where the part or the block does not exist.
+    """
+    (first, stop), (layer, expert, shard) = segment, part
+    if shard >= candidate.etp or stop - first < candidate.spread:
+        return None
+    size = candidate.stage_gpus(1)
+    unit = int(problem.topology.unit(np.array([candidate.tp]), np.array([candidate.etp]))[0])
+    try:
+        block = problem.topology.block_gpus(size, unit, stage + 1)[stage]
+    except ValueError:
+        return None
+    grid = (layer - first) * candidate.spread // (stop - first)
+    ep_rank = expert * candidate.ep // problem.num_experts
+    return block[(grid * candidate.ep + ep_rank) * candidate.etp + shard]
 
 
 def _stage_gpus(

@@ -15,6 +15,7 @@ class Gpu(Document):
     peak_flops_per_s: FlopsPerS  # dense, in the precision the model runs in
     memory_bytes: Annotated[Bytes, Field(gt=0)]
     memory_bandwidth_bytes_per_s: BytesPerS | None = None
+    power_w: Annotated[float, Field(gt=0, le=100_000)] | None = None
 
 
 class Link(Spec):

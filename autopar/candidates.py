@@ -1,0 +1,131 @@
+"""Spec -> legal candidates: every choice of degrees that the arithmetic of the model allows.
+
+Legal means: the grid identity holds, experts divide over expert ranks, and, where the cost model
+knows the architecture, heads divide over tp and feed-forward columns over etp. Degrees are any
+integers. What a scenario *requires* (coverage apart, which shapes the table) is left to constraints,
+so that each of them can be dropped, blamed and explained.
+
+The space, by coverage:
+  partition  one replica, one expert grid per layer (spread 0 in the table), one expert per rank;
+             attention groups tile each grid, so tp * cp divides ep * etp;
+  every_gpu  replicas * pp * stage GPUs = all GPUs, stages of equal GPU count;
+  up_to      replicas * pp * stage GPUs <= all GPUs. More replicas never hurt throughput, TTFT,
+             TPOT, memory per GPU or any built-in limit, so only the largest count is a candidate,
+             unless `fewer_replicas` says that something may prefer less.
+In the last two, a stage has `spread` disjoint expert grids (1 in every engine today), each of which
+holds at least one layer of every stage, so spread * pp <= layers.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from autopar.problem import Candidates, IntArray
+from autopar.specs import Architecture, Scenario
+
+_DEGREES = 6  # tp, cp, attn_dp, ep, etp, spread
+
+
+def generate(scenario: Scenario, coverage: str, *, fewer_replicas: bool) -> Candidates:
+    """Return every legal candidate of a scenario under a coverage, in a fixed order.
+
+    fewer_replicas: whether candidates with fewer replicas than fit are wanted too (up_to only).
+    """
+    if coverage == "partition":
+        return _partition(scenario)
+    llm, num_gpus = scenario.llm, scenario.cluster.num_gpus
+    tables: list[IntArray] = []
+    for stage_gpus, outer in _stage_sizes(num_gpus, llm.num_layers, coverage, fewer_replicas):
+        inner = _stage_degrees(scenario, stage_gpus)
+        if not len(inner):
+            continue
+        table = np.hstack([np.repeat(outer, len(inner), axis=0), np.tile(inner, (len(outer), 1))])
+        if llm.is_moe:
+            table = table[table[:, 7] * table[:, 1] <= llm.num_layers]
+        tables.append(table)
+    columns = np.concatenate(tables) if tables else np.zeros((0, 2 + _DEGREES), dtype=np.int64)
+    return Candidates(*columns.T)
+
+
+def known_architecture(scenario: Scenario) -> Architecture | None:
+    """Return the shapes that bind divisibility; declared costs state none, whatever the LLM has."""
+    return None if scenario.cost_model == "declared" else scenario.llm.architecture
+
+
+def _partition(scenario: Scenario) -> Candidates:
+    llm, num_gpus = scenario.llm, scenario.cluster.num_gpus
+    etp, rest = divmod(num_gpus, llm.num_layers * llm.num_experts)
+    rows: list[tuple[int, ...]] = []
+    if not rest and etp and _ffn_divides(scenario, etp):
+        grid = llm.num_experts * etp
+        for tp in _tensor_sizes(scenario, grid):
+            for cp in divisors(grid // tp):
+                if cp > scenario.requirements.max_context_parallel_size:
+                    break
+                for pp in range(1, llm.num_layers + 1):
+                    rows.append((1, pp, tp, cp, 0, llm.num_experts, etp, 0))  # noqa: PERF401
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 2 + _DEGREES)
+    return Candidates(*columns.T)
+
+
+def _stage_sizes(
+    num_gpus: int, num_layers: int, coverage: str, fewer_replicas: bool
+) -> list[tuple[int, IntArray]]:
+    """Return (stage GPUs, array of (replicas, pp)) for every size a stage may have."""
+    sizes: dict[int, list[tuple[int, int]]] = {}
+    for pp in range(1, min(num_layers, num_gpus) + 1):
+        most = num_gpus // pp
+        if coverage == "every_gpu":
+            for size in divisors(most) if num_gpus % pp == 0 else ():
+                sizes.setdefault(size, []).append((most // size, pp))
+            continue
+        for size in range(1, most + 1):
+            fits = most // size
+            counts = range(1, fits + 1) if fewer_replicas else (fits,)
+            sizes.setdefault(size, []).extend((r, pp) for r in counts)
+    return [(size, np.array(outer, dtype=np.int64)) for size, outer in sorted(sizes.items())]
+
+
+def _stage_degrees(scenario: Scenario, stage_gpus: int) -> IntArray:
+    """Return (tp, cp, attn_dp, ep, etp, spread) of every way to tile a stage, shape (ways, 6)."""
+    llm = scenario.llm
+    attention = [
+        (tp, cp, stage_gpus // (tp * cp))
+        for tp in _tensor_sizes(scenario, stage_gpus)
+        for cp in divisors(stage_gpus // tp)
+        if cp <= scenario.requirements.max_context_parallel_size
+    ]
+    if not llm.is_moe:
+        # Data parallelism of a dense stage is the same as more replicas; one form is enough.
+        return _table([(tp, cp, 1, 1, tp, cp) for tp, cp, attn_dp in attention if attn_dp == 1])
+    experts = [
+        (ep, etp, stage_gpus // (ep * etp))
+        for ep in divisors(stage_gpus)
+        if llm.num_experts % ep == 0
+        for etp in divisors(stage_gpus // ep)
+        if stage_gpus // (ep * etp) <= llm.num_layers and _ffn_divides(scenario, etp)
+    ]
+    return _table([a + e for a in attention for e in experts])
+
+
+def _table(rows: list[tuple[int, ...]]) -> IntArray:
+    return np.array(rows, dtype=np.int64).reshape(-1, _DEGREES)
+
+
+def _tensor_sizes(scenario: Scenario, group: int) -> list[int]:
+    architecture = known_architecture(scenario)
+    if architecture is None:
+        return list(divisors(group))
+    return [tp for tp in divisors(group) if architecture.num_attention_heads % tp == 0]
+
+
+def _ffn_divides(scenario: Scenario, etp: int) -> bool:
+    architecture = known_architecture(scenario)
+    return architecture is None or architecture.ffn_hidden_size % etp == 0
+
+
+@lru_cache(maxsize=65536)
+def divisors(number: int) -> tuple[int, ...]:
+    """Return the divisors of a positive integer, ascending."""
+    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return tuple(small + [number // d for d in reversed(small) if d * d != number])

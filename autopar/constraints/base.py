@@ -1,0 +1,69 @@
+"""What a constraint is.
+
+A plug-in needs a `name`, `post` and `check`. A built-in constraint that restricts candidates or
+segments one by one says so as a filter over arrays, from which `post` follows; the solver uses the
+same filters to leave out of the model what they forbid. `check` never uses a filter.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from autopar.problem import BoolArray, Candidates, IntArray, Plan, Problem
+
+if TYPE_CHECKING:
+    from ortools.sat.python.cp_model import CpModel
+
+    from autopar.variables import PlanVariables
+
+
+@runtime_checkable
+class PlugIn(Protocol):
+    """The least that a constraint of a user needs."""
+
+    @property
+    def name(self) -> str:
+        """The name under which it is disabled, explained and blamed."""
+        ...
+
+    def post(self, model: "CpModel", variables: "PlanVariables", problem: Problem) -> None:
+        """Add the constraint to the CP-SAT model."""
+        ...
+
+    def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
+        """Yield a sentence for every way in which an explicit plan breaks the constraint."""
+        ...
+
+
+class Constraint:
+    """Base of the built-in constraints: filters over candidates and segments, and `post` from them."""
+
+    name: str = ""
+    because: str = ""
+    # Whether the filters say all that `post` says, so that no plan of allowed parts breaks it.
+    filters_completely: bool = True
+
+    def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
+        """Return which candidates satisfy the constraint, shape (rows,); None for all."""
+        return None
+
+    def allowed_segments(
+        self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray
+    ) -> BoolArray | None:
+        """Return which pairs of (candidate, segment) do, shape (pairs,); None for all."""
+        return None
+
+    def post(self, model: "CpModel", variables: "PlanVariables", problem: Problem) -> None:
+        """Add the constraint to the CP-SAT model."""
+        rows = self.allowed_rows(problem, variables.rows)
+        if rows is not None:
+            variables.forbid_rows(~rows)
+        for group in variables.groups:
+            segments = self.allowed_segments(
+                problem, group.pair_rows(variables.rows), group.first, group.stop
+            )
+            if segments is not None:
+                variables.forbid_segments(group, ~segments)
+
+    def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
+        """Yield a sentence for every way in which an explicit plan breaks the constraint."""
+        raise NotImplementedError

@@ -1,0 +1,44 @@
+"""Coverage: partition (one expert shard on every GPU), every_gpu (none idle), up_to."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from autopar.constraints.base import Constraint
+from autopar.problem import BoolArray, Candidates, Plan, Problem
+
+
+class Coverage(Constraint):
+    """Which GPUs may stay idle, and how many shards a GPU may hold."""
+
+    name = "coverage"
+    because = "the scenario says which GPUs must work"
+
+    def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
+        """Candidates that use the GPUs that the coverage demands."""
+        coverage = problem.scenario.requirements.coverage
+        used = rows.gpus_used(problem.num_layers)
+        if coverage == "up_to":
+            return used <= problem.num_gpus
+        if coverage == "every_gpu":
+            return used == problem.num_gpus
+        one_shard = (rows.ep == problem.num_experts) & (
+            (rows.spread == 0) | (rows.spread * rows.pp == problem.num_layers)
+        )
+        return (used == problem.num_gpus) & (rows.replicas == 1) & one_shard
+
+    def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
+        """Count GPUs and the shards on each."""
+        coverage = problem.scenario.requirements.coverage
+        idle = problem.num_gpus - plan.num_gpus
+        if coverage != "up_to" and idle:
+            yield f"{idle} of {problem.num_gpus} GPUs are idle"
+        if coverage != "partition":
+            return
+        if plan.replicas != 1:
+            yield f"{plan.replicas} replicas, but a partition is one copy of the model"
+        shards = Counter(plan.placement[:, 4].tolist())
+        crowded = [gpu for gpu, count in shards.items() if count > 1]
+        if crowded:
+            yield f"{len(crowded)} GPUs hold more than one expert shard, the first is {min(crowded)}"
+        if len(shards) < plan.num_gpus:
+            yield f"{plan.num_gpus - len(shards)} GPUs hold no expert shard"

@@ -1,0 +1,246 @@
+"""Which requirements clash, what repairs them, and which ones bind an optimum.
+
+A requirement is blamed by leaving it out and solving again: a deletion filter finds a set in which
+every member is needed for the clash. A repair is the smallest change of one number, or the dropping of
+one rule, after which a plan exists.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from autopar.constraints import PlugIn
+from autopar.constraints.registry import droppable
+from autopar.objectives import OBJECTIVES
+from autopar.results import Repair
+from autopar.search import Prepared, Task, Vector, make_task, prepare
+from autopar.solve import optimise
+from autopar.specs import Scenario
+from autopar.specs.change import changed
+from autopar.units import format_bytes, format_rate, format_us
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A scenario with its plug-ins, to be asked again with parts left out."""
+
+    scenario: Scenario
+    plugins: tuple[PlugIn, ...]
+
+    def task(self, disabled: Sequence[str] = ()) -> Task:
+        """Return the task without the named constraints."""
+        return make_task(self.scenario, plugins=self.plugins, disabled=disabled)
+
+    def feasible(self, disabled: Sequence[str] = ()) -> bool | None:
+        """Whether a plan exists without the named constraints; None if not decided."""
+        return _feasible(self.task(disabled))
+
+
+def conflict(question: Question) -> tuple[str, ...]:
+    """Return a minimal set of requirements that no plan satisfies together.
+
+    Minimal: without any one of them, the others (and only they) can be satisfied. Empty where even
+    the bare structure has no plan, or where the limit left the question open.
+    """
+    names = [c.name for c in droppable(question.task().constraints)]
+    if question.feasible(names) is not True:
+        return ()
+    dropped: list[str] = []
+    for name in names:
+        if question.feasible([*dropped, name]) is False:
+            dropped.append(name)  # still no plan without it: not needed for the clash
+    return tuple(name for name in names if name not in dropped)
+
+
+def binding(question: Question, optimum: Vector, budget: int) -> tuple[tuple[str, ...], list[str]]:
+    """Return the requirements without which a strictly better plan exists, and those not decided.
+
+    optimum: the oriented integer vector of the answer. budget: the most candidates to look at per
+    question; a requirement whose relaxation has more is reported as not decided.
+    """
+    bound: list[str] = []
+    open_names: list[str] = []
+    for constraint in droppable(question.task().constraints):
+        relaxed = _relaxed(question, constraint.name)
+        if len(relaxed.problem.candidates) > budget:
+            open_names.append(constraint.name)
+            continue
+        better = _has_better(relaxed, prepare(relaxed), optimum)
+        if better is None:
+            open_names.append(constraint.name)
+        elif better:
+            bound.append(constraint.name)
+    return tuple(bound), open_names
+
+
+def repairs(question: Question, blamed: Sequence[str]) -> tuple[Repair, ...]:
+    """Return, for each blamed requirement, the smallest change of it that admits a plan."""
+    found: list[Repair] = []
+    for name in blamed:
+        found += _repairs_of(question, name)
+    return tuple(sorted(found, key=lambda r: (r.relative is None, r.relative or 0.0)))
+
+
+def _relaxed(question: Question, name: str) -> Task:
+    """Leave a requirement out; a partition is first relaxed to every_gpu, which asks less."""
+    if name == "coverage" and question.scenario.requirements.coverage == "partition":
+        scenario = changed(question.scenario, "requirements.coverage", "every_gpu")
+        return make_task(scenario, plugins=question.plugins)
+    return question.task([name])
+
+
+def _has_better(task: Task, prepared: Prepared, optimum: Vector) -> bool | None:
+    if prepared.vector is not None and prepared.vector < optimum:
+        return True
+    if not any(tuple(row) < optimum for row in prepared.optimistic[:1].tolist()):
+        return False
+    outcome = optimise(task, prepared)
+    if outcome.vector is not None and task.oriented(outcome.vector) < optimum:
+        return True
+    return False if outcome.status in ("optimal", "infeasible") else None
+
+
+def _feasible(task: Task) -> bool | None:
+    prepared = prepare(task)
+    if prepared.incumbent is not None:
+        return True
+    status = optimise(task, prepared).status
+    return None if status == "unknown" else status != "infeasible"
+
+
+def _repairs_of(question: Question, name: str) -> Iterator[Repair]:
+    scenario = question.scenario
+    limits = scenario.requirements
+    if name in ("ttft", "tpot", "memory"):
+        best = _best_without(question, name)
+        if best is None:
+            return
+        if name == "memory":
+            have = scenario.cluster.gpu.memory_bytes
+            need = best / limits.max_memory_fraction
+            yield Repair(
+                name,
+                f"cluster.gpu.memory_bytes={need:.0f}",
+                f"+{format_bytes(need - have)} per GPU ({format_bytes(have)} -> {format_bytes(need)})",
+                (need - have) / have,
+            )
+            return
+        have_us = limits.max_ttft_us if name == "ttft" else limits.max_tpot_us
+        assert have_us is not None  # the constraint is active
+        yield Repair(
+            name,
+            f"requirements.max_{name}_us={best:.3f}",
+            f"{name.upper()} {format_us(have_us)} -> {format_us(best)}",
+            (best - have_us) / have_us,
+        )
+    elif name == "throughput":
+        yield from _throughput_repairs(question)
+    elif name in ("all_to_all_within", "tensor_parallel_within"):
+        yield from _container_repairs(question, name)
+    elif name == "coverage":
+        yield from _coverage_repairs(question)
+    elif question.feasible([name]):
+        yield Repair(name, f"drop {name}", "a plan exists without it", None)
+
+
+def _best_without(question: Question, name: str) -> float | None:
+    """Return the best value of a metric, in its unit, when its own limit is left out."""
+    objective = OBJECTIVES[name]
+    recipe = question.scenario.recipe.model_copy(update={"objectives": (objective.name,)})
+    scenario = question.scenario.model_copy(update={"recipe": recipe})
+    task = make_task(scenario, plugins=question.plugins, disabled=[name])
+    prepared = prepare(task)
+    outcome = optimise(task, prepared)
+    if outcome.vector is None:
+        return None
+    return objective.value(outcome.vector[0])
+
+
+def _throughput_repairs(question: Question) -> Iterator[Repair]:
+    limits = question.scenario.requirements
+    recipe = question.scenario.recipe.model_copy(update={"objectives": ("throughput",)})
+    scenario = question.scenario.model_copy(update={"recipe": recipe})
+    task = make_task(scenario, plugins=question.plugins, disabled=["throughput"])
+    outcome = optimise(task, prepare(task))
+    if outcome.vector is None or outcome.choice is None:
+        return
+    total = OBJECTIVES["throughput"].value(outcome.vector[0])
+    candidate, split = outcome.choice.candidate, outcome.choice.split
+    used = candidate.replicas * sum(candidate.stage_gpus(size) for size in split)
+    for field, have, best in (
+        ("min_tokens_per_s", limits.min_tokens_per_s, total),
+        ("min_tokens_per_s_per_gpu", limits.min_tokens_per_s_per_gpu, total / used),
+    ):
+        if have is not None and best < have:
+            best *= 1 - 1e-9  # the rate is rounded down; ask for no more than it gives
+            yield Repair(
+                "throughput",
+                f"requirements.{field}={best:.6g}",
+                f"{format_rate(have)} -> {format_rate(best)}",
+                (have - best) / have,
+            )
+
+
+def _container_repairs(question: Question, name: str) -> Iterator[Repair]:
+    """The smallest larger container, in whole multiples of what nests in it, then a wider level."""
+    scenario = question.scenario
+    cluster = scenario.cluster
+    level = getattr(scenario.requirements, name)
+    if level == "domain":
+        have = cluster.domain_gpus
+        step = max(cluster.gpus_per_node, 1)
+        sizes = [s for s in range(have + 1, cluster.num_gpus + 1) if s % step == 0]
+        for size in sizes:
+            relaxed = changed(scenario, "cluster.gpus_per_domain", size)
+            if Question(relaxed, question.plugins).feasible():
+                text = f"scale-up domains of {have} -> {size} GPUs"
+                yield Repair(name, f"cluster.gpus_per_domain={size}", text, (size - have) / have)
+                break
+    wider = {"node": ("domain", "cluster"), "domain": ("cluster",)}[level]
+    for other in wider:
+        relaxed = changed(scenario, f"requirements.{name}", other)
+        if Question(relaxed, question.plugins).feasible():
+            yield Repair(
+                name,
+                f"requirements.{name}={other}",
+                f"may span a {other} instead of a {level}",
+                None,
+            )
+            break
+
+
+def _coverage_repairs(question: Question) -> Iterator[Repair]:
+    scenario = question.scenario
+    have = scenario.requirements.coverage
+    for other in {"partition": ("every_gpu", "up_to"), "every_gpu": ("up_to",), "up_to": ()}[have]:
+        relaxed = changed(scenario, "requirements.coverage", other)
+        if Question(relaxed, question.plugins).feasible():
+            yield Repair(
+                "coverage", f"requirements.coverage={other}", f"coverage {have} -> {other}", None
+            )
+            break
+    yield from _node_repairs(question)
+
+
+def _node_repairs(question: Question) -> Iterator[Repair]:
+    """The nearest number of nodes, fewer or more, up to twice as many, that admits a plan."""
+    cluster = question.scenario.cluster
+    have = cluster.num_nodes
+    for distance in range(1, have + 1):
+        for nodes in (have - distance, have + distance):
+            if nodes >= 1 and _nodes_admit(question, nodes):
+                gpus = (nodes - have) * cluster.gpus_per_node
+                text = f"{have} -> {nodes} nodes ({gpus:+d} GPUs)"
+                yield Repair("coverage", f"cluster.num_nodes={nodes}", text, distance / have)
+                return
+
+
+def _nodes_admit(question: Question, num_nodes: int) -> bool:
+    scenario = changed(question.scenario, "cluster.num_nodes", num_nodes)
+    llm, cluster = scenario.llm, scenario.cluster
+    parts = llm.num_layers * llm.num_experts
+    if scenario.requirements.coverage == "partition" and cluster.num_gpus % parts:
+        return False  # no shard count fits; not worth a solve
+    return Question(scenario, question.plugins).feasible() is True

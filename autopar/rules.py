@@ -1,0 +1,240 @@
+"""YAML rules -> constraints: posted, checked, explained and blamed like any built-in one.
+
+`require` and `forbid` are predicates over every stage of a layout; `sum` adds an expression up over
+all stages of all replicas and bounds the total. The names they may use are in `NAMES`.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autopar.constraints.base import Constraint
+from autopar.errors import SpecError
+from autopar.expressions import Expression, parse
+from autopar.problem import BoolArray, Candidates, FloatArray, IntArray, Plan, Problem
+from autopar.specs import RuleSpec, Scenario
+
+if TYPE_CHECKING:
+    from ortools.sat.python.cp_model import CpModel
+
+    from autopar.variables import PlanVariables
+
+STAGE_NAMES: Mapping[str, str] = {
+    "attn_dp": "data-parallel attention groups of the stage",
+    "spread": "disjoint expert grids of the stage",
+    "layers_per_stage": "layers of the stage",
+    "gpus": "GPUs of the stage",
+    "expert_group_gpus": "GPUs that exchange tokens for one expert layer: those of the stage",
+}
+PLAN_NAMES: Mapping[str, str] = {
+    "replicas": "copies of the whole model",
+    "pp": "pipeline-parallel size",
+    "tp": "tensor-parallel size",
+    "cp": "context-parallel size",
+    "ep": "expert-parallel size",
+    "etp": "expert-tensor-parallel size",
+    "expert_grid_gpus": "GPUs of one expert grid, ep * etp",
+    "gpus_used": "GPUs of the whole plan",
+}
+SPEC_NAMES: Mapping[str, str] = {
+    "num_layers": "layers of the model",
+    "num_experts": "experts per layer",
+    "num_gpus": "GPUs of the cluster",
+    "gpus_per_node": "GPUs of a node",
+    "scale_up_domain_gpus": "GPUs of a scale-up domain",
+    "power_w": "power of one GPU in W, where its spec states it",
+}
+NAMES: Mapping[str, str] = {**STAGE_NAMES, **PLAN_NAMES, **SPEC_NAMES}
+
+
+def rule_constraint(rule: RuleSpec) -> "Rule":
+    """Return the constraint that a rule states.
+
+    Raises SpecError naming the rule if its expression is not in the grammar.
+    """
+    text = rule.require or rule.forbid or rule.sum or ""
+    field = "require" if rule.require else "forbid" if rule.forbid else "sum"
+    try:
+        expression = parse(text, NAMES)
+    except ValueError as error:
+        raise SpecError(f"rule {rule.name!r}: {field}: {error}") from error
+    return SumRule(rule, expression) if field == "sum" else PredicateRule(rule, expression)
+
+
+class Rule(Constraint):
+    """What the two kinds of rule share: the values of names."""
+
+    def __init__(self, rule: RuleSpec, expression: Expression) -> None:
+        self.name = rule.name
+        self.because = rule.because
+        self.rule = rule
+        self.expression = expression
+
+    def evaluate(self, values: Mapping[str, Any]) -> Any:
+        """Evaluate the rule's expression; an error of arithmetic is the rule's."""
+        try:
+            return self.expression.evaluate(values)
+        except ValueError as error:
+            raise SpecError(f"rule {self.name!r}: {error}") from error
+
+    def table_values(
+        self, problem: Problem, rows: Candidates, num_layers: IntArray
+    ) -> dict[str, Any]:
+        """Return the value of every name for pairs of (candidate, layers of a stage)."""
+        stage_gpus = rows.stage_gpus(num_layers)
+        return {
+            **self.spec_values(problem.scenario),
+            "replicas": rows.replicas,
+            "pp": rows.pp,
+            "tp": rows.tp,
+            "cp": rows.cp,
+            "ep": rows.ep,
+            "etp": rows.etp,
+            "expert_grid_gpus": rows.ep * rows.etp,
+            "gpus_used": rows.gpus_used(problem.num_layers),
+            "attn_dp": np.where(rows.attn_dp == 0, stage_gpus // (rows.tp * rows.cp), rows.attn_dp),
+            "spread": rows.stage_spread(num_layers),
+            "layers_per_stage": num_layers,
+            "gpus": stage_gpus,
+            "expert_group_gpus": stage_gpus,
+        }
+
+    def plan_values(self, plan: Plan, problem: Problem) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield a place and the value of every name, for each stage of each replica."""
+        spec = self.spec_values(problem.scenario)
+        for replica, stage_gpus in enumerate(plan.gpus):
+            for stage, gpus in zip(plan.stages, stage_gpus, strict=True):
+                yield (
+                    f"replica {replica} stage {stage.index}",
+                    {
+                        **spec,
+                        "replicas": plan.replicas,
+                        "pp": plan.pp,
+                        "tp": stage.tp,
+                        "cp": stage.cp,
+                        "ep": stage.ep,
+                        "etp": stage.etp,
+                        "expert_grid_gpus": stage.ep * stage.etp,
+                        "gpus_used": plan.num_gpus,
+                        "attn_dp": stage.attn_dp,
+                        "spread": stage.spread,
+                        "layers_per_stage": len(stage.layers),
+                        "gpus": len(gpus),
+                        "expert_group_gpus": len(gpus),
+                    },
+                )
+
+    def spec_values(self, scenario: Scenario) -> dict[str, float]:
+        """Return the value of every name that the spec alone decides."""
+        cluster, llm = scenario.cluster, scenario.llm
+        values: dict[str, float] = {
+            "num_layers": llm.num_layers,
+            "num_experts": llm.num_experts,
+            "num_gpus": cluster.num_gpus,
+            "gpus_per_node": cluster.gpus_per_node,
+            "scale_up_domain_gpus": cluster.domain_gpus,
+        }
+        if cluster.gpu.power_w is not None:
+            values["power_w"] = cluster.gpu.power_w
+        elif "power_w" in self.expression.names:
+            raise SpecError(
+                f"rule {self.name!r} uses power_w, but GPU {cluster.gpu.name!r} states no power; "
+                "set cluster.gpu.power_w"
+            )
+        return values
+
+
+class PredicateRule(Rule):
+    """`require` or `forbid`: holds, or does not hold, for every stage."""
+
+    def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
+        """Candidates that satisfy a rule which does not speak of stages that may differ."""
+        stages_differ = bool((rows.spread == 0).any())
+        if "layers_per_stage" in self.expression.names:
+            return None
+        if stages_differ and self.expression.names & STAGE_NAMES.keys():
+            return None
+        return self._holds(self.table_values(problem, rows, np.ones_like(rows.pp)), len(rows))
+
+    def allowed_segments(
+        self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray
+    ) -> BoolArray:
+        """Segments whose stage satisfies the rule."""
+        return self._holds(self.table_values(problem, rows, stop - first), len(first))
+
+    def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
+        """Evaluate the rule for every stage."""
+        for where, values in self.plan_values(plan, problem):
+            if bool(self.evaluate(values)) == (self.rule.forbid is not None):
+                used = {n: v for n, v in values.items() if n in self.expression.names}
+                said = ", ".join(f"{name} = {value:g}" for name, value in used.items())
+                kind = "forbid" if self.rule.forbid else "require"
+                text = self.rule.forbid or self.rule.require
+                yield f"{where}: {kind} {text!r} is broken ({said}); {self.because}"
+                return
+
+    def _holds(self, values: Mapping[str, Any], count: int) -> BoolArray:
+        holds = np.broadcast_to(np.asarray(self.evaluate(values), dtype=np.bool_), (count,))
+        return ~holds if self.rule.forbid is not None else holds.copy()
+
+
+class SumRule(Rule):
+    """`sum`: a total over all stages of all replicas within bounds."""
+
+    filters_completely = False
+
+    def post(self, model: "CpModel", variables: "PlanVariables", problem: Problem) -> None:
+        """Bound the total of the chosen candidate's segments."""
+        for group in variables.groups:
+            for member in group.members:
+                row = variables.rows.take(np.array([member]))
+                pairs = row.take(np.zeros(len(group.first), dtype=np.int64))
+                values = self._terms(problem, pairs, group.stop - group.first)
+                for bound, sign in ((self.rule.at_most, 1.0), (self.rule.at_least, -1.0)):
+                    if bound is not None:
+                        terms, limit = _integers(sign * values, sign * bound, problem.num_layers)
+                        total = sum(t * s for t, s in zip(terms, group.segments, strict=True) if t)
+                        model.add(total <= limit).only_enforce_if(variables.pick[member])
+
+    def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
+        """Add up and compare."""
+        total = sum(float(self.evaluate(v)) for _, v in self.plan_values(plan, problem))
+        tolerance = 1e-9 * max(abs(total), 1.0)
+        for bound, what, over in (
+            (self.rule.at_most, "at most", 1.0),
+            (self.rule.at_least, "at least", -1.0),
+        ):
+            if bound is not None and over * (total - bound) > tolerance:
+                yield f"sum {self.rule.sum!r} is {total:g}, {what} {bound:g}; {self.because}"
+
+    def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
+        """Decided here where every stage adds the same, whatever its layers."""
+        names = self.expression.names
+        if "layers_per_stage" in names or bool((rows.spread == 0).any()):
+            return None
+        total = self._terms(problem, rows, np.ones_like(rows.pp)) * rows.pp
+        tolerance = 1e-9 * np.maximum(np.abs(total), 1.0)
+        allowed = np.ones(len(rows), dtype=np.bool_)
+        if self.rule.at_most is not None:
+            allowed &= total <= self.rule.at_most + tolerance
+        if self.rule.at_least is not None:
+            allowed &= total >= self.rule.at_least - tolerance
+        return allowed
+
+    def _terms(self, problem: Problem, rows: Candidates, num_layers: IntArray) -> FloatArray:
+        """What one stage adds, over all replicas, shape (pairs,)."""
+        value = self.evaluate(self.table_values(problem, rows, num_layers))
+        return np.broadcast_to(np.asarray(value, dtype=np.float64), (len(rows),)) * rows.replicas
+
+
+def _integers(values: FloatArray, bound: float, terms: int) -> tuple[list[int], int]:
+    """Scale a linear bound to integers; the slack covers the rounding of every term.
+
+    Exact where values and bound are whole numbers of a sensible size, as counts and watts are.
+    """
+    largest = max(float(np.max(np.abs(values), initial=0.0)) * terms, abs(bound), 1.0)
+    whole = bool((values == np.round(values)).all()) and bound == round(bound)
+    scale = 1.0 if whole and largest < 2.0**52 else 2.0**40 / largest
+    slack = 0 if scale == 1.0 else terms
+    return np.round(values * scale).astype(np.int64).tolist(), int(np.floor(bound * scale)) + slack

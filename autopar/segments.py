@@ -1,0 +1,106 @@
+"""Segments of layers as stages: their integer costs, grouped by candidates that share them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from autopar.costs.scaling import rates_to_int, sizes_to_int, times_to_int
+from autopar.problem import BoolArray, Candidates, IntArray, Plan, Problem, StageCosts
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentTable:
+    """Segments that a set of candidates may use as stages, all arrays of shape (segments,).
+
+    members: rows of the candidate table to which these segments and costs apply alike.
+    Integers in the quanta of `autopar.costs.scaling`; tpot is None where there is no TPOT.
+    """
+
+    members: tuple[int, ...]
+    first: IntArray
+    stop: IntArray
+    time: IntArray
+    rate: IntArray
+    tpot: IntArray | None
+    memory: IntArray
+
+    def pair_rows(self, rows: Candidates) -> Candidates:
+        """Return the first member, once per segment."""
+        return rows.take(np.full(len(self.first), self.members[0]))
+
+    def keep(self, index: BoolArray) -> "SegmentTable":
+        """Return the table of the selected segments."""
+        return SegmentTable(
+            self.members,
+            self.first[index],
+            self.stop[index],
+            self.time[index],
+            self.rate[index],
+            None if self.tpot is None else self.tpot[index],
+            self.memory[index],
+        )
+
+
+def segment_table(problem: Problem, row: Candidates, constraints: Iterable[object]) -> SegmentTable:
+    """Return the segments that the filters of `constraints` leave to one candidate, with costs.
+
+    row: a table of one candidate. The member is numbered 0.
+    """
+    first, stop = np.triu_indices(problem.num_layers)
+    stop = stop + 1
+    longest = problem.num_layers - int(row.pp[0]) + 1
+    keep = stop - first <= longest
+    first, stop = first[keep].astype(np.int64), stop[keep].astype(np.int64)
+    for constraint in constraints:
+        allowed_segments = getattr(constraint, "allowed_segments", None)
+        if allowed_segments is None or not len(first):
+            continue
+        pairs = row.take(np.zeros(len(first), dtype=np.int64))
+        allowed = allowed_segments(problem, pairs, first, stop)
+        if allowed is not None:
+            first, stop = first[allowed], stop[allowed]
+    costs = problem.cost_model.stage_costs(
+        row.take(np.zeros(len(first), dtype=np.int64)), first, stop
+    )
+    return SegmentTable(
+        members=(0,),
+        first=first,
+        stop=stop,
+        time=times_to_int(costs.time_us),
+        rate=rates_to_int(costs.tokens_per_s),
+        tpot=None if costs.tpot_us is None else times_to_int(costs.tpot_us),
+        memory=sizes_to_int(costs.memory_bytes),
+    )
+
+
+def group_segments(tables: Iterable[SegmentTable]) -> list[SegmentTable]:
+    """Merge the tables of candidates 0, 1, ... that are equal in everything but the member."""
+    groups: dict[tuple[bytes | None, ...], tuple[SegmentTable, list[int]]] = {}
+    for index, table in enumerate(tables):
+        arrays = (table.first, table.stop, table.time, table.rate, table.tpot, table.memory)
+        key = tuple(None if a is None else a.tobytes() for a in arrays)
+        groups.setdefault(key, (table, []))[1].append(index)
+    return [
+        SegmentTable(tuple(members), t.first, t.stop, t.time, t.rate, t.tpot, t.memory)
+        for t, members in groups.values()
+    ]
+
+
+def plan_costs(plan: Plan, problem: Problem) -> StageCosts:
+    """Return what the cost tables say about an explicit plan, shape (stages,)."""
+    per_layer = len({stage.spread for stage in plan.stages}) > 1
+    columns = {
+        "replicas": [plan.replicas for _ in plan.stages],
+        "pp": [plan.pp for _ in plan.stages],
+        "tp": [stage.tp for stage in plan.stages],
+        "cp": [stage.cp for stage in plan.stages],
+        "attn_dp": [0 if per_layer else stage.attn_dp for stage in plan.stages],
+        "ep": [stage.ep for stage in plan.stages],
+        "etp": [stage.etp for stage in plan.stages],
+        "spread": [0 if per_layer else stage.spread for stage in plan.stages],
+    }
+    rows = Candidates(**{key: np.array(value, dtype=np.int64) for key, value in columns.items()})
+    first = np.array([stage.layers[0] for stage in plan.stages], dtype=np.int64)
+    stop = np.array([stage.layers[-1] + 1 for stage in plan.stages], dtype=np.int64)
+    return problem.cost_model.stage_costs(rows, first, stop)

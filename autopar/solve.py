@@ -1,0 +1,292 @@
+"""Build the CP-SAT model, solve the objectives one after another, and say what is proven."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autopar.errors import AutoparError
+from autopar.ortools_loader import load_cp_model
+from autopar.results import Progress, Status, Uniqueness
+from autopar.search import Prepared, Task, Vector
+from autopar.specs import CpSatParameters
+from autopar.variables import Choice, PlanVariables
+
+if TYPE_CHECKING:
+    from ortools.sat.python import cp_model
+
+logger = logging.getLogger("autopar.solver")
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What CP-SAT established.
+
+    vector and bounds: one integer per objective in the objective's own direction; a bound holds
+    while the objectives before it keep their values. All None without a plan.
+    """
+
+    status: Status
+    choice: Choice | None
+    vector: Vector | None
+    bounds: Vector | None
+    uniqueness: Uniqueness | None
+    deterministic_time: float
+    interrupted: bool
+
+
+class _Session:
+    """One model with its solver: repeated solves share limits, seed and interruption."""
+
+    def __init__(self, model: "cp_model.CpModel", parameters: CpSatParameters) -> None:
+        self.cp = load_cp_model()
+        self.model = model
+        self.parameters = parameters
+        self.deterministic_time = 0.0
+        self.interrupted = False
+        self.started = time.perf_counter()
+
+    def solve(self, callback: Any = None, on_bound: Callable[[float], None] | None = None) -> Any:
+        """Solve the model as it stands and return the solver; Ctrl-C ends the search, not us."""
+        solver = self.cp.CpSolver()
+        solver.parameters.num_workers = self.parameters.num_workers
+        solver.parameters.random_seed = self.parameters.seed
+        solver.parameters.catch_sigint_signal = False
+        if self.parameters.num_workers > 1:
+            solver.parameters.interleave_search = True  # many workers, one answer
+        left = self.parameters.deterministic_time_limit - self.deterministic_time
+        solver.parameters.max_deterministic_time = max(left, 1e-3)
+        if logger.isEnabledFor(logging.DEBUG):
+            solver.parameters.log_search_progress = True
+            solver.parameters.log_to_stdout = False
+            solver.log_callback = logger.debug
+        if on_bound is not None:
+            solver.best_bound_callback = on_bound
+        self._run(solver, callback)
+        self.deterministic_time += solver.deterministic_time
+        return solver
+
+    def _run(self, solver: Any, callback: Any) -> None:
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                solver.solve(self.model, callback)
+            except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+                failure.append(error)
+
+        if threading.current_thread() is not threading.main_thread():
+            work()
+        else:
+            thread = threading.Thread(target=work, name="cp-sat", daemon=True)
+            thread.start()
+            while thread.is_alive():
+                try:
+                    thread.join(0.05)
+                except KeyboardInterrupt:
+                    self.interrupted = True
+                    solver.stop_search()
+        if failure:
+            raise failure[0]
+
+
+def optimise(
+    task: Task, prepared: Prepared, *, report: Report | None = None, uniqueness: bool = False
+) -> Outcome:
+    """Return the lexicographic optimum over the prepared candidates, with its proof."""
+    if not len(prepared.rows):
+        return Outcome("infeasible", None, None, None, None, 0.0, interrupted=False)
+    cp = load_cp_model()
+    model = cp.CpModel()
+    model.name = task.problem.scenario.name
+    variables = PlanVariables(model, task.problem, prepared.rows, prepared.tables)
+    for constraint in task.constraints:
+        constraint.post(model, variables, task.problem)
+    expressions = [o.post(model, variables, task.problem) for o in task.objectives]
+    session = _Session(model, task.problem.scenario.recipe.cp_sat)
+    choice, vector, bounds, status = _lexicographic(
+        session, task, prepared, variables, expressions, report
+    )
+    unique = None
+    if uniqueness and status == "optimal" and choice is not None and not session.interrupted:
+        unique = _uniqueness(session, variables, choice)
+    return Outcome(
+        status, choice, vector, bounds, unique, session.deterministic_time, session.interrupted
+    )
+
+
+def _lexicographic(
+    session: _Session,
+    task: Task,
+    prepared: Prepared,
+    variables: PlanVariables,
+    expressions: list[Any],
+    report: Report | None,
+) -> tuple[Choice | None, Vector | None, Vector | None, Status]:
+    """Optimise each objective in turn, holding the earlier ones at their values."""
+    model, choice = session.model, prepared.incumbent
+    known = None if prepared.vector is None else task.oriented(prepared.vector)
+    vector: list[int] = []
+    bounds: list[int] = []
+    proven = True
+    for level, (objective, expression) in enumerate(zip(task.objectives, expressions, strict=True)):
+        if isinstance(expression, int):
+            vector.append(expression)
+            bounds.append(expression)
+            continue
+        model.clear_hints()
+        if choice is not None:
+            variables.hint(choice)
+        (model.maximize if objective.sense == "max" else model.minimize)(expression)
+        watch = _Watch(session, objective.name, objective.value, report)
+        solver = session.solve(watch.on_solution(), watch.on_bound if report else None)
+        status = _status(session.cp, solver)
+        if status in ("infeasible", "unknown"):
+            if status == "unknown" and choice is not None and known is not None:
+                # The start is a plan; what CP-SAT did not repeat it did not refute either.
+                best = int(solver.best_objective_bound)
+                rest = known[level:]
+                tail = [
+                    best,
+                    *(_optimistic(task, prepared, i) for i in range(level + 1, len(known))),
+                ]
+                return choice, (*vector, *rest), (*bounds, *tail), "feasible"
+            return (
+                None,
+                None,
+                None,
+                "infeasible" if status == "infeasible" and proven else "unknown",
+            )
+        choice = variables.extract(solver)
+        value, bound = round(solver.objective_value), round(solver.best_objective_bound)
+        vector.append(value)
+        bounds.append(bound)
+        proven = proven and status == "optimal"
+        model.add(expression == value)
+        known = None
+        if status == "feasible":
+            full = _values(task, variables, choice)
+            tail = tuple(_optimistic(task, prepared, i) for i in range(level + 1, len(full)))
+            return choice, full, (*bounds, *tail), "feasible"
+    return choice, tuple(vector), tuple(bounds), "optimal"
+
+
+def _values(task: Task, variables: PlanVariables, choice: Choice) -> Vector:
+    """Return the integer value of every objective at a point of the model."""
+    row = variables.rows.take(np.array([choice.row]))
+    table = next(g.table for g in variables.groups if choice.row in g.members)
+    stops = np.cumsum(choice.split)
+    wanted = set(zip((stops - np.array(choice.split)).tolist(), stops.tolist(), strict=True))
+    pairs = zip(table.first.tolist(), table.stop.tolist(), strict=True)
+    chosen = np.array([k for k, pair in enumerate(pairs) if pair in wanted], dtype=np.int64)
+    return tuple(o.of_split(row, table, chosen) for o in task.objectives)
+
+
+def _optimistic(task: Task, prepared: Prepared, level: int) -> int:
+    """Return what no candidate in the model beats in one objective."""
+    column = task.objectives[level].optimistic(task.problem, prepared.rows)
+    return int(column.max() if task.objectives[level].sense == "max" else column.min())
+
+
+def _uniqueness(session: _Session, variables: PlanVariables, choice: Choice) -> Uniqueness:
+    """Ask for another optimum: other degrees, or other stage sizes. None means unique.
+
+    The model already holds every objective at its optimal value.
+    """
+    model = session.model
+    model.clear_objective()
+    model.clear_hints()
+    sizes = {size: choice.split.count(size) for size in set(choice.split)}
+    differs = [~variables.pick[choice.row]]
+    lengths: dict[int, list[Any]] = {}
+    for group in variables.groups:
+        for length, literal in zip(
+            (group.stop - group.first).tolist(), group.segments, strict=True
+        ):
+            lengths.setdefault(length, []).append(literal)
+    for length, literals in sorted(lengths.items()):
+        count = sizes.get(length, 0)
+        for name, bound in (("fewer", count - 1), ("more", count + 1)):
+            other = model.new_bool_var(f"{name}_of_{length}_layers")
+            total = sum(literals)
+            condition = total <= bound if name == "fewer" else total >= bound
+            model.add(condition).only_enforce_if(other)
+            differs.append(other)
+    model.add_bool_or(differs)
+    solver = session.solve()
+    status = _status(session.cp, solver)
+    method = (
+        "all objectives held at their optimum, the found degrees with the found stage sizes "
+        "forbidden: {}; up to renaming equal layers, experts, shards, GPUs, nodes and domains"
+    )
+    if status == "infeasible":
+        return Uniqueness(unique=True, method=method.format("CP-SAT proves that no plan is left"))
+    if status == "unknown":
+        return Uniqueness(unique=None, method=method.format("not decided within the limit"))
+    other_choice = variables.extract(solver)
+    return Uniqueness(
+        unique=False,
+        method=method.format("CP-SAT finds another plan"),
+        other=f"{other_choice.candidate}, layers per stage {list(other_choice.split)}",
+    )
+
+
+def _status(cp: Any, solver: Any) -> Status:
+    """Map every CP-SAT status to ours; a model that CP-SAT rejects is a bug of ours."""
+    status = solver.response_proto.status.name  # status_name() without argument fails in 9.15
+    match status:
+        case "OPTIMAL":
+            return "optimal"
+        case "FEASIBLE":
+            return "feasible"
+        case "INFEASIBLE":
+            return "infeasible"
+        case "UNKNOWN":
+            return "unknown"
+        case _:
+            raise AutoparError(f"CP-SAT answered {status}: {solver.solution_info()}")
+
+
+class _Watch:
+    """Turns CP-SAT's callbacks into progress reports."""
+
+    def __init__(
+        self, session: _Session, name: str, to_unit: Callable[[int], float], report: Report | None
+    ) -> None:
+        self.session, self.name, self.to_unit, self.report = session, name, to_unit, report
+        self.value: float | None = None
+        self.bound: float | None = None
+
+    def on_solution(self) -> Any:
+        """Return a solution callback, or None where nobody listens."""
+        if self.report is None:
+            return None
+        watch = self
+
+        class Callback(self.session.cp.CpSolverSolutionCallback):  # type: ignore[name-defined,misc]
+            def on_solution_callback(self) -> None:
+                watch.value = watch.to_unit(round(self.objective_value))
+                watch.bound = watch.to_unit(round(self.best_objective_bound))
+                watch.tell()
+
+        return Callback()
+
+    def on_bound(self, bound: float) -> None:
+        """Take a better bound."""
+        self.bound = self.to_unit(round(bound))
+        self.tell()
+
+    def tell(self) -> None:
+        """Report what is known."""
+        assert self.report is not None
+        gap = None
+        if self.value is not None and self.bound is not None:
+            gap = abs(self.value - self.bound) / max(abs(self.bound), 1e-12)
+        elapsed = time.perf_counter() - self.session.started
+        self.report(Progress(elapsed, self.name, self.value, self.bound, gap))

@@ -1,0 +1,98 @@
+"""Best split of the layers of one candidate by dynamic programmes over its segments.
+
+Chain partition has exact programmes for a bottleneck and for a sum. Taking the objectives in order,
+bottlenecks narrow the segments and the first sum picks the path: a plan that is feasible in every
+constraint which filters segments, and optimal unless several sums compete. CP-SAT starts from it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from autopar.objectives import Objective
+from autopar.problem import BoolArray, Candidates, FloatArray, IntArray
+from autopar.segments import SegmentTable
+
+
+def best_split(
+    row: Candidates, table: SegmentTable, num_layers: int, objectives: Sequence[Objective]
+) -> IntArray | None:
+    """Return indices of the segments of a good path with exactly pp steps, or None if none exists.
+
+    row: a table of one candidate, whose segments are `table`.
+    """
+    pp = int(row.pp[0])
+    allowed = np.ones(len(table.first), dtype=np.bool_)
+    if not _reaches(table, allowed, num_layers, pp):
+        return None
+    for objective in objectives:
+        worst = _badness(objective, table)
+        if worst is None:
+            if objective.name != "ttft":
+                continue  # the degrees fix it
+            return _shortest(table, allowed, num_layers, pp, table.time.astype(np.float64))
+        allowed &= worst <= _bottleneck(table, allowed, num_layers, pp, worst)
+    return _shortest(table, allowed, num_layers, pp, np.zeros(len(table.first)))
+
+
+def _badness(objective: Objective, table: SegmentTable) -> IntArray | None:
+    """Return what the objective's worst stage minimises, per segment; None if it is not such."""
+    if objective.name == "throughput":
+        return -table.rate
+    if objective.name == "memory":
+        return table.memory
+    return table.tpot if objective.name == "tpot" else None
+
+
+def _reaches(table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int) -> bool:
+    first, stop = table.first[allowed], table.stop[allowed]
+    here = np.zeros(num_layers + 1, dtype=np.bool_)
+    here[0] = True
+    for _ in range(pp):
+        there = np.zeros_like(here)
+        there[stop[here[first]]] = True
+        if not there.any():
+            return False
+        here = there
+    return bool(here[num_layers])
+
+
+def _bottleneck(
+    table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int, worst: IntArray
+) -> int:
+    """Return the least value v such that segments of at most v still form a path."""
+    levels = np.unique(worst[allowed])
+    low, high = 0, len(levels) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if _reaches(table, allowed & (worst <= levels[middle]), num_layers, pp):
+            high = middle
+        else:
+            low = middle + 1
+    return int(levels[low])
+
+
+def _shortest(
+    table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int, cost: FloatArray
+) -> IntArray | None:
+    """Return the segments of a path of pp steps with the least total cost, in order."""
+    index = np.flatnonzero(allowed)
+    # Longer segments first, so that among equals the stages come out balanced from the front.
+    index = index[np.argsort(table.first[index] - table.stop[index], kind="stable")]
+    first, stop, cost = table.first[index], table.stop[index], cost[index]
+    distance = np.full((pp + 1, num_layers + 1), np.inf)
+    distance[0, 0] = 0.0
+    for step in range(pp):
+        np.minimum.at(distance[step + 1], stop, distance[step, first] + cost)
+    if not np.isfinite(distance[pp, num_layers]):
+        return None
+    path, layer = [], num_layers
+    for step in range(pp, 0, -1):
+        through = distance[step - 1, first] + cost
+        best = np.flatnonzero((stop == layer) & (through == distance[step, layer]))
+        # the segment that is nearest to an equal share of what is left
+        share = layer / step
+        chosen = best[np.argmin(np.abs(stop[best] - first[best] - share))]
+        path.append(int(index[chosen]))
+        layer = int(first[chosen])
+    return np.array(path[::-1], dtype=np.int64)
