@@ -1,1 +1,80 @@
-"""Name or path -> document: the shipped catalogue, the user's own, and files."""
+"""Name or path -> document: the user's catalogues, then the shipped one, and files.
+
+A reference is a file if it has a path separator or ends in .yaml, .yml or .json, is standard input
+if it is `-`, and else a catalogue name. Inside a document it may also be the part itself, as a
+mapping; a mapping with `base` is the named document with its other fields merged over it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from autopar.documents import Data
+from autopar.errors import SpecError, shorten
+from autopar.resolve import Library, Resolved
+from autopar.shelves import KINDS, data_root, entries, kind_of, user_catalogs
+from autopar.spec_errors import spec_error
+from autopar.specs import Document, PlanSpec, Scenario
+
+__all__ = ["data_root", "load_plan", "load_scenario", "names", "read_document"]
+
+_Model = TypeVar("_Model", bound=Document)
+
+
+def names(kind: str, *, catalogs: Sequence[Path] = ()) -> list[str]:
+    """Return the names of all documents of a kind, sorted, each once."""
+    return sorted({name for name, _ in entries(kind_of(kind), user_catalogs(catalogs))})
+
+
+def read_document(kind: str, name: str, *, catalogs: Sequence[Path] = ()) -> Data:
+    """Return the document that a name or path refers to, as it stands in its file."""
+    which = kind_of(kind)
+    return Library(catalogs).open(which, name, folder=None, user="").data
+
+
+def load_scenario(
+    spec: str | Path | Mapping[str, Any] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    parts: Mapping[str, str] | None = None,
+    catalogs: Sequence[Path] = (),
+) -> Scenario:
+    """Return the scenario that a name, a path, `-` or a mapping describes, checked.
+
+    A plan or an answer of `solve` counts as the scenario that it embeds. `parts` swaps llm,
+    cluster, workload or recipe for another name or path; without `spec` it must give the first
+    three, and the cost model is analytic. `overrides` are `path=value` texts of `--set`.
+    Raises SpecError for everything that is wrong with the input.
+    """
+    library = Library(catalogs)
+    resolved = library.scenario(spec, dict(parts or {}))
+    if overrides:
+        library.override(resolved, overrides)
+    return _validated(Scenario, resolved)
+
+
+def load_plan(source: str | Path | Mapping[str, Any], *, catalogs: Sequence[Path] = ()) -> PlanSpec:
+    """Return the plan that a name, a path, `-` or a mapping describes, checked."""
+    kind = KINDS["plan"]
+    library = Library(catalogs)
+    resolved = (
+        library.resolve(kind, dict(source), "plan", None)
+        if isinstance(source, Mapping)
+        else library.find(kind, source, None, "")
+    )
+    if resolved.data.get("degrees") is None and resolved.data.get("status") is not None:
+        status = shorten(resolved.data["status"])
+        raise SpecError(f"{resolved.where(())}: an answer of status {status}, it holds no plan")
+    degrees = resolved.data.get("degrees")
+    if isinstance(degrees, dict):  # null: the stages differ, and each says its own
+        resolved.data["degrees"] = {k: v for k, v in degrees.items() if v is not None}
+    return _validated(PlanSpec, resolved)
+
+
+def _validated(model: type[_Model], resolved: Resolved) -> _Model:
+    try:
+        return model.model_validate(resolved.data)
+    except ValidationError as error:
+        raise spec_error(error, model, resolved.data, resolved.where) from None

@@ -7,14 +7,13 @@ candidate table and the cost tables with the solver, and judges plans by `check`
 from collections.abc import Iterator, Sequence
 from itertools import combinations, permutations
 
-import numpy as np
-
 from autopar.constraints.base import PlugIn
+from autopar.costs.scaling import rates_to_int, sizes_to_int, times_to_int
 from autopar.problem import Candidate, Plan, Problem, StageCosts
 from autopar.segments import plan_costs
 from autopar.unfold import unfold
 
-Vector = tuple[float, ...]
+Vector = tuple[int, ...]
 
 
 def splits(num_layers: int, num_stages: int) -> Iterator[tuple[int, ...]]:
@@ -54,10 +53,10 @@ def best(
     *,
     every_packing: bool = False,
 ) -> tuple[Vector, list[Plan]] | None:
-    """Return the lexicographically best value (less is better) and all plans that reach it.
+    """Return the lexicographically best value and all plans that reach it; None if there is none.
 
-    objectives: names among throughput, ttft, tpot, traffic, memory, gpus. None if no plan is feasible.
-    Values closer than a relative 1e-9 count as equal.
+    objectives: names among throughput, ttft, tpot, traffic, memory, gpus. Values are integers in the
+    quanta of `costs.scaling`, turned so that less is better, since ties are decided on integers.
     """
     found: list[tuple[Vector, Plan]] = []
     for plan, costs in feasible_plans(problem, constraints, every_packing=every_packing):
@@ -67,18 +66,18 @@ def best(
     left = found
     for level in range(len(objectives)):
         top = min(vector[level] for vector, _ in left)
-        left = [item for item in left if item[0][level] <= top + 1e-9 * abs(top)]
+        left = [item for item in left if item[0][level] == top]
     return left[0][0], [plan for _, plan in left]
 
 
-def _value(name: str, plan: Plan, costs: StageCosts) -> float:
+def _value(name: str, plan: Plan, costs: StageCosts) -> int:
     if name == "throughput":
-        return -float(np.min(costs.tokens_per_s))
+        return -int(min(rates_to_int(costs.tokens_per_s)))
     if name == "ttft":
-        return float(np.sum(costs.time_us))
+        return int(sum(times_to_int(costs.time_us)))
     if name == "tpot":
         assert costs.tpot_us is not None
-        return float(np.max(costs.tpot_us))
+        return int(max(times_to_int(costs.tpot_us)))
     if name == "memory":
-        return float(np.max(costs.memory_bytes))
-    return float(plan.num_gpus if name == "gpus" else plan.pp - 1)
+        return int(max(sizes_to_int(costs.memory_bytes)))
+    return plan.num_gpus if name == "gpus" else plan.pp - 1

@@ -130,11 +130,13 @@ class AnalyticCosts:
             values = values if where is None else np.where(where, values, np.inf)
             return np.minimum.reduceat(values, starts)
 
-        # Some stage has at least the mean number of layers, and some stage is the last.
+        # Some stage has at least the mean number of layers, one is the last, the others hop.
         is_long = length >= ceil_div(num_layers, table.pp)
         stage_us = length * layer_us
+        early_us, last_us = stage_us + hop_us, stage_us + head_us
         bottleneck_us = np.maximum(
-            least(stage_us + np.minimum(hop_us, head_us), is_long), least(stage_us + head_us)
+            least(np.minimum(early_us, last_us), is_long),
+            np.maximum(least(last_us), _finite(least(early_us))),
         )
         hops_us = np.where(rows.pp > 1, (rows.pp - 1) * _finite(least(hop_us)), 0.0)
         total_us = num_layers * least(layer_us) + hops_us + least(head_us)

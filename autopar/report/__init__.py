@@ -1,0 +1,1 @@
+"""Say a result: as a document for programs (`json`), as text for people (`text`)."""

@@ -1,0 +1,222 @@
+"""Results as JSON documents: the contract that other programs rely on.
+
+Fields keep their name, unit and meaning; others may join. Times are in ms here, as the contract
+says, and in us inside the code. An answer that holds a plan is a plan file, and the scenario that
+it embeds as `spec` makes it a scenario too, to replay.
+"""
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from autopar.plans import plan_parts
+from autopar.problem import Metrics, Plan
+from autopar.results import (
+    ComparedPlan,
+    Comparison,
+    Explanation,
+    ObjectiveValue,
+    Solution,
+    SolverInfo,
+    VerifyReport,
+)
+from autopar.specs import SCHEMA_VERSION
+
+Json = dict[str, Any]
+
+_US_PER_MS = 1e3
+_PLAN_FIELDS = ("llm", "cluster", "degrees", "num_gpus", "stages", "replicas", "placement")
+
+
+def solution_document(solution: Solution) -> Json:
+    """Return the answer of `solve`: `kind` plan where there is one, else answer.
+
+    Without a plan its fields are None and its lists empty.
+    """
+    scenario = solution.scenario
+    plan = solution.plan
+    parts = _no_plan(solution) if plan is None else plan_parts(plan)
+    idle = None if plan is None else scenario.cluster.num_gpus - plan.num_gpus
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": parts["kind"],
+        "name": parts["name"],
+        "status": solution.status,
+        "objective": _objective(solution.objectives[0]) if solution.objectives else None,
+        "objectives": [_objective(o) for o in solution.objectives],
+        **{key: parts[key] for key in _PLAN_FIELDS if key in parts and key != "placement"},
+        "idle_gpus": idle,
+        "metrics": metrics_document(solution.metrics),
+        "binding": list(solution.binding),
+        "conflict": list(solution.conflict),
+        "repairs": [asdict(r) for r in solution.repairs],
+        "uniqueness": None if solution.uniqueness is None else asdict(solution.uniqueness),
+        "notes": list(solution.notes),
+        "solver": solver_document(solution.solver, interrupted=solution.interrupted),
+        "spec": scenario.document(),
+        "placement": parts.get("placement", []),  # last, because it is by far the longest
+    }
+
+
+def _no_plan(solution: Solution) -> Json:
+    return {
+        "kind": "answer",
+        "name": solution.scenario.name,
+        "llm": solution.scenario.llm.name,
+        "cluster": solution.scenario.cluster.name,
+        "degrees": None,
+        "num_gpus": None,
+        "stages": [],
+        "replicas": [],
+    }
+
+
+def metrics_document(metrics: Metrics | None) -> Json | None:
+    """Return the metrics in the contract's names and units; None where they are not stated."""
+    if metrics is None:
+        return None
+    return {
+        "tokens_per_s": metrics.tokens_per_s,
+        "tokens_per_s_per_gpu": metrics.tokens_per_s_per_gpu,
+        "ttft_ms": _ms(metrics.ttft_us),
+        "tpot_ms": _ms(metrics.tpot_us),
+        "concurrency": metrics.concurrency,
+        "batch_per_gpu": metrics.batch_per_gpu,
+        "stage_boundaries": metrics.stage_boundaries,
+        "peak_memory_bytes": metrics.peak_memory_bytes,
+        "memory": {
+            "weights": metrics.weights_bytes,
+            "kv_cache": metrics.kv_cache_bytes,
+            "activations": metrics.activation_bytes,
+            "reserved": metrics.reserved_bytes,
+        },
+    }
+
+
+def solver_document(solver: SolverInfo, *, interrupted: bool) -> Json:
+    """Return how the answer was found."""
+    return {**asdict(solver), "interrupted": interrupted}
+
+
+def verification_document(report: VerifyReport) -> Json:
+    """Return the verdict on one plan and on each of its claims."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "verification",
+        "plan": report.plan,
+        "ok": report.ok,
+        "violations": [asdict(v) for v in report.violations],
+        "metrics": metrics_document(report.metrics),
+        "claims": [asdict(v) for v in report.verdicts],
+        "notes": list(report.notes),
+    }
+
+
+def comparison_document(comparison: Comparison) -> Json:
+    """Return all plans side by side, with their gaps to the proven bounds."""
+    solution, relaxed = comparison.solution, comparison.relaxed
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "comparison",
+        "scenario": solution.scenario.name,
+        "status": solution.status,
+        "objectives": [_objective(o) for o in solution.objectives],
+        "plans": [_compared(p) for p in comparison.plans],
+        "best": {name: list(plans) for name, plans in comparison.best.items()},
+        "conflict": list(solution.conflict),
+        "relaxed": None if relaxed is None else _relaxed(relaxed),
+        "notes": list(solution.notes),
+        "solver": solver_document(solution.solver, interrupted=solution.interrupted),
+    }
+
+
+def explanation_document(explanation: Explanation) -> Json:
+    """Return why a spec has no plan, or what binds the one it has."""
+    return {"schema": SCHEMA_VERSION, "kind": "explanation", **_listed(asdict(explanation))}
+
+
+def catalog_document(entries: dict[str, list[dict[str, str]]]) -> Json:
+    """Return the catalogue: for every kind, the name and the description of its documents."""
+    return {"schema": SCHEMA_VERSION, "kind": "catalog", **entries}
+
+
+def dump(document: Json) -> str:
+    """Return a document as JSON text: one field per line, long lists with one element per line.
+
+    Numbers that are not finite become null, because JSON has no word for them.
+    """
+    fields = [f"  {_text(key)}: {_field(value)}" for key, value in document.items()]
+    return "{\n" + ",\n".join(fields) + "\n}"
+
+
+def _field(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict | list):
+        return "[\n    " + ",\n    ".join(_text(item) for item in value) + "\n  ]"
+    if isinstance(value, dict) and any(isinstance(v, dict | list) and v for v in value.values()):
+        inner = ",\n".join(f"    {_text(k)}: {_text(v)}" for k, v in value.items())
+        return "{\n" + inner + "\n  }"
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value
+
+
+def _listed(document: Json) -> Json:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in document.items()}
+
+
+def _objective(objective: ObjectiveValue) -> Json:
+    return asdict(objective)
+
+
+def _compared(compared: ComparedPlan) -> Json:
+    return {
+        **_summary(compared.name, compared.plan),
+        "gaps": compared.gaps,
+        **{
+            key: value
+            for key, value in verification_document(compared.report).items()
+            if key in ("ok", "violations", "metrics", "claims", "notes")
+        },
+    }
+
+
+def _relaxed(solution: Solution) -> Json:
+    summary = {} if solution.plan is None else _summary(solution.plan.name, solution.plan)
+    return {
+        "coverage": solution.scenario.requirements.coverage,
+        "status": solution.status,
+        "objectives": [_objective(o) for o in solution.objectives],
+        "metrics": metrics_document(solution.metrics),
+        **summary,
+    }
+
+
+def _summary(name: str, plan: Plan) -> Json:
+    parts = ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
+    return {
+        "name": name,
+        "degrees": {key: plan.degree(key) for key in parts},
+        "num_gpus": plan.num_gpus,
+    }
+
+
+def _ms(value_us: float | None) -> float | None:
+    return None if value_us is None else value_us / _US_PER_MS

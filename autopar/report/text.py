@@ -1,0 +1,349 @@
+"""Results as text for people, 80 columns wide, through rich; numbers wrap but are never cut."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from autopar.problem import Metrics, Plan
+from autopar.report import words
+from autopar.report.words import percent, plural, quantity
+from autopar.results import (
+    Comparison,
+    Explanation,
+    ObjectiveValue,
+    Repair,
+    Solution,
+    Verdict,
+    VerifyReport,
+)
+from autopar.specs import Scenario
+
+_STYLES = {"reproduced": "green", "wrong": "bold red", "not derivable": "yellow"}
+_STATUS = {
+    "optimal": ("proven optimal", "bold green"),
+    "feasible": ("feasible, optimality not proven", "bold yellow"),
+    "infeasible": ("infeasible, proven: no plan satisfies the spec", "bold red"),
+    "unknown": ("not decided: the limit was reached without a plan or a proof", "bold yellow"),
+}
+
+
+def print_solution(console: Console, solution: Solution) -> None:
+    """Print the answer of `solve`: plan, metrics, objectives, what binds, and how it was proven."""
+    scenario = solution.scenario
+    _headline(console, scenario.name, solution)
+    if solution.plan is None:
+        print_conflict(console, solution.conflict, _because(scenario), solution.repairs)
+    else:
+        _plan(console, solution.plan, scenario)
+        if solution.metrics is not None:
+            _section(console, "Metrics", _metrics(solution.metrics, scenario))
+        _section(console, "Objectives, in order", _objectives(solution.objectives))
+        _binding(console, solution.binding, _because(scenario))
+        if solution.uniqueness is not None:
+            unique = solution.uniqueness
+            answer = {True: "yes", False: "no", None: "not established"}[unique.unique]
+            other = f"; another: {unique.other}" if unique.other else ""
+            _item(console, "Unique", f"{answer}{other}; {unique.method}")
+    _notes(console, solution.notes)
+    _item(console, "Assumed", "; ".join(scenario.assumptions))
+    _item(console, "Solver", _solver(solution))
+
+
+def print_verification(console: Console, report: VerifyReport, scenario: Scenario) -> None:
+    """Print the verdict on a plan, and the audit of its claims, one line each."""
+    verdict = "satisfies the spec" if report.ok else plural(len(report.violations), "violation")
+    line = Text.assemble(
+        report.plan,
+        " on ",
+        scenario.name,
+        ": ",
+        (verdict, "bold green" if report.ok else "bold red"),
+    )
+    console.print(line)
+    _pairs(console, "Violations", ((v.kind, v.message) for v in report.violations), "red")
+    if report.metrics is not None:
+        _section(console, "Metrics, recomputed", _metrics(report.metrics, scenario))
+    if report.verdicts:
+        _section(console, "Claims", _claims(report.verdicts))
+        words_of = [v.verdict for v in report.verdicts]
+        counts = [f"{words_of.count(word)} {word}" for word in _STYLES]
+        _item(console, "Audit", f"{plural(len(words_of), 'claim')}: {', '.join(counts)}")
+    _notes(console, report.notes)
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """Print all plans side by side, every difference relative to the solver's own plan."""
+    solution = comparison.solution
+    _headline(console, solution.scenario.name, solution)
+    if solution.plan is None:
+        print_conflict(console, solution.conflict, _because(solution.scenario), solution.repairs)
+    _section(console, "Plans", _comparison(comparison))
+    for compared in comparison.plans:
+        problems = ((v.kind, v.message) for v in compared.report.violations)
+        _pairs(console, f"Violations of {compared.name}", problems, "red")
+    best = ((name, ", ".join(plans)) for name, plans in comparison.best.items())
+    _pairs(console, "Best, by objective", best)
+    if comparison.relaxed is not None:
+        _relaxed(console, solution, comparison.relaxed)
+    _notes(console, solution.notes)
+    _item(console, "Solver", _solver(solution))
+
+
+def print_explanation(console: Console, explanation: Explanation, name: str) -> None:
+    """Print which requirements clash and what repairs them, or what binds the optimum."""
+    said, style = _STATUS[explanation.status]
+    console.print(Text.assemble(name, ": ", (said, style)))
+    if explanation.status == "infeasible":
+        print_conflict(console, explanation.conflict, explanation.because, explanation.repairs)
+    else:
+        _binding(console, explanation.binding, explanation.because)
+    _notes(console, explanation.notes)
+
+
+def print_conflict(
+    console: Console,
+    conflict: Sequence[str],
+    because: Mapping[str, str],
+    repairs: Sequence[Repair],
+) -> None:
+    """Print a minimal set of clashing requirements, and what would make the spec feasible."""
+    clash = ((name, because.get(name, "")) for name in conflict)
+    _pairs(console, "These clash; without any one of them the others can hold", clash, "red")
+    if not repairs:
+        return
+    table = _table("repair, as --set takes it", "what it means", "size")
+    for repair in repairs:
+        size = "" if repair.relative is None else percent(repair.relative)
+        table.add_row(repair.change, repair.size, size)
+    _section(console, "Any one of these repairs makes it feasible", table)
+
+
+def print_catalog(console: Console, entries: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+    """Print the names and descriptions of documents, kind by kind."""
+    for kind, documents in entries.items():
+        _pairs(console, kind, ((d["name"], d["description"]) for d in documents))
+        if not documents:
+            console.print(Text.assemble("\n", (kind, "bold"), "\n  none"))
+
+
+def _headline(console: Console, name: str, solution: Solution) -> None:
+    said, style = _STATUS[solution.status]
+    interrupted = ", interrupted" if solution.interrupted else ""
+    line = Text.assemble(
+        name, ": ", (said, style), f" under cost model {solution.solver.cost_model}"
+    )
+    console.print(line.append(interrupted, "bold yellow"))
+
+
+def _plan(console: Console, plan: Plan, scenario: Scenario) -> None:
+    used, total = plan.num_gpus, scenario.cluster.num_gpus
+    idle = "none idle" if used == total else f"{total - used:,} idle"
+    console.print(Text.assemble("\n", (words.layout(plan), "bold cyan")))
+    console.print(f"  {plural(used, 'GPU')} of {total:,} used, {idle}")
+    console.print(f"  {words.degrees(plan)}")
+    identity = words.grid_identity(plan)
+    if identity:
+        console.print(f"  {identity}")
+    rows = list(words.stage_rows(plan))
+    differ = len({row[3] for row in rows}) > 1
+    table = _table("stage", "layers", "GPUs", *(["degrees"] if differ else []))
+    for row in rows:
+        table.add_row(*(row if differ else row[:3]))
+    title = "Stages" if plan.replicas == 1 else f"Stages of replica 0 of {plan.replicas}"
+    _section(console, title, table)
+
+
+def _metrics(metrics: Metrics, scenario: Scenario) -> Table:
+    noun = "input" if scenario.workload.phase == "prefill" else "output"
+    table = Table.grid(padding=(0, 2))
+    for name, value in metric_rows(metrics):
+        table.add_row(f"{noun} throughput" if name == "throughput" else name, value)
+    memory = scenario.cluster.gpu.memory_bytes
+    share = f"{percent(metrics.peak_memory_bytes / memory)} of {quantity(memory, 'bytes')}"
+    table.add_row("share of its memory", share)
+    return table
+
+
+def metric_rows(metrics: Metrics) -> list[tuple[str, str]]:
+    """Return every metric by its name in text."""
+    parts = {
+        "weights": metrics.weights_bytes,
+        "KV cache": metrics.kv_cache_bytes,
+        "activations": metrics.activation_bytes,
+        "reserved": metrics.reserved_bytes,
+    }
+    return [
+        ("throughput", quantity(metrics.tokens_per_s, "tokens/s")),
+        ("per GPU", quantity(metrics.tokens_per_s_per_gpu, "tokens/s")),
+        ("TTFT", quantity(metrics.ttft_us, "us")),
+        ("TPOT", quantity(metrics.tpot_us, "us")),
+        ("concurrency", f"{plural(metrics.concurrency, 'batch').replace('hs', 'hes')} in flight"),
+        ("batch per GPU", f"{metrics.batch_per_gpu:,.4g}"),
+        ("stage boundaries", f"{metrics.stage_boundaries:,}"),
+        ("fullest GPU", quantity(metrics.peak_memory_bytes, "bytes")),
+        *((f"  {name}", quantity(value, "bytes")) for name, value in parts.items()),
+    ]
+
+
+def _objectives(objectives: Sequence[ObjectiveValue]) -> Table:
+    table = _table("objective", "value", "bound", "gap", "")
+    table.columns[3].justify = "right"
+    decided = False
+    for objective in objectives:
+        role = "tied" if objective.tied else "" if decided else "decides"
+        decided |= not objective.tied
+        value, bound = (quantity(v, objective.unit) for v in (objective.value, objective.bound))
+        table.add_row(
+            f"{objective.name} ({objective.sense})", value, bound, percent(objective.gap), role
+        )
+    return table
+
+
+def _claims(verdicts: Sequence[Verdict]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for verdict in verdicts:
+        table.add_row(Text(verdict.verdict, _STYLES[verdict.verdict]), _claim(verdict))
+    return table
+
+
+def _claim(verdict: Verdict) -> Text:
+    """Return one claim on one line: name, stated, recomputed, by what factor, why."""
+    line = Text.assemble((verdict.name, "bold"), f": {verdict.stated}")
+    if verdict.verdict == "wrong":
+        factor = "" if verdict.factor is None else f", stated / recomputed = {verdict.factor:,.4g}"
+        line.append(f", recomputed {verdict.recomputed or 'nothing'}{factor}")
+    elif verdict.recomputed and verdict.recomputed != verdict.stated:
+        line.append(f", recomputed {verdict.recomputed}")
+    return line.append(f"; {verdict.why}" if verdict.why else "")
+
+
+def _comparison(comparison: Comparison) -> Table:
+    table = _table("", *(plan.name for plan in comparison.plans))
+    rows: dict[str, list[str]] = {"satisfies spec": [], "layout": [], "GPUs": []}
+    own = comparison.solution.metrics
+    for compared in comparison.plans:
+        count = len(compared.report.violations)
+        rows["satisfies spec"].append("yes" if not count else f"no: {plural(count, 'violation')}")
+        rows["layout"].append(words.layout(compared.plan))
+        rows["GPUs"].append(f"{compared.plan.num_gpus:,}")
+        cells = _metric_cells(compared.report.metrics, own)
+        for name, cell in cells.items():
+            rows.setdefault(name, []).append(cell)
+    for objective in comparison.solution.objectives:
+        gaps = (plan.gaps.get(objective.name) for plan in comparison.plans)
+        rows[f"gap, {objective.name}"] = ["-" if g is None else percent(g) for g in gaps]
+    for name, row in rows.items():
+        table.add_row(name, *row)
+    return table
+
+
+def _metric_cells(metrics: Metrics | None, own: Metrics | None) -> dict[str, str]:
+    """Return a plan's metrics, each with its distance to the solver's own plan."""
+    fields = {
+        "throughput": ("tokens_per_s", "tokens/s"),
+        "per GPU": ("tokens_per_s_per_gpu", "tokens/s"),
+        "TTFT": ("ttft_us", "us"),
+        "TPOT": ("tpot_us", "us"),
+        "concurrency": ("concurrency", ""),
+        "batch per GPU": ("batch_per_gpu", ""),
+        "boundaries": ("stage_boundaries", ""),
+        "fullest GPU": ("peak_memory_bytes", "bytes"),
+        "  weights": ("weights_bytes", "bytes"),
+        "  KV cache": ("kv_cache_bytes", "bytes"),
+        "  activations": ("activation_bytes", "bytes"),
+        "  reserved": ("reserved_bytes", "bytes"),
+    }
+    cells = {}
+    for name, (key, unit) in fields.items():
+        value = getattr(metrics, key) if metrics is not None else None
+        text = "not measured" if metrics is None else quantity(value, unit)
+        reference = getattr(own, key) if own is not None else None
+        if value is not None and reference is not None:
+            apart = words.difference(value, reference)
+            text += f" ({apart})" if apart else ""
+        cells[name] = text
+    return cells
+
+
+def _relaxed(console: Console, solution: Solution, relaxed: Solution) -> None:
+    """Print what the coverage costs: the optimum without it, where it differs."""
+    asked, weaker = (s.scenario.requirements.coverage for s in (solution, relaxed))
+    ours = {objective.name: objective for objective in solution.objectives}
+    table = _table("objective", f"coverage {asked}", f"coverage {weaker}", "difference")
+    for objective in relaxed.objectives:
+        before = ours.get(objective.name)
+        old = "no plan" if before is None else quantity(before.value, objective.unit)
+        apart = "" if before is None else words.difference(objective.value, before.value)
+        table.add_row(
+            objective.name, old, quantity(objective.value, objective.unit), apart or "same"
+        )
+    _section(console, f"What coverage {asked} costs against {weaker}", table)
+    if relaxed.plan is not None:
+        _item(console, f"With {weaker}", words.degrees(relaxed.plan))
+
+
+def _because(scenario: Scenario) -> dict[str, str]:
+    return {rule.name: rule.because for rule in scenario.all_rules}
+
+
+def _binding(console: Console, binding: Sequence[str], because: Mapping[str, str]) -> None:
+    if not binding:
+        _item(console, "Binding", "none: no single requirement stands in the way of a better plan")
+        return
+    rows = ((name, because.get(name, "")) for name in binding)
+    _pairs(console, "Binding: without it the plan could be better", rows)
+
+
+def _solver(solution: Solution) -> str:
+    info = solution.solver
+    return (
+        f"{info.wall_s:.2f} s, CP-SAT {info.ortools_version}, seed {info.seed}, "
+        f"{plural(info.candidates, 'candidate')} ({info.candidates_in_model:,} in the model), "
+        f"fingerprint {info.fingerprint}, autopar {info.version}"
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _section(console: Console, title: str, body: Table) -> None:
+    console.print(Text.assemble("\n", (title, "bold")))
+    console.print(Padding(body, (0, 0, 0, 2)))
+
+
+def _pairs(
+    console: Console, title: str, rows: Iterable[tuple[str, str]], style: str = "cyan"
+) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(Text(name, style), Text(text))
+    if table.row_count:
+        _section(console, title, table)
+
+
+def _notes(console: Console, notes: Sequence[str]) -> None:
+    for note in notes:
+        _item(console, "Note", note)
+
+
+def _item(console: Console, name: str, text: str) -> None:
+    if not text:
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(Text(name, "bold"), Text(text))
+    console.print()
+    console.print(table)
