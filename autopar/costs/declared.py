@@ -6,7 +6,7 @@ stated time; memory is the weights of the expert parts that a GPU holds, plus wh
 
 import numpy as np
 
-from autopar.costs.operations import parts
+from autopar.costs.operations import arrays, parts
 from autopar.errors import SpecError
 from autopar.problem import Candidates, FloatArray, IntArray, RowBounds, StageCosts
 from autopar.specs import Scenario
@@ -33,7 +33,7 @@ class DeclaredCosts:
     def stage_costs(self, rows: Candidates, first: IntArray, stop: IntArray) -> StageCosts:
         """Cost of segment `[first[i], stop[i])` as a stage of `rows[i]`, shape (pairs,)."""
         num_layers = stop - first
-        time_us = num_layers * self._declared.layer_time_us
+        time_us = arrays.real(num_layers) * self._declared.layer_time_us
         return StageCosts(
             time_us=time_us,
             tokens_per_s=self._rate(rows),
@@ -72,7 +72,7 @@ class DeclaredCosts:
         return tuple(notes)
 
     def _rate(self, rows: Candidates) -> FloatArray:
-        return rows.gpus_used(self._llm.num_layers) * self._rate_per_gpu
+        return arrays.real(rows.gpus_used(self._llm.num_layers)) * self._rate_per_gpu
 
     def _weights(self, rows: Candidates, num_layers: IntArray) -> FloatArray:
         layer_bytes = self._llm.weight_bytes / self._llm.num_layers
