@@ -16,7 +16,7 @@ import autopar
 from autopar import plugins as plugin_files
 from autopar.constraints import PlugIn
 from autopar.costs.scaling import error_bound
-from autopar.diagnose import Question, binding, conflict, repairs
+from autopar.diagnose import Question, binding, conflicts, repairs
 from autopar.errors import SpecError, VerificationError
 from autopar.plans import plan_from_spec
 from autopar.problem import Metrics, Plan
@@ -26,12 +26,13 @@ from autopar.results import (
     Explanation,
     ObjectiveValue,
     Progress,
+    Repair,
     Solution,
     SolverInfo,
     VerifyReport,
 )
 from autopar.search import Prepared, Task, make_task, prepare
-from autopar.solve import Outcome, optimise
+from autopar.solver import Outcome, optimise
 from autopar.specs import PlanSpec, Scenario
 from autopar.specs.change import changed
 from autopar.unfold import unfold
@@ -74,11 +75,13 @@ def solve(
     question = Question(scenario, every_plugin)
     bound: tuple[str, ...] = ()
     blamed: tuple[str, ...] = ()
-    repaired: tuple[object, ...] = ()
+    repaired: tuple[Repair, ...] = ()
     notes = list(task.problem.cost_model.notes())
     if diagnose and outcome.status == "infeasible":
-        blamed = conflict(question)
-        repaired = repairs(question, blamed)
+        clashes = conflicts(question)
+        repaired = repairs(question, clashes)
+        blamed = clashes[0] if clashes else ()
+        notes += [f"an independent clash needs a repair too: {', '.join(c)}" for c in clashes[1:]]
     elif diagnose and outcome.status == "optimal" and outcome.vector is not None:
         oriented = task.oriented(outcome.vector)
         bound, undecided = binding(question, oriented, BINDING_BUDGET)
@@ -92,7 +95,7 @@ def solve(
         objectives=_objective_values(task, prepared, outcome),
         binding=bound,
         conflict=blamed,
-        repairs=repaired,  # type: ignore[arg-type]
+        repairs=repaired,
         uniqueness=outcome.uniqueness,
         notes=(*notes, *_ties(task, prepared, outcome)),
         solver=_solver_info(task, prepared, outcome, every_plugin, clock),

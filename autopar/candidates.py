@@ -12,6 +12,7 @@ The space, by coverage:
   up_to      replicas * pp * stage GPUs <= all GPUs. More replicas never hurt throughput, TTFT,
              TPOT, memory per GPU or any built-in limit, so only the largest count is a candidate,
              unless `fewer_replicas` says that something may prefer less.
+Groups and stages larger than the container that confines them are left out at once.
 In the last two, a stage has `spread` disjoint expert grids (1 in every engine today), each of which
 holds at least one layer of every stage, so spread * pp <= layers.
 """
@@ -22,21 +23,27 @@ import numpy as np
 
 from autopar.problem import Candidates, IntArray
 from autopar.specs import Architecture, Scenario
+from autopar.topology import Topology
 
 _DEGREES = 6  # tp, cp, attn_dp, ep, etp, spread
 
 
-def generate(scenario: Scenario, coverage: str, *, fewer_replicas: bool) -> Candidates:
+def generate(
+    scenario: Scenario, coverage: str, topology: Topology, *, fewer_replicas: bool
+) -> Candidates:
     """Return every legal candidate of a scenario under a coverage, in a fixed order.
 
+    topology: the containers that confine groups and stages.
     fewer_replicas: whether candidates with fewer replicas than fit are wanted too (up_to only).
     """
     if coverage == "partition":
-        return _partition(scenario)
+        return _partition(scenario, topology.group_container)
     llm, num_gpus = scenario.llm, scenario.cluster.num_gpus
     tables: list[IntArray] = []
     for stage_gpus, outer in _stage_sizes(num_gpus, llm.num_layers, coverage, fewer_replicas):
-        inner = _stage_degrees(scenario, stage_gpus)
+        if stage_gpus > topology.stage_container:
+            break
+        inner = _stage_degrees(scenario, stage_gpus, topology.group_container)
         if not len(inner):
             continue
         table = np.hstack([np.repeat(outer, len(inner), axis=0), np.tile(inner, (len(outer), 1))])
@@ -52,13 +59,13 @@ def known_architecture(scenario: Scenario) -> Architecture | None:
     return None if scenario.cost_model == "declared" else scenario.llm.architecture
 
 
-def _partition(scenario: Scenario) -> Candidates:
+def _partition(scenario: Scenario, largest: int) -> Candidates:
     llm, num_gpus = scenario.llm, scenario.cluster.num_gpus
     etp, rest = divmod(num_gpus, llm.num_layers * llm.num_experts)
     rows: list[tuple[int, ...]] = []
-    if not rest and etp and _ffn_divides(scenario, etp):
+    if not rest and 0 < etp <= largest and _ffn_divides(scenario, etp):
         grid = llm.num_experts * etp
-        for tp in _tensor_sizes(scenario, grid):
+        for tp in _tensor_sizes(scenario, grid, largest):
             for cp in divisors(grid // tp):
                 if cp > scenario.requirements.max_context_parallel_size:
                     break
@@ -86,12 +93,12 @@ def _stage_sizes(
     return [(size, np.array(outer, dtype=np.int64)) for size, outer in sorted(sizes.items())]
 
 
-def _stage_degrees(scenario: Scenario, stage_gpus: int) -> IntArray:
+def _stage_degrees(scenario: Scenario, stage_gpus: int, largest: int) -> IntArray:
     """Return (tp, cp, attn_dp, ep, etp, spread) of every way to tile a stage, shape (ways, 6)."""
     llm = scenario.llm
     attention = [
         (tp, cp, stage_gpus // (tp * cp))
-        for tp in _tensor_sizes(scenario, stage_gpus)
+        for tp in _tensor_sizes(scenario, stage_gpus, largest)
         for cp in divisors(stage_gpus // tp)
         if cp <= scenario.requirements.max_context_parallel_size
     ]
@@ -103,7 +110,9 @@ def _stage_degrees(scenario: Scenario, stage_gpus: int) -> IntArray:
         for ep in divisors(stage_gpus)
         if llm.num_experts % ep == 0
         for etp in divisors(stage_gpus // ep)
-        if stage_gpus // (ep * etp) <= llm.num_layers and _ffn_divides(scenario, etp)
+        if etp <= largest
+        and stage_gpus // (ep * etp) <= llm.num_layers
+        and _ffn_divides(scenario, etp)
     ]
     return _table([a + e for a in attention for e in experts])
 
@@ -112,11 +121,10 @@ def _table(rows: list[tuple[int, ...]]) -> IntArray:
     return np.array(rows, dtype=np.int64).reshape(-1, _DEGREES)
 
 
-def _tensor_sizes(scenario: Scenario, group: int) -> list[int]:
+def _tensor_sizes(scenario: Scenario, group: int, largest: int) -> list[int]:
     architecture = known_architecture(scenario)
-    if architecture is None:
-        return list(divisors(group))
-    return [tp for tp in divisors(group) if architecture.num_attention_heads % tp == 0]
+    heads = 0 if architecture is None else architecture.num_attention_heads
+    return [tp for tp in divisors(group) if tp <= largest and heads % tp == 0]
 
 
 def _ffn_divides(scenario: Scenario, etp: int) -> bool:

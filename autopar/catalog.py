@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from autopar import documents
 from autopar.documents import Data
 from autopar.errors import SpecError, shorten
 from autopar.resolve import Library, Resolved
-from autopar.shelves import KINDS, data_root, entries, kind_of, user_catalogs
+from autopar.shelves import KINDS, data_root, entries, is_path, kind_of, user_catalogs
 from autopar.spec_errors import spec_error
 from autopar.specs import Document, PlanSpec, Scenario
 
-__all__ = ["data_root", "load_plan", "load_scenario", "names", "read_document"]
+__all__ = ["data_root", "load_plan", "load_scenario", "names", "read_document", "read_text"]
 
 _Model = TypeVar("_Model", bound=Document)
 
@@ -32,6 +33,16 @@ def read_document(kind: str, name: str, *, catalogs: Sequence[Path] = ()) -> Dat
     """Return the document that a name or path refers to, as it stands in its file."""
     which = kind_of(kind)
     return Library(catalogs).open(which, name, folder=None, user="").data
+
+
+def read_text(kind: str, name: str, *, catalogs: Sequence[Path] = ()) -> str:
+    """Return the file that a name or path refers to, comments and all."""
+    which = kind_of(kind)
+    Library(catalogs).open(which, name, folder=None, user="")  # says what is wrong with it
+    if is_path(name):
+        return documents.read_text(name)
+    found = (at for entry, at in entries(which, user_catalogs(catalogs), name) if entry == name)
+    return next(found).read_text("utf-8")
 
 
 def load_scenario(

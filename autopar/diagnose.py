@@ -7,14 +7,14 @@ one rule, after which a plan exists.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.constraints import PlugIn
-from autopar.constraints.registry import droppable
+from autopar.constraints.active import droppable
 from autopar.objectives import OBJECTIVES
 from autopar.results import Repair
 from autopar.search import Prepared, Task, Vector, make_task, prepare
-from autopar.solve import optimise
+from autopar.solver import optimise
 from autopar.specs import Scenario
 from autopar.specs.change import changed
 from autopar.units import format_bytes, format_rate, format_us
@@ -28,17 +28,41 @@ class Question:
 
     scenario: Scenario
     plugins: tuple[PlugIn, ...]
+    without: tuple[str, ...] = ()  # constraints left out of every question
 
     def task(self, disabled: Sequence[str] = ()) -> Task:
         """Return the task without the named constraints."""
-        return make_task(self.scenario, plugins=self.plugins, disabled=disabled)
+        return make_task(self.scenario, plugins=self.plugins, disabled=[*self.without, *disabled])
+
+    def leaving_out(self, names: Sequence[str]) -> "Question":
+        """Return the question with more constraints left out."""
+        return replace(self, without=(*self.without, *names))
+
+    def changed(self, path: str, value: object) -> "Question":
+        """Return the question about a scenario with one field changed."""
+        return replace(self, scenario=changed(self.scenario, path, value))
 
     def feasible(self, disabled: Sequence[str] = ()) -> bool | None:
         """Whether a plan exists without the named constraints; None if not decided."""
         return _feasible(self.task(disabled))
 
 
-def conflict(question: Question) -> tuple[str, ...]:
+def conflicts(question: Question) -> list[tuple[str, ...]]:
+    """Return minimal sets of clashing requirements, no two of which share a member.
+
+    A plan needs a repair for each of them.
+    """
+    found: list[tuple[str, ...]] = []
+    while question.feasible() is False:
+        names = _conflict(question)
+        if not names:
+            break
+        found.append(names)
+        question = question.leaving_out(names)
+    return found
+
+
+def _conflict(question: Question) -> tuple[str, ...]:
     """Return a minimal set of requirements that no plan satisfies together.
 
     Minimal: without any one of them, the others (and only they) can be satisfied. Empty where even
@@ -75,19 +99,37 @@ def binding(question: Question, optimum: Vector, budget: int) -> tuple[tuple[str
     return tuple(bound), open_names
 
 
-def repairs(question: Question, blamed: Sequence[str]) -> tuple[Repair, ...]:
-    """Return, for each blamed requirement, the smallest change of it that admits a plan."""
-    found: list[Repair] = []
-    for name in blamed:
-        found += _repairs_of(question, name)
-    return tuple(sorted(found, key=lambda r: (r.relative is None, r.relative or 0.0)))
+def repairs(question: Question, clashes: Sequence[tuple[str, ...]]) -> tuple[Repair, ...]:
+    """Return changes after each of which a plan exists, the smallest relative one first.
+
+    Where there are several independent clashes, each change repairs one of each.
+    """
+    each: list[list[Repair]] = []
+    for number, clash in enumerate(clashes):
+        others = [name for k, other in enumerate(clashes) if k != number for name in other]
+        alone = question.leaving_out(others)
+        found = [repair for name in clash for repair in _repairs_of(alone, name)]
+        each.append(sorted(found, key=lambda r: (r.relative is None, r.relative or 0.0)))
+    if len(each) == 1:
+        return tuple(each[0])
+    if not all(each):
+        return ()
+    first = [found[0] for found in each]
+    relative = [r.relative for r in first if r.relative is not None]
+    return (
+        Repair(
+            requirement=" + ".join(r.requirement for r in first),
+            change=" ".join(r.change for r in first),
+            size=" and ".join(r.size for r in first),
+            relative=max(relative) if relative else None,
+        ),
+    )
 
 
 def _relaxed(question: Question, name: str) -> Task:
     """Leave a requirement out; a partition is first relaxed to every_gpu, which asks less."""
     if name == "coverage" and question.scenario.requirements.coverage == "partition":
-        scenario = changed(question.scenario, "requirements.coverage", "every_gpu")
-        return make_task(scenario, plugins=question.plugins)
+        return question.changed("requirements.coverage", "every_gpu").task()
     return question.task([name])
 
 
@@ -150,7 +192,7 @@ def _best_without(question: Question, name: str) -> float | None:
     objective = OBJECTIVES[name]
     recipe = question.scenario.recipe.model_copy(update={"objectives": (objective.name,)})
     scenario = question.scenario.model_copy(update={"recipe": recipe})
-    task = make_task(scenario, plugins=question.plugins, disabled=[name])
+    task = replace(question, scenario=scenario).task([name])
     prepared = prepare(task)
     outcome = optimise(task, prepared)
     if outcome.vector is None:
@@ -162,7 +204,7 @@ def _throughput_repairs(question: Question) -> Iterator[Repair]:
     limits = question.scenario.requirements
     recipe = question.scenario.recipe.model_copy(update={"objectives": ("throughput",)})
     scenario = question.scenario.model_copy(update={"recipe": recipe})
-    task = make_task(scenario, plugins=question.plugins, disabled=["throughput"])
+    task = replace(question, scenario=scenario).task(["throughput"])
     outcome = optimise(task, prepare(task))
     if outcome.vector is None or outcome.choice is None:
         return
@@ -193,15 +235,13 @@ def _container_repairs(question: Question, name: str) -> Iterator[Repair]:
         step = max(cluster.gpus_per_node, 1)
         sizes = [s for s in range(have + 1, cluster.num_gpus + 1) if s % step == 0]
         for size in sizes:
-            relaxed = changed(scenario, "cluster.gpus_per_domain", size)
-            if Question(relaxed, question.plugins).feasible():
+            if question.changed("cluster.gpus_per_domain", size).feasible():
                 text = f"scale-up domains of {have} -> {size} GPUs"
                 yield Repair(name, f"cluster.gpus_per_domain={size}", text, (size - have) / have)
                 break
     wider = {"node": ("domain", "cluster"), "domain": ("cluster",)}[level]
     for other in wider:
-        relaxed = changed(scenario, f"requirements.{name}", other)
-        if Question(relaxed, question.plugins).feasible():
+        if question.changed(f"requirements.{name}", other).feasible():
             yield Repair(
                 name,
                 f"requirements.{name}={other}",
@@ -215,8 +255,7 @@ def _coverage_repairs(question: Question) -> Iterator[Repair]:
     scenario = question.scenario
     have = scenario.requirements.coverage
     for other in {"partition": ("every_gpu", "up_to"), "every_gpu": ("up_to",), "up_to": ()}[have]:
-        relaxed = changed(scenario, "requirements.coverage", other)
-        if Question(relaxed, question.plugins).feasible():
+        if question.changed("requirements.coverage", other).feasible():
             yield Repair(
                 "coverage", f"requirements.coverage={other}", f"coverage {have} -> {other}", None
             )
@@ -238,9 +277,9 @@ def _node_repairs(question: Question) -> Iterator[Repair]:
 
 
 def _nodes_admit(question: Question, num_nodes: int) -> bool:
-    scenario = changed(question.scenario, "cluster.num_nodes", num_nodes)
-    llm, cluster = scenario.llm, scenario.cluster
+    other = question.changed("cluster.num_nodes", num_nodes)
+    scenario, llm, cluster = other.scenario, other.scenario.llm, other.scenario.cluster
     parts = llm.num_layers * llm.num_experts
     if scenario.requirements.coverage == "partition" and cluster.num_gpus % parts:
         return False  # no shard count fits; not worth a solve
-    return Question(scenario, question.plugins).feasible() is True
+    return other.feasible() is True

@@ -47,6 +47,14 @@ def read(source: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> Data:
     return parse(_read_text(source, label, max_bytes), label)
 
 
+def read_text(source: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> str:
+    """Return the text of a file, or of standard input for `-`.
+
+    Raises SpecError, which names the file, if it cannot be read or is not UTF-8 text.
+    """
+    return _read_text(source, label_of(source), max_bytes)
+
+
 def parse(text: str, label: str) -> Data:
     """Return the mapping that a text holds; JSON where it starts with a brace."""
     body = text.lstrip()
@@ -288,3 +296,18 @@ def shorten_text(text: str | None, limit: int = 200) -> str:
     """Return a message of another library on one line and of bounded length."""
     line = " ".join((text or "unknown problem").split())
     return line if len(line) <= limit else f"{line[:limit]}..."
+
+
+def dump_yaml(data: Data) -> str:
+    """Return a document as YAML that `parse` reads back as the same data."""
+    import yaml  # noqa: PLC0415
+
+    base = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    # Text that PyYAML (YAML 1.1) takes for a word, and `parse` for a number, must be quoted.
+    dumper: Any = type("_Dumper", (base,), {})
+    number = re.compile(rf"(?:{_FLOAT.pattern})\Z", re.ASCII)
+    dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    text: str = yaml.dump(
+        data, Dumper=dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
+    )
+    return text

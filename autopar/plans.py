@@ -64,7 +64,7 @@ def plan_parts(plan: Plan) -> dict[str, Any]:
         "llm": plan.llm,
         "cluster": plan.cluster,
         "degrees": {key: plan.degree(key) for key in ("replicas", "pp", *DEGREES)},
-        "num_gpus": plan.num_gpus,
+        "num_gpus": plan.num_gpus or None,  # a file states a positive number or none
         "stages": [
             {
                 "index": stage.index,

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from autopar.candidates import generate
-from autopar.constraints import Constraint, PlugIn, active
+from autopar.constraints import Constraint, PlugIn
+from autopar.constraints.active import active
 from autopar.costs.registry import cost_model
 from autopar.objectives import Objective, objectives_for
 from autopar.problem import BoolArray, Candidates, IntArray, Problem
 from autopar.segments import SegmentTable, group_segments, segment_table
 from autopar.specs import Scenario
-from autopar.splits import best_split
+from autopar.splits import best_split, not_worse, on_a_path
 from autopar.topology import Topology
 from autopar.unfold import unfold
 from autopar.variables import Choice
@@ -71,12 +72,12 @@ def make_task(
     tensor = limits.tensor_parallel_within if "tensor_parallel_within" in names else "cluster"
     stage = limits.all_to_all_within if "all_to_all_within" in names else "cluster"
     coverage = limits.coverage if "coverage" in names else "up_to"
+    topology = Topology.of(scenario.cluster, tensor, stage if scenario.llm.is_moe else "cluster")
+    fewer = bool(plugins) or _counts_replicas(scenario)
     problem = Problem(
         scenario=scenario,
-        topology=Topology.of(scenario.cluster, tensor, stage),
-        candidates=generate(
-            scenario, coverage, fewer_replicas=bool(plugins) or _counts_replicas(scenario)
-        ),
+        topology=topology,
+        candidates=generate(scenario, coverage, topology, fewer_replicas=fewer),
         cost_model=cost_model(scenario),
     )
     return Task(problem, constraints, objectives_for(problem))
@@ -113,6 +114,9 @@ def prepare(task: Task) -> Prepared:
         assert incumbent is not None
         keep = [i for i, is_worse in enumerate(worse) if not is_worse]
         kept, tables = kept.take(np.array(keep, dtype=np.int64)), [tables[i] for i in keep]
+        tables = [
+            _narrowed(task, t, vector, int(pp)) for t, pp in zip(tables, kept.pp, strict=True)
+        ]
         incumbent = Choice(keep.index(incumbent.row), incumbent.candidate, incumbent.split)
     logger.info(
         "%d candidates, %d allowed, %d in the model",
@@ -120,6 +124,16 @@ def prepare(task: Task) -> Prepared:
     )  # fmt: skip
     groups = tuple(group_segments(tables))
     return Prepared(len(problem.candidates), len(rows), kept, groups, incumbent, vector, matrix)
+
+
+def _narrowed(task: Task, table: SegmentTable, vector: Vector, pp: int) -> SegmentTable:
+    """Leave out segments that no plan as good as the incumbent uses.
+
+    A candidate without any path keeps its segments, so that CP-SAT sees for itself that it has none.
+    """
+    table = table.keep(not_worse(task.objectives[0], table, vector[0]))
+    useful = on_a_path(table, task.problem.num_layers, pp)
+    return table.keep(useful) if useful.any() else table
 
 
 def _counts_replicas(scenario: Scenario) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autopar.errors import AutoparError
+from autopar.errors import AutoparError, PluginError
 from autopar.ortools_loader import load_cp_model
 from autopar.results import Progress, Status, Uniqueness
 from autopar.search import Prepared, Task, Vector
@@ -46,7 +46,7 @@ class _Session:
 
     def __init__(self, model: "cp_model.CpModel", parameters: CpSatParameters) -> None:
         self.cp = load_cp_model()
-        self.model = model
+        self.model: Any = model  # ortools types some of its methods, not all
         self.parameters = parameters
         self.deterministic_time = 0.0
         self.interrupted = False
@@ -131,11 +131,9 @@ def _lexicographic(
 ) -> tuple[Choice | None, Vector | None, Vector | None, Status]:
     """Optimise each objective in turn, holding the earlier ones at their values."""
     model, choice = session.model, prepared.incumbent
-    known = None if prepared.vector is None else task.oriented(prepared.vector)
     vector: list[int] = []
     bounds: list[int] = []
-    proven = True
-    for level, (objective, expression) in enumerate(zip(task.objectives, expressions, strict=True)):
+    for objective, expression in zip(task.objectives, expressions, strict=True):
         if isinstance(expression, int):
             vector.append(expression)
             bounds.append(expression)
@@ -147,34 +145,38 @@ def _lexicographic(
         watch = _Watch(session, objective.name, objective.value, report)
         solver = session.solve(watch.on_solution(), watch.on_bound if report else None)
         status = _status(session.cp, solver)
-        if status in ("infeasible", "unknown"):
-            if status == "unknown" and choice is not None and known is not None:
-                # The start is a plan; what CP-SAT did not repeat it did not refute either.
-                best = int(solver.best_objective_bound)
-                rest = known[level:]
-                tail = [
-                    best,
-                    *(_optimistic(task, prepared, i) for i in range(level + 1, len(known))),
-                ]
-                return choice, (*vector, *rest), (*bounds, *tail), "feasible"
-            return (
-                None,
-                None,
-                None,
-                "infeasible" if status == "infeasible" and proven else "unknown",
+        if status == "infeasible" and choice is not None:
+            raise PluginError(
+                f"a plan that every check accepts is infeasible in the model ({choice.candidate}, "
+                f"split {choice.split}): post and check of a plug-in disagree"
             )
+        if status == "infeasible" or (status == "unknown" and choice is None):
+            return None, None, None, status
+        if status == "unknown":
+            # The start is a plan; what CP-SAT did not repeat it did not refute either.
+            return choice, *_open_end(task, prepared, variables, choice, bounds), "feasible"
         choice = variables.extract(solver)
         value, bound = round(solver.objective_value), round(solver.best_objective_bound)
         vector.append(value)
         bounds.append(bound)
-        proven = proven and status == "optimal"
         model.add(expression == value)
-        known = None
         if status == "feasible":
-            full = _values(task, variables, choice)
-            tail = tuple(_optimistic(task, prepared, i) for i in range(level + 1, len(full)))
-            return choice, full, (*bounds, *tail), "feasible"
+            return choice, *_open_end(task, prepared, variables, choice, bounds), "feasible"
     return choice, tuple(vector), tuple(bounds), "optimal"
+
+
+def _open_end(
+    task: Task,
+    prepared: Prepared,
+    variables: PlanVariables,
+    choice: Choice | None,
+    bounds: list[int],
+) -> tuple[Vector, Vector]:
+    """Return a plan's values, and bounds where the levels that were not reached take the table's."""
+    assert choice is not None  # callers have a plan
+    vector = _values(task, variables, choice)
+    rest = tuple(_optimistic(task, prepared, i) for i in range(len(bounds), len(vector)))
+    return vector, (*bounds, *rest)
 
 
 def _values(task: Task, variables: PlanVariables, choice: Choice) -> Vector:

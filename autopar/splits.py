@@ -35,6 +35,31 @@ def best_split(
     return _shortest(table, allowed, num_layers, pp, np.zeros(len(table.first)))
 
 
+def on_a_path(table: SegmentTable, num_layers: int, pp: int) -> BoolArray:
+    """Return which segments lie on some path of exactly pp steps, shape (segments,)."""
+    forward = np.zeros((pp + 1, num_layers + 1), dtype=np.bool_)
+    backward = np.zeros_like(forward)
+    forward[0, 0] = backward[0, num_layers] = True
+    for step in range(pp):
+        forward[step + 1, table.stop[forward[step, table.first]]] = True
+        backward[step + 1, table.first[backward[step, table.stop]]] = True
+    useful = np.zeros(len(table.first), dtype=np.bool_)
+    for step in range(pp):
+        useful |= forward[step, table.first] & backward[pp - step - 1, table.stop]
+    return useful
+
+
+def not_worse(objective: Objective, table: SegmentTable, limit: int) -> BoolArray:
+    """Return which segments leave a plan no worse than `limit` in an objective, shape (segments,).
+
+    limit: an integer value turned so that less is better.
+    """
+    worst = _badness(objective, table)
+    if worst is None:
+        return np.ones(len(table.first), dtype=np.bool_)
+    return worst <= limit
+
+
 def _badness(objective: Objective, table: SegmentTable) -> IntArray | None:
     """Return what the objective's worst stage minimises, per segment; None if it is not such."""
     if objective.name == "throughput":

@@ -50,7 +50,7 @@ class Topology:
 
     def tiles(self, unit: IntArray) -> NDArray[np.bool_]:
         """Whether units of `unit[i]` GPUs leave no GPU of any container over."""
-        result = self.group_container % unit == 0
+        result: NDArray[np.bool_] = self.group_container % unit == 0
         for size in (self.stage_container, self.num_gpus % self.stage_container):
             result &= (size % self.group_container) % unit == 0
         return result
@@ -74,7 +74,10 @@ class Topology:
 
     def same_stage_container(self, first_gpu: IntArray, last_gpu: IntArray) -> NDArray[np.bool_]:
         """Whether two GPUs lie in one stage container."""
-        return first_gpu // self.stage_container == last_gpu // self.stage_container
+        same: NDArray[np.bool_] = (
+            first_gpu // self.stage_container == last_gpu // self.stage_container
+        )
+        return same
 
     def _usable(self, size: int, unit: IntArray) -> IntArray:
         groups, rest = divmod(size, self.group_container)

@@ -127,8 +127,8 @@ def _stage_gpus(
         order = list(range(sum(split))) if layer_blocks is None else list(layer_blocks)
         stages, done = [], 0
         for size in split:
-            blocks = order[done : done + size]
-            stages.append(tuple(b * grid + g for b in blocks for g in range(grid)))
+            mine = order[done : done + size]
+            stages.append(tuple(b * grid + g for b in mine for g in range(grid)))
             done += size
         return (tuple(stages),)
     size = candidate.stage_gpus(1)

@@ -137,7 +137,8 @@ class PlanVariables:
     def layer_stage(self) -> list[Any]:
         """For each layer, an integer variable: the index of its pipeline stage."""
         if self._stages is None:
-            starts, stages = self.starts_stage, []
+            starts = self.starts_stage
+            stages: list[Any] = []
             for layer in range(self.problem.num_layers):
                 stage = self.model.new_int_var(0, layer, f"layer_stage[{layer}]")
                 before = stages[layer - 1] + starts[layer] if layer else 0

@@ -8,6 +8,27 @@ import pytest
 from autopar.specs import LLM, Architecture, Cluster, Gpu, Link, Links, Recipe, Scenario, Workload
 
 
+def _small_cluster(num_nodes: int, speed: float) -> Cluster:
+    """Nodes of 4 GPUs in domains of 8, with a different link on each level."""
+    return Cluster(
+        name="small-cluster",
+        gpu=Gpu(
+            name="small-gpu",
+            peak_flops_per_s=1e15 * speed,
+            memory_bytes=80e9,
+            memory_bandwidth_bytes_per_s=1e12 * speed,
+        ),
+        num_nodes=num_nodes,
+        gpus_per_node=4,
+        gpus_per_domain=8,
+        links=Links(
+            node=Link(bandwidth_bytes_per_s=4e11 * speed, latency_us=1.0),
+            domain=Link(bandwidth_bytes_per_s=2e11 * speed, latency_us=2.0),
+            fabric=Link(bandwidth_bytes_per_s=5e10 * speed, latency_us=4.0),
+        ),
+    )
+
+
 @pytest.fixture(scope="session")
 def analytic_scenario() -> Callable[..., Scenario]:
     """Build a small scenario for the analytic cost model; keywords replace single sizes."""
@@ -26,17 +47,6 @@ def analytic_scenario() -> Callable[..., Scenario]:
         num_nodes: int = 8,
         bandwidth: float = 1.0,
     ) -> Scenario:
-        gpu = Gpu(
-            name="small-gpu",
-            peak_flops_per_s=1e15 * bandwidth,
-            memory_bytes=80e9,
-            memory_bandwidth_bytes_per_s=1e12 * bandwidth,
-        )
-        links = Links(
-            node=Link(bandwidth_bytes_per_s=4e11 * bandwidth, latency_us=1.0),
-            domain=Link(bandwidth_bytes_per_s=2e11 * bandwidth, latency_us=2.0),
-            fabric=Link(bandwidth_bytes_per_s=5e10 * bandwidth, latency_us=4.0),
-        )
         architecture = Architecture(
             hidden_size=1000,
             num_attention_heads=12,
@@ -59,14 +69,7 @@ def analytic_scenario() -> Callable[..., Scenario]:
         return Scenario(
             name="small",
             llm=llm,
-            cluster=Cluster(
-                name="small-cluster",
-                gpu=gpu,
-                num_nodes=num_nodes,
-                gpus_per_node=4,
-                gpus_per_domain=8,
-                links=links,
-            ),
+            cluster=_small_cluster(num_nodes, bandwidth),
             workload=Workload(
                 name="small-work", phase=phase, sequence_tokens=sequence_tokens, **size
             ),

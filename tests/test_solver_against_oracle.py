@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from autopar import oracle
 from autopar.search import make_task, prepare
-from autopar.solve import optimise
+from autopar.solver import optimise
 from autopar.specs import Scenario
 from autopar.unfold import unfold
 from autopar.verify import verify_plan

@@ -30,7 +30,8 @@ class AllToAllWithin(Constraint):
         topology = self._topology(problem)
         unit = np.ones_like(rows.pp)
         blocks = topology.num_blocks(rows.stage_gpus(np.ones_like(rows.pp)), unit)
-        return (rows.spread == 0) | (blocks >= rows.replicas * rows.pp)
+        allowed: BoolArray = (rows.spread == 0) | (blocks >= rows.replicas * rows.pp)
+        return allowed
 
     def allowed_segments(
         self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray
@@ -46,7 +47,8 @@ class AllToAllWithin(Constraint):
             fits = (stop - first) * grid <= self._topology(problem).stage_container
         else:
             fits = self._topology(problem).same_stage_container(first * grid, stop * grid - 1)
-        return ~per_layer | fits
+        allowed: BoolArray = ~per_layer | fits
+        return allowed
 
     def post(self, model: "CpModel", variables: "PlanVariables", problem: Problem) -> None:
         """Filters; where blocks are variables, layers of one stage share a container."""

@@ -17,14 +17,13 @@ class Coverage(Constraint):
         """Candidates that use the GPUs that the coverage demands."""
         coverage = problem.scenario.requirements.coverage
         used = rows.gpus_used(problem.num_layers)
-        if coverage == "up_to":
-            return used <= problem.num_gpus
-        if coverage == "every_gpu":
-            return used == problem.num_gpus
-        one_shard = (rows.ep == problem.num_experts) & (
-            (rows.spread == 0) | (rows.spread * rows.pp == problem.num_layers)
-        )
-        return (used == problem.num_gpus) & (rows.replicas == 1) & one_shard
+        allowed: BoolArray = used <= problem.num_gpus
+        if coverage != "up_to":
+            allowed &= used == problem.num_gpus
+        if coverage == "partition":
+            grid_per_layer = (rows.spread == 0) | (rows.spread * rows.pp == problem.num_layers)
+            allowed &= grid_per_layer & (rows.ep == problem.num_experts) & (rows.replicas == 1)
+        return allowed
 
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
         """Count GPUs and the shards on each."""

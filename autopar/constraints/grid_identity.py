@@ -17,11 +17,9 @@ class GridIdentity(Constraint):
         grid = rows.ep * rows.etp
         attention = rows.tp * rows.cp
         per_layer = (rows.spread == 0) & (rows.attn_dp == 0) & (grid % attention == 0)
-        return per_layer | (
-            (rows.spread > 0)
-            & (rows.attn_dp > 0)
-            & (attention * rows.attn_dp == grid * rows.spread)
-        )
+        equal = attention * rows.attn_dp == grid * rows.spread
+        allowed: BoolArray = per_layer | ((rows.spread > 0) & (rows.attn_dp > 0) & equal)
+        return allowed
 
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
         """Both products equal the number of GPUs of every stage of every replica."""

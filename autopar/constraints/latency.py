@@ -50,6 +50,11 @@ class Tpot(Constraint):
     name = "tpot"
     because = "the service promises a time per output token"
 
+    def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
+        """Candidates that can be fast enough at best."""
+        tpot_us = problem.cost_model.bounds(rows).tpot_us
+        return None if tpot_us is None else times_to_int(tpot_us) <= _limit_int(self, problem)
+
     def allowed_segments(
         self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray
     ) -> BoolArray | None:

@@ -1,7 +1,7 @@
 """Every layer is in exactly one stage, stages are runs of layers in order, and none is empty."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,8 +34,8 @@ class LayerCover(Constraint):
         model.add_exactly_one(variables.pick)
         for group in variables.groups:
             active = sum(variables.pick[i] for i in group.members)
-            leaving: list[list[object]] = [[] for _ in range(problem.num_layers + 1)]
-            entering: list[list[object]] = [[] for _ in range(problem.num_layers + 1)]
+            leaving: list[list[Any]] = [[] for _ in range(problem.num_layers + 1)]
+            entering: list[list[Any]] = [[] for _ in range(problem.num_layers + 1)]
             for f, s, literal in zip(
                 group.first.tolist(), group.stop.tolist(), group.segments, strict=True
             ):

@@ -14,6 +14,11 @@ class Memory(Constraint):
     name = "memory"
     because = "what a GPU holds must fit in its memory"
 
+    def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
+        """Candidates whose fullest GPU fits at best."""
+        least = problem.cost_model.bounds(rows).memory_bytes
+        return sizes_to_int(least) <= int(capacity_bytes(problem))
+
     def allowed_segments(
         self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray
     ) -> BoolArray:

@@ -16,15 +16,17 @@ class Throughput(Constraint):
     name = "throughput"
     because = "the service must produce a rate"
 
+    def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
+        """Candidates that can reach the rate at best."""
+        most = problem.cost_model.bounds(rows).tokens_per_s
+        return rates_to_int(most) >= rates_to_int(_needed(problem, rows))
+
     def allowed_segments(
         self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray
     ) -> BoolArray:
         """Segments that would not be a bottleneck below the rate."""
         costs = problem.cost_model.stage_costs(rows, first, stop)
-        used = rows.gpus_used(problem.num_layers)
-        needed = np.array([required(problem, int(gpus)) for gpus in np.unique(used)])
-        per_pair: FloatArray = needed[np.searchsorted(np.unique(used), used)]
-        return rates_to_int(costs.tokens_per_s) >= rates_to_int(per_pair)
+        return rates_to_int(costs.tokens_per_s) >= rates_to_int(_needed(problem, rows))
 
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
         """The slowest stage sets the rate."""
@@ -39,3 +41,10 @@ def required(problem: Problem, num_gpus_used: int) -> float:
     requirements = problem.scenario.requirements
     per_gpu = (requirements.min_tokens_per_s_per_gpu or 0.0) * num_gpus_used
     return max(requirements.min_tokens_per_s or 0.0, per_gpu)
+
+
+def _needed(problem: Problem, rows: Candidates) -> FloatArray:
+    requirements = problem.scenario.requirements
+    per_gpu = (requirements.min_tokens_per_s_per_gpu or 0.0) * rows.gpus_used(problem.num_layers)
+    needed: FloatArray = np.maximum(requirements.min_tokens_per_s or 0.0, per_gpu)
+    return needed

@@ -18,6 +18,10 @@ class Counted(Objective):
     sense = "min"
     quantum = 1.0
 
+    def terms(self, problem: Problem) -> int:
+        """Whole numbers are not rounded."""
+        return 0
+
     def post(self, model: "CpModel", variables: "PlanVariables", problem: Problem) -> Any:
         """The number of the chosen candidate."""
         values = self.optimistic(problem, variables.rows).tolist()

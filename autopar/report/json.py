@@ -142,7 +142,7 @@ def catalog_document(entries: dict[str, list[dict[str, str]]]) -> Json:
 
 
 def dump(document: Json) -> str:
-    """Return a document as JSON text: one field per line, long lists with one element per line.
+    """Return a document as ASCII JSON: one field per line, long lists with one element per line.
 
     Numbers that are not finite become null, because JSON has no word for them.
     """
@@ -161,9 +161,9 @@ def _field(value: Any) -> str:
 
 def _text(value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return json.dumps(value, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+        return json.dumps(_finite(value), allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -43,14 +43,15 @@ def print_solution(console: Console, solution: Solution) -> None:
             _section(console, "Metrics", _metrics(solution.metrics, scenario))
         _section(console, "Objectives, in order", _objectives(solution.objectives))
         _binding(console, solution.binding, _because(scenario))
-        if solution.uniqueness is not None:
-            unique = solution.uniqueness
-            answer = {True: "yes", False: "no", None: "not established"}[unique.unique]
-            other = f"; another: {unique.other}" if unique.other else ""
-            _item(console, "Unique", f"{answer}{other}; {unique.method}")
-    _notes(console, solution.notes)
-    _item(console, "Assumed", "; ".join(scenario.assumptions))
-    _item(console, "Solver", _solver(solution))
+    _footer(
+        console,
+        {
+            "Unique": _uniqueness(solution),
+            "Note": solution.notes,
+            "Assumed": scenario.assumptions,
+            "Solver": _solver(solution),
+        },
+    )
 
 
 def print_verification(console: Console, report: VerifyReport, scenario: Scenario) -> None:
@@ -69,10 +70,7 @@ def print_verification(console: Console, report: VerifyReport, scenario: Scenari
         _section(console, "Metrics, recomputed", _metrics(report.metrics, scenario))
     if report.verdicts:
         _section(console, "Claims", _claims(report.verdicts))
-        words_of = [v.verdict for v in report.verdicts]
-        counts = [f"{words_of.count(word)} {word}" for word in _STYLES]
-        _item(console, "Audit", f"{plural(len(words_of), 'claim')}: {', '.join(counts)}")
-    _notes(console, report.notes)
+    _footer(console, {"Audit": _audit(report.verdicts), "Note": report.notes})
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
@@ -89,8 +87,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     _pairs(console, "Best, by objective", best)
     if comparison.relaxed is not None:
         _relaxed(console, solution, comparison.relaxed)
-    _notes(console, solution.notes)
-    _item(console, "Solver", _solver(solution))
+    _footer(console, {"Note": solution.notes, "Solver": _solver(solution)})
 
 
 def print_explanation(console: Console, explanation: Explanation, name: str) -> None:
@@ -101,7 +98,7 @@ def print_explanation(console: Console, explanation: Explanation, name: str) -> 
         print_conflict(console, explanation.conflict, explanation.because, explanation.repairs)
     else:
         _binding(console, explanation.binding, explanation.because)
-    _notes(console, explanation.notes)
+    _footer(console, {"Note": explanation.notes})
 
 
 def print_conflict(
@@ -116,6 +113,7 @@ def print_conflict(
     if not repairs:
         return
     table = _table("repair, as --set takes it", "what it means", "size")
+    table.columns[0].no_wrap = max(len(r.change) for r in repairs) <= console.width // 2 + 5
     for repair in repairs:
         size = "" if repair.relative is None else percent(repair.relative)
         table.add_row(repair.change, repair.size, size)
@@ -182,7 +180,7 @@ def metric_rows(metrics: Metrics) -> list[tuple[str, str]]:
         ("TTFT", quantity(metrics.ttft_us, "us")),
         ("TPOT", quantity(metrics.tpot_us, "us")),
         ("concurrency", f"{plural(metrics.concurrency, 'batch').replace('hs', 'hes')} in flight"),
-        ("batch per GPU", f"{metrics.batch_per_gpu:,.4g}"),
+        ("batch per GPU", f"{metrics.batch_per_gpu:,.6g}"),
         ("stage boundaries", f"{metrics.stage_boundaries:,}"),
         ("fullest GPU", quantity(metrics.peak_memory_bytes, "bytes")),
         *((f"  {name}", quantity(value, "bytes")) for name, value in parts.items()),
@@ -215,11 +213,12 @@ def _claims(verdicts: Sequence[Verdict]) -> Table:
 def _claim(verdict: Verdict) -> Text:
     """Return one claim on one line: name, stated, recomputed, by what factor, why."""
     line = Text.assemble((verdict.name, "bold"), f": {verdict.stated}")
-    if verdict.verdict == "wrong":
-        factor = "" if verdict.factor is None else f", stated / recomputed = {verdict.factor:,.4g}"
-        line.append(f", recomputed {verdict.recomputed or 'nothing'}{factor}")
-    elif verdict.recomputed and verdict.recomputed != verdict.stated:
+    if verdict.verdict != "reproduced" and verdict.says:
+        line.append(f' ("{verdict.says}")')
+    if verdict.recomputed and verdict.recomputed != verdict.stated:
         line.append(f", recomputed {verdict.recomputed}")
+    if verdict.verdict == "wrong" and verdict.factor is not None:
+        line.append(f", {verdict.factor:,.4g} times")
     return line.append(f"; {verdict.why}" if verdict.why else "")
 
 
@@ -285,7 +284,7 @@ def _relaxed(console: Console, solution: Solution, relaxed: Solution) -> None:
         )
     _section(console, f"What coverage {asked} costs against {weaker}", table)
     if relaxed.plan is not None:
-        _item(console, f"With {weaker}", words.degrees(relaxed.plan))
+        console.print(f"  {weaker}: {words.degrees(relaxed.plan)}")
 
 
 def _because(scenario: Scenario) -> dict[str, str]:
@@ -294,19 +293,37 @@ def _because(scenario: Scenario) -> dict[str, str]:
 
 def _binding(console: Console, binding: Sequence[str], because: Mapping[str, str]) -> None:
     if not binding:
-        _item(console, "Binding", "none: no single requirement stands in the way of a better plan")
+        _footer(console, {"Binding": ("no single requirement stands in the way of a better plan",)})
         return
     rows = ((name, because.get(name, "")) for name in binding)
     _pairs(console, "Binding: without it the plan could be better", rows)
 
 
-def _solver(solution: Solution) -> str:
+def _uniqueness(solution: Solution) -> tuple[str, ...]:
+    unique = solution.uniqueness
+    if unique is None:
+        return ()
+    answer = {True: "yes", False: "no", None: "not established"}[unique.unique]
+    other = f"; another: {unique.other}" if unique.other else ""
+    return (f"{answer}{other}; {unique.method}",)
+
+
+def _audit(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    if not verdicts:
+        return ()
+    found = [str(v.verdict) for v in verdicts]
+    counts = [f"{found.count(word)} {word}" for word in _STYLES]
+    return (f"{plural(len(found), 'claim')}: {', '.join(counts)}",)
+
+
+def _solver(solution: Solution) -> tuple[str, ...]:
     info = solution.solver
-    return (
+    found = (
         f"{info.wall_s:.2f} s, CP-SAT {info.ortools_version}, seed {info.seed}, "
         f"{plural(info.candidates, 'candidate')} ({info.candidates_in_model:,} in the model), "
         f"fingerprint {info.fingerprint}, autopar {info.version}"
     )
+    return (found,)
 
 
 def _table(*columns: str) -> Table:
@@ -333,17 +350,14 @@ def _pairs(
         _section(console, title, table)
 
 
-def _notes(console: Console, notes: Sequence[str]) -> None:
-    for note in notes:
-        _item(console, "Note", note)
-
-
-def _item(console: Console, name: str, text: str) -> None:
-    if not text:
-        return
+def _footer(console: Console, items: Mapping[str, Sequence[str]]) -> None:
+    """Print named remarks, one row each, the name once."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row(Text(name, "bold"), Text(text))
-    console.print()
-    console.print(table)
+    for name, texts in items.items():
+        for place, text in enumerate(texts):
+            table.add_row(Text(name if place == 0 else "", "bold"), Text(text))
+    if table.row_count:
+        console.print()
+        console.print(table)

@@ -91,8 +91,8 @@ def grid_identity(plan: Plan) -> str:
     left = " * ".join(f"{key} {sizes[key]}" for key in ("tp", "cp", "attn_dp"))
     right = " * ".join(f"{key} {sizes[key]}" for key in ("ep", "etp", "spread"))
     if not len(plan.placement):
-        return f"{left} = {stage.num_gpus} GPUs per stage"
-    return f"{left} = {right} = {stage.num_gpus} GPUs per stage"
+        return f"{left} = {plural(stage.num_gpus, 'GPU')} per stage"
+    return f"{left} = {right} = {plural(stage.num_gpus, 'GPU')} per stage"
 
 
 def stage_rows(plan: Plan) -> Iterator[tuple[str, str, str, str]]:

@@ -15,7 +15,7 @@ from autopar.costs.operations import collectives, kernels, parts
 from autopar.errors import SpecError
 from autopar.problem import Plan, Stage
 from autopar.specs import Architecture, Cluster, Scenario
-from autopar.verify.layout import IntArray, Layout
+from autopar.verify.layout import IntArray, Layout, distinct
 from autopar.verify.loads import Loads
 
 FloatArray = NDArray[np.float64]
@@ -140,11 +140,8 @@ def _experts_held(plan: Plan, layout: Layout) -> IntArray:
     layer, expert, copy, _, gpu = plan.placement.T
     if not len(layer):
         return np.zeros((0, 4), dtype=np.int64)
-    shards = np.unique(np.stack([copy, layer, gpu, expert]), axis=1)
-    new = np.any(np.diff(shards[:3], axis=1, prepend=-1) != 0, axis=0)
-    starts = np.flatnonzero(new)
-    counts = np.diff(np.append(starts, shards.shape[1]))
-    copy, layer, gpu = shards[:3, starts]
+    shards, _ = distinct(copy, layer, gpu, expert)
+    (copy, layer, gpu), counts = distinct(*shards[:3])
     return np.stack([copy, layout.layer_stage[layer], gpu, counts], axis=1)
 
 

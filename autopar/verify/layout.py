@@ -66,6 +66,19 @@ def stage_degrees(plan: Plan, key: str) -> IntArray:
     return np.array([getattr(stage, key) for stage in plan.stages], dtype=np.int64)
 
 
+def distinct(*columns: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the distinct tuples of equally long columns, sorted, and how often each occurs.
+
+    Shapes (columns, tuples) and (tuples,).
+    """
+    order = np.lexsort(columns[::-1])
+    table = np.stack(columns)[:, order]
+    new = np.ones(table.shape[1], dtype=np.bool_)
+    new[1:] = np.any(table[:, 1:] != table[:, :-1], axis=0)
+    starts = np.flatnonzero(new)
+    return table[:, starts], np.diff(np.append(starts, table.shape[1]))
+
+
 def listed(numbers: Sequence[int], limit: int = 6) -> str:
     """Return numbers for a message: "3", "3, 5", "0, 1, 2, 3, 4, ... 511 (512 in all)"."""
     if len(numbers) <= limit:

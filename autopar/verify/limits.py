@@ -53,7 +53,7 @@ def _memory(scenario: Scenario, measured: Measured) -> Iterator[Violation]:
     yield from found(
         "memory over capacity",
         [
-            f"GPU {gpu} holds {format_bytes(measured.memory_bytes[gpu])} "
+            f"GPU {gpu} holds {format_bytes(float(measured.memory_bytes[gpu]))} "
             f"({measured.memory_bytes[gpu]:,.0f} bytes), {format_bytes(capacity)} are allowed"
             for gpu in over.tolist()
         ],

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from autopar.problem import Plan
 from autopar.specs import Scenario
 from autopar.units import BYTES, COUNT, DURATION_US, FLOPS, FLOPS_PER_S, FRACTION, TOKENS_PER_S
-from autopar.verify.layout import Layout
+from autopar.verify.layout import Layout, distinct
 from autopar.verify.metrics import Measured
 
 Origin = Literal["spec", "plan", "recomputed"]
@@ -130,23 +130,23 @@ def _of_experts(scenario: Scenario, plan: Plan) -> Book:
              "gpus_per_expert_grid", "parts_per_gpu"), none,
         )  # fmt: skip
     layer, expert, copy, _, gpu = plan.placement.T
-    layers = np.unique(np.stack([copy, layer, gpu]), axis=1)
-    experts = np.unique(np.stack([copy, layer, expert, gpu]), axis=1)
-    _, per_layer = np.unique(layers[:2], axis=1, return_counts=True)
-    _, per_expert = np.unique(experts[:3], axis=1, return_counts=True)
+    layers, _ = distinct(copy, layer, gpu)
+    experts, _ = distinct(copy, layer, expert, gpu)
+    _, per_layer = distinct(*layers[:2])
+    _, per_expert = distinct(*experts[:3])
     starts = np.cumsum(per_layer)[:-1]
     grids = {part.tobytes(): len(part) for part in np.split(layers[2], starts)}
-    parts = np.unique(plan.placement, axis=0)
-    _, per_gpu = np.unique(parts[:, 4], return_counts=True)
+    parts, _ = distinct(*plan.placement.T)
+    _, per_gpu = np.unique(parts[4], return_counts=True)
     book = {
-        "expert_parts": Quantity(float(len(parts)), "count", "plan"),
+        "expert_parts": Quantity(float(parts.shape[1]), "count", "plan"),
         "gpus_per_expert": _same(per_expert, "experts"),
         "gpus_per_layer": _same(per_layer, "layers"),
         "expert_grids": Quantity(float(len(grids)), "count", "plan"),
         "gpus_per_expert_grid": _same(list(grids.values()), "expert grids"),
         "parts_per_gpu": _same(per_gpu, "GPUs"),
     }
-    return book if len(parts) else {name: _same([], "shards") for name in book}
+    return book if parts.size else {name: _same([], "shards") for name in book}
 
 
 def _of_metrics(scenario: Scenario, measured: Measured | None) -> Book:

@@ -1,0 +1,151 @@
+"""Streams and files: results to standard output, documents to files, all else to stderr."""
+# ruff: noqa: PLC0415  rich and the reports are imported when they print
+
+import logging
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopar.cli._errors import silence
+from autopar.cli._options import Output
+from autopar.errors import SpecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 80  # of text that does not go to a terminal
+_MAX_WIDTH = 120  # longer lines are hard to read
+_YAML = (".yaml", ".yml")
+
+
+def prepare(output: Output) -> None:
+    """Set the log level, and refuse a file that cannot be written before the work starts.
+
+    Raises SpecError for it.
+    """
+    level = logging.ERROR if output.quiet else logging.WARNING
+    level = {0: level, 1: logging.INFO}.get(output.verbose, logging.DEBUG)
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s", force=True)
+    file = output.file
+    if file is None:
+        return
+    folder = file.parent
+    if not folder.is_dir():
+        raise SpecError(f"-o {str(file)!r}: {str(folder)!r} is not a directory; create it first")
+    if file.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
+        raise SpecError(f"-o {str(file)!r}: cannot be written; expected a writable file")
+
+
+def emit(
+    output: Output, document: Callable[[], dict[str, Any]], text: Callable[["Console"], None]
+) -> None:
+    """Write the document to the file of -o, and print it (--json) or the text.
+
+    Only what is asked for is made; rich is imported for text alone.
+    """
+    if output.file is not None:
+        write_document(output.file, document())
+    if output.as_json:
+        from autopar.report.json import dump
+
+        put(dump(document()) + "\n")
+    else:
+        put(rendered(output, text))
+
+
+def rendered(output: Output, text: Callable[["Console"], None]) -> str:
+    """Return what `text` prints: in colour on a terminal that wants it, without trailing spaces."""
+    from rich.console import Console
+
+    stream = sys.stdout
+    terminal = stream.isatty()
+    plain = not (output.color and terminal) or _is_colorless()
+    width = min(Console(file=stream).width, _MAX_WIDTH) if terminal else WIDTH
+    console = Console(
+        file=_Buffer(stream.encoding),
+        width=width,
+        color_system=None if plain else "auto",
+        force_terminal=not plain,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    with console.capture() as captured:
+        text(console)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def put(text: str) -> None:
+    """Write to standard output; a reader that has gone away is no error."""
+    stream = sys.stdout
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "replace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        silence(stream)
+
+
+def write_document(file: Path, document: dict[str, Any]) -> None:
+    """Write a document so that a reader sees the old file or the whole new one.
+
+    Raises SpecError if the file cannot be written.
+    """
+    content = _yaml(document) if file.suffix.lower() in _YAML else _json(document)
+    try:
+        if file.exists() and not stat.S_ISREG(file.stat().st_mode):
+            file.write_text(content, encoding="utf-8")  # a device or a pipe is not to be replaced
+        else:
+            _replace(file.resolve(), content)
+    except OSError as error:
+        raise SpecError(f"-o {str(file)!r}: cannot be written: {error.strerror or error}") from None
+
+
+def _replace(file: Path, content: str) -> None:
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(name).chmod(file.stat().st_mode if file.exists() else 0o666 & ~mask)
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _json(document: dict[str, Any]) -> str:
+    from autopar.report.json import dump
+
+    return dump(document) + "\n"
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    from autopar.documents import dump_yaml
+
+    return dump_yaml(document)
+
+
+def _is_colorless() -> bool:
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
+
+
+class _Buffer(StringIO):
+    """Text with the encoding of the stream it is meant for: rich draws no line that it lacks."""
+
+    def __init__(self, encoding: str | None) -> None:
+        super().__init__()
+        self._encoding = encoding or "utf-8"
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The encoding of the stream that the text will go to."""
+        return self._encoding

@@ -1,0 +1,194 @@
+"""Options that several verbs share, and what they load."""
+# ruff: noqa: PLC0415  --help imports no pydantic
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from autopar.cli._errors import set_verbosity
+
+if TYPE_CHECKING:
+    from autopar.constraints import PlugIn
+    from autopar.specs import PlanSpec, Scenario
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_PARTS = ("llm", "cluster", "workload", "recipe")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a verb prints: as JSON, into a file, with colour, and how much beside the result."""
+
+    as_json: bool
+    file: Path | None
+    color: bool
+    verbose: int
+    quiet: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The scenario as the command line describes it, not loaded yet."""
+
+    spec: str | Mapping[str, Any] | None  # a mapping where an answer is replayed
+    parts: dict[str, str]
+    overrides: tuple[str, ...]
+    catalogs: tuple[Path, ...]
+    plugins: tuple[str, ...]
+    allow_plugins: bool
+
+    def scenario(self) -> "Scenario":
+        """Return the scenario, loaded and checked."""
+        from autopar.catalog import load_scenario
+
+        return load_scenario(
+            self.spec, overrides=self.overrides, parts=self.parts, catalogs=self.catalogs
+        )
+
+    def plan(self, source: str) -> "PlanSpec":
+        """Return a plan by name, path or `-`."""
+        from autopar.catalog import load_plan
+        from autopar.errors import SpecError
+
+        if source == "-" and self.spec == "-":
+            raise SpecError("SPEC and PLAN are both -; standard input can be read only once")
+        return load_plan(source, catalogs=self.catalogs)
+
+    def constraints(self, scenario: "Scenario") -> list["PlugIn"]:
+        """Return the constraints of the plug-in files, run only with the user's consent.
+
+        A file given by --plugin has it; one that a recipe names needs --allow-plugins.
+        Raises PluginError if a recipe names a file without it.
+        """
+        from autopar.errors import PluginError, shorten
+
+        named = scenario.recipe.plugins
+        if named and not self.allow_plugins:
+            raise PluginError(
+                f"recipe {scenario.recipe.name!r}: plugins[0]: names {shorten(named[0])}, a file "
+                "that would run with your rights; read it, then give --allow-plugins"
+            )
+        files = list(dict.fromkeys((*named, *self.plugins)))
+        if not files:
+            return []
+        from autopar.plugins import load_file
+
+        return [constraint for file in files for constraint in load_file(file)]
+
+
+def scenario_options(command: _F) -> _F:
+    """Add SPEC and everything that changes it; the command receives them as `query`."""
+    options = (
+        click.argument("spec", required=False),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="PATH=VALUE",
+            help="Set any field of the spec, e.g. cluster.gpus_per_domain=32; null unsets it.",
+        ),
+        click.option("--llm", "--model", "llm", metavar="NAME|FILE", help="Use another LLM."),
+        click.option("--cluster", metavar="NAME|FILE", help="Use another cluster."),
+        click.option("--workload", metavar="NAME|FILE", help="Use another workload."),
+        click.option("--recipe", metavar="NAME|FILE", help="Solve by another recipe."),
+        click.option(
+            "--coverage",
+            type=click.Choice(("partition", "every_gpu", "up_to")),
+            help="Which GPUs must work; the same as --set requirements.coverage.",
+        ),
+        click.option("--ttft", metavar="TIME", help="Largest time to first token, e.g. 2s."),
+        click.option("--tpot", metavar="TIME", help="Largest time per output token, e.g. 40ms."),
+        click.option(
+            "--plugin",
+            "plugins",
+            multiple=True,
+            metavar="FILE",
+            help="Run a Python file with constraints of your own; it has your rights.",
+        ),
+        click.option(
+            "--allow-plugins",
+            is_flag=True,
+            help="Also run the Python files that the recipe names.",
+        ),
+        catalog_option,
+    )
+    return _with_query(_applied(command, options))
+
+
+def output_options(command: _F) -> _F:
+    """Add the options of printing; the command receives them as `output`."""
+    options = (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+        click.option(
+            "-o",
+            "file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Write the document to FILE too, atomically; YAML if it ends in .yaml or .yml.",
+        ),
+        click.option("--no-color", is_flag=True, help="Print without colour."),
+        click.option("-v", "verbose", count=True, help="Log phases; twice: also the solver's log."),
+        click.option("-q", "quiet", is_flag=True, help="No progress and no warnings."),
+    )
+
+    def collect(values: dict[str, Any]) -> None:
+        keys = ("as_json", "file", "no_color", "verbose", "quiet")
+        as_json, file, no_color, verbose, quiet = (values.pop(key) for key in keys)
+        set_verbosity(verbose)
+        values["output"] = Output(as_json, file, not no_color, verbose, quiet)
+
+    return _collecting(_applied(command, options), collect)
+
+
+def catalog_option(command: _F) -> _F:
+    """Add --catalog."""
+    return click.option(
+        "--catalog",
+        "catalogs",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Look names up in DIR first; then in $AUTOPAR_CATALOG, then in what is shipped.",
+    )(command)
+
+
+def _with_query(command: _F) -> _F:
+    def collect(values: dict[str, Any]) -> None:
+        parts = {name: values.pop(name) for name in _PARTS}
+        shorthand = {
+            "requirements.coverage": values.pop("coverage"),
+            "requirements.max_ttft_us": values.pop("ttft"),
+            "requirements.max_tpot_us": values.pop("tpot"),
+        }
+        overrides = tuple(f"{path}={value}" for path, value in shorthand.items() if value)
+        values["query"] = Query(
+            spec=values.pop("spec"),
+            parts={name: value for name, value in parts.items() if value is not None},
+            overrides=overrides + values.pop("overrides"),
+            catalogs=values.pop("catalogs"),
+            plugins=values.pop("plugins"),
+            allow_plugins=values.pop("allow_plugins"),
+        )
+
+    return _collecting(command, collect)
+
+
+def _applied(command: _F, options: tuple[Callable[[_F], _F], ...]) -> _F:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _collecting(command: _F, collect: Callable[[dict[str, Any]], None]) -> _F:
+    """Let `collect` gather several of click's keyword arguments into one before the command."""
+
+    @wraps(command)
+    def wrapped(**values: Any) -> Any:
+        collect(values)
+        return command(**values)
+
+    return wrapped  # type: ignore[return-value]

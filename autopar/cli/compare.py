@@ -1,0 +1,52 @@
+"""`autopar compare`."""
+# ruff: noqa: PLC0415  --help imports no numpy, no solver
+
+from typing import TYPE_CHECKING
+
+import click
+
+from autopar.cli._errors import INTERRUPTED
+from autopar.cli._io import emit, prepare
+from autopar.cli._options import Output, Query, output_options, scenario_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autopar.results import Comparison
+
+
+@click.command("compare")
+@scenario_options
+@click.argument("plans", nargs=-1)
+@output_options
+@click.pass_context
+def command(ctx: click.Context, query: Query, plans: tuple[str, ...], output: Output) -> None:
+    """Put plans and the solver's own side by side.
+
+    Every PLAN is a catalogue name, a path, or -. All are measured by the same verifier; the gaps
+    are to the solver's proven bounds.
+    """
+    from autopar import api
+    from autopar.report.json import comparison_document
+
+    prepare(output)
+    if not plans:
+        raise click.UsageError("missing argument PLAN; expected at least one plan to compare")
+    if plans.count("-") > 1:
+        raise click.UsageError("two plans are -; standard input can be read only once")
+    scenario = query.scenario()
+    constraints = query.constraints(scenario)
+    specs = [query.plan(plan) for plan in plans]
+    comparison = api.compare(scenario, specs, plugins=constraints)
+    emit(
+        output,
+        lambda: comparison_document(comparison),
+        lambda console: _print(console, comparison),
+    )
+    ctx.exit(INTERRUPTED if comparison.solution.interrupted else 0)
+
+
+def _print(console: "Console", comparison: "Comparison") -> None:
+    from autopar.report.text import print_comparison
+
+    print_comparison(console, comparison)

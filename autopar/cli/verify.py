@@ -1,0 +1,86 @@
+"""`autopar verify`."""
+# ruff: noqa: PLC0415  --help imports no numpy, no solver
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from autopar.cli._io import emit, prepare
+from autopar.cli._options import Output, Query, output_options, scenario_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autopar.constraints import PlugIn
+    from autopar.results import VerifyReport, Violation
+    from autopar.specs import PlanSpec, Scenario
+
+
+@click.command("verify")
+@scenario_options
+@click.argument("plan", required=False)
+@click.option("--check-claims", is_flag=True, help="Exit 1 also if a claim of the plan is wrong.")
+@output_options
+@click.pass_context
+def command(
+    ctx: click.Context, query: Query, plan: str | None, check_claims: bool, output: Output
+) -> None:
+    """Check a plan against a scenario and audit its claims.
+
+    PLAN is a catalogue name (autopar catalog plans), a path, or -. Alone, an answer of solve is
+    checked against the scenario that it embeds. Exits with 1 if the plan violates the scenario.
+    """
+    from autopar import api
+    from autopar.report.json import verification_document
+
+    prepare(output)
+    if plan is None:
+        query, plan = _answer_alone(query)
+    scenario = query.scenario()
+    constraints = query.constraints(scenario)
+    spec = query.plan(plan)
+    report = api.verify(scenario, spec)
+    if constraints:
+        broken = _plugin_violations(scenario, spec, constraints)
+        report = replace(report, violations=(*report.violations, *broken))
+    emit(
+        output,
+        lambda: verification_document(report),
+        lambda console: _print(console, report, scenario),
+    )
+    wrong = any(verdict.verdict == "wrong" for verdict in report.verdicts)
+    ctx.exit(0 if report.ok and not (check_claims and wrong) else 1)
+
+
+def _answer_alone(query: Query) -> tuple[Query, str]:
+    """Return the query and the plan where one argument is given: both are in it."""
+    if not isinstance(query.spec, str):
+        raise click.UsageError("missing arguments SPEC and PLAN")
+    if query.spec == "-":
+        raise click.UsageError("missing argument PLAN; standard input can be read only once")
+    if {"llm", "cluster", "workload"} <= query.parts.keys():
+        return replace(query, spec=None), query.spec
+    return query, query.spec
+
+
+def _plugin_violations(
+    scenario: "Scenario", spec: "PlanSpec", constraints: Sequence["PlugIn"]
+) -> Iterator["Violation"]:
+    """Yield what the user's own constraints find wrong with a plan."""
+    from autopar.plans import plan_from_spec
+    from autopar.results import Violation
+    from autopar.search import make_task
+
+    plan = plan_from_spec(spec, scenario)
+    problem = make_task(scenario, plugins=constraints).problem
+    for constraint in constraints:
+        for sentence in constraint.check(plan, problem):
+            yield Violation(constraint.name, sentence)
+
+
+def _print(console: "Console", report: "VerifyReport", scenario: "Scenario") -> None:
+    from autopar.report.text import print_verification
+
+    print_verification(console, report, scenario)
