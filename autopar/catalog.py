@@ -38,6 +38,8 @@ def read_document(kind: str, name: str, *, catalogs: Sequence[Path] = ()) -> Dat
 def read_text(kind: str, name: str, *, catalogs: Sequence[Path] = ()) -> str:
     """Return the file that a name or path refers to, comments and all."""
     which = kind_of(kind)
+    if name == "-":
+        raise SpecError("catalog: found -, expected a name or a path")
     Library(catalogs).open(which, name, folder=None, user="")  # says what is wrong with it
     if is_path(name):
         return documents.read_text(name)

@@ -97,7 +97,7 @@ def found(value: object) -> str:
         case list() | tuple():
             return f"a list of {len(value):,} items"
         case int() if abs(value) > 10**60:
-            return f"an integer of {int(abs(value).bit_length() * math.log10(2)) + 1:,} digits"
+            return f"an integer of about {abs(value).bit_length() * math.log10(2):,.0f} digits"
         case _:
             return shorten(value)
 

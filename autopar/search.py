@@ -18,7 +18,7 @@ from autopar.constraints.active import active
 from autopar.costs.registry import cost_model
 from autopar.objectives import Objective, objectives_for
 from autopar.problem import BoolArray, Candidates, IntArray, Problem
-from autopar.segments import SegmentTable, group_segments, segment_table
+from autopar.segments import SegmentTable, ShapeCache, group_segments, segment_table
 from autopar.specs import Scenario
 from autopar.splits import best_split, not_worse, on_a_path
 from autopar.topology import Topology
@@ -97,13 +97,14 @@ def prepare(task: Task) -> Prepared:
     order = np.lexsort(matrix.T[::-1])
     rows, matrix = rows.take(order), matrix[order]
     tables: list[SegmentTable] = []
+    shapes: ShapeCache = {}
     incumbent: Choice | None = None
     vector: Vector | None = None
     for index in range(len(rows)):
         if vector is not None and tuple(matrix[index].tolist()) > vector:
             break
         row = rows.take(np.array([index]))
-        table = segment_table(problem, row, task.constraints)
+        table = segment_table(problem, row, task.constraints, shapes)
         tables.append(table)
         found = _try(task, rows, index, table)
         if found is not None and (vector is None or found[1] < vector):

@@ -1,7 +1,7 @@
 """Segments of layers as stages: their integer costs, grouped by candidates that share them."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -42,24 +42,34 @@ class SegmentTable:
         )
 
 
-def segment_table(problem: Problem, row: Candidates, constraints: Iterable[object]) -> SegmentTable:
+ShapeCache = dict[tuple[int, ...], tuple[IntArray, IntArray]]
+
+
+def segment_table(
+    problem: Problem,
+    row: Candidates,
+    constraints: Sequence[object],
+    cache: ShapeCache | None = None,
+) -> SegmentTable:
     """Return the segments that the filters of `constraints` leave to one candidate, with costs.
 
-    row: a table of one candidate. The member is numbered 0.
+    row: a table of one candidate. The member is numbered 0. cache: remembers what depends on the
+    shape of a stage alone, for calls with the same problem and constraints.
     """
-    first, stop = np.triu_indices(problem.num_layers)
-    stop = stop + 1
-    longest = problem.num_layers - int(row.pp[0]) + 1
-    keep = stop - first <= longest
-    first, stop = first[keep].astype(np.int64), stop[keep].astype(np.int64)
-    for constraint in constraints:
-        allowed_segments = getattr(constraint, "allowed_segments", None)
-        if allowed_segments is None or not len(first):
-            continue
-        pairs = row.take(np.zeros(len(first), dtype=np.int64))
-        allowed = allowed_segments(problem, pairs, first, stop)
-        if allowed is not None:
-            first, stop = first[allowed], stop[allowed]
+    candidate = row.row(0)
+    shape = replace(candidate, replicas=0, pp=0)
+    key = tuple(getattr(shape, field.name) for field in fields(shape))
+    known = None if cache is None else cache.get(key)
+    if known is None:
+        first, stop = np.triu_indices(problem.num_layers)
+        known = _filtered(
+            problem, row, constraints, (first.astype(np.int64), stop + 1), shapes=True
+        )
+        if cache is not None:
+            cache[key] = known
+    first, stop = known
+    keep = stop - first <= problem.num_layers - candidate.pp + 1
+    first, stop = _filtered(problem, row, constraints, (first[keep], stop[keep]), shapes=False)
     costs = problem.cost_model.stage_costs(
         row.take(np.zeros(len(first), dtype=np.int64)), first, stop
     )
@@ -72,6 +82,27 @@ def segment_table(problem: Problem, row: Candidates, constraints: Iterable[objec
         tpot=None if costs.tpot_us is None else times_to_int(costs.tpot_us),
         memory=sizes_to_int(costs.memory_bytes),
     )
+
+
+def _filtered(
+    problem: Problem,
+    row: Candidates,
+    constraints: Sequence[object],
+    segments: tuple[IntArray, IntArray],
+    *,
+    shapes: bool,
+) -> tuple[IntArray, IntArray]:
+    """Apply the filters that look at shapes alone, or the others."""
+    first, stop = segments
+    for constraint in constraints:
+        allowed_segments = getattr(constraint, "allowed_segments", None)
+        if allowed_segments is None or getattr(constraint, "filters_shapes", False) != shapes:
+            continue
+        pairs = row.take(np.zeros(len(first), dtype=np.int64))
+        allowed = allowed_segments(problem, pairs, first, stop)
+        if allowed is not None:
+            first, stop = first[allowed], stop[allowed]
+    return first, stop
 
 
 def group_segments(tables: Iterable[SegmentTable]) -> list[SegmentTable]:

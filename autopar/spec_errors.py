@@ -74,7 +74,8 @@ def spec_error(
     """
     problems: dict[Path, list[str]] = {}
     details = error.errors(include_url=False, include_context=True)
-    for detail in details:
+    # A misspelt field is also a missing one; the misspelling is what to say first.
+    for detail in sorted(details, key=lambda d: d["type"] != "extra_forbidden"):
         path, value = _path_in(data, detail["loc"], missing=detail["type"] == "missing")
         sentence = _sentence(detail, model, path, value)
         said = problems.setdefault(path, [])

@@ -25,8 +25,8 @@ def set_verbosity(level: int) -> None:
 def run(command: Callable[[], Any]) -> NoReturn:
     """Run a command and end the process with its exit code."""
     set_verbosity(0)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None
     code = 1
     try:
         result = command()
@@ -52,6 +52,8 @@ def run(command: Callable[[], Any]) -> NoReturn:
         code = _unexpected(error)
     flush(sys.stdout)
     flush(sys.stderr)
+    if before is not None:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(code)
 
 

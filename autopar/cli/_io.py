@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WIDTH = 80  # of text that does not go to a terminal
 _MAX_WIDTH = 120  # longer lines are hard to read
 _YAML = (".yaml", ".yml")
+_LOG_HANDLER = "autopar.cli"
 
 
 def prepare(output: Output) -> None:
@@ -28,9 +29,8 @@ def prepare(output: Output) -> None:
 
     Raises SpecError for it.
     """
-    level = logging.ERROR if output.quiet else logging.WARNING
-    level = {0: level, 1: logging.INFO}.get(output.verbose, logging.DEBUG)
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s", force=True)
+    quiet = logging.ERROR if output.quiet else logging.WARNING
+    _log({0: quiet, 1: logging.INFO}.get(output.verbose, logging.DEBUG))
     file = output.file
     if file is None:
         return
@@ -104,6 +104,18 @@ def write_document(file: Path, document: dict[str, Any]) -> None:
             _replace(file.resolve(), content)
     except OSError as error:
         raise SpecError(f"-o {str(file)!r}: cannot be written: {error.strerror or error}") from None
+
+
+def _log(level: int) -> None:
+    """Send autopar's log to standard error, and leave other loggers alone."""
+    logger = logging.getLogger("autopar")
+    for handler in [h for h in logger.handlers if h.get_name() == _LOG_HANDLER]:
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.set_name(_LOG_HANDLER)
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level)
 
 
 def _replace(file: Path, content: str) -> None:

@@ -1,7 +1,8 @@
 """Options that several verbs share, and what they load."""
 # ruff: noqa: PLC0415  --help imports no pydantic
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -49,6 +50,23 @@ class Query:
             self.spec, overrides=self.overrides, parts=self.parts, catalogs=self.catalogs
         )
 
+    @contextmanager
+    def named(self, plans: Sequence[str] = ()) -> Iterator[None]:
+        """Add the file to the message of a SpecError about what a checked document says.
+
+        plans: where the plans came from; a message that starts with `plan` is about one of them.
+        """
+        from autopar.documents import label_of
+        from autopar.errors import SpecError
+
+        try:
+            yield
+        except SpecError as error:
+            about_plan = plans and str(error).startswith("plan ")
+            sources = plans if about_plan else [self.spec] if isinstance(self.spec, str) else []
+            place = "".join(f"{label_of(source)}: " for source in sources[:1])
+            raise SpecError(f"{place}{error}") from None
+
     def plan(self, source: str) -> "PlanSpec":
         """Return a plan by name, path or `-`."""
         from autopar.catalog import load_plan
@@ -64,12 +82,13 @@ class Query:
         A file given by --plugin has it; one that a recipe names needs --allow-plugins.
         Raises PluginError if a recipe names a file without it.
         """
-        from autopar.errors import PluginError, shorten
+        from autopar.documents import label_of
+        from autopar.errors import PluginError
 
         named = scenario.recipe.plugins
         if named and not self.allow_plugins:
             raise PluginError(
-                f"recipe {scenario.recipe.name!r}: plugins[0]: names {shorten(named[0])}, a file "
+                f"recipe {scenario.recipe.name!r}: plugins[0]: names {label_of(named[0])!r}, a file "
                 "that would run with your rights; read it, then give --allow-plugins"
             )
         files = list(dict.fromkeys((*named, *self.plugins)))

@@ -29,11 +29,12 @@ def command(kind: str | None, name: str | None, catalogs: tuple[Path, ...], outp
 
     prepare(output)
     if kind is not None and name is not None:
+        text = read_text(kind, name, catalogs=catalogs)
         document = read_document(kind, name, catalogs=catalogs)
         if output.as_json or output.file is not None:
             emit(output, lambda: document, lambda console: console.print(name))
         else:
-            put(read_text(kind, name, catalogs=catalogs))
+            put(text)
         return
     entries = _entries(kind, catalogs)
     emit(output, lambda: catalog_document(entries), lambda console: _print(console, entries))

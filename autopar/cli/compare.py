@@ -37,7 +37,8 @@ def command(ctx: click.Context, query: Query, plans: tuple[str, ...], output: Ou
     scenario = query.scenario()
     constraints = query.constraints(scenario)
     specs = [query.plan(plan) for plan in plans]
-    comparison = api.compare(scenario, specs, plugins=constraints)
+    with query.named(plans if len(plans) == 1 else ()):
+        comparison = api.compare(scenario, specs, plugins=constraints)
     emit(
         output,
         lambda: comparison_document(comparison),

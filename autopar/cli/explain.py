@@ -29,7 +29,9 @@ def command(ctx: click.Context, query: Query, output: Output) -> None:
 
     prepare(output)
     scenario = query.scenario()
-    explanation = api.explain(scenario, plugins=query.constraints(scenario))
+    constraints = query.constraints(scenario)
+    with query.named():
+        explanation = api.explain(scenario, plugins=constraints)
     emit(
         output,
         lambda: explanation_document(explanation),

@@ -55,7 +55,7 @@ def _solve(query: Query, output: Output) -> "Solution":
 
     scenario = query.scenario()
     plugins = query.constraints(scenario)
-    with ProgressLine(output) as line:
+    with query.named(), ProgressLine(output) as line:
         return api.solve(scenario, plugins=plugins, progress=line if line.active else None)
 
 

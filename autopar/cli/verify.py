@@ -41,10 +41,11 @@ def command(
     scenario = query.scenario()
     constraints = query.constraints(scenario)
     spec = query.plan(plan)
-    report = api.verify(scenario, spec)
-    if constraints:
-        broken = _plugin_violations(scenario, spec, constraints)
-        report = replace(report, violations=(*report.violations, *broken))
+    with query.named([plan]):
+        report = api.verify(scenario, spec)
+        if constraints:
+            broken = _plugin_violations(scenario, spec, constraints)
+            report = replace(report, violations=(*report.violations, *broken))
     emit(
         output,
         lambda: verification_document(report),

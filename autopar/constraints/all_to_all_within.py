@@ -24,6 +24,7 @@ class AllToAllWithin(Constraint):
 
     name = "all_to_all_within"
     because = "expert all-to-all needs the scale-up fabric"
+    filters_shapes = True
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
         """Candidates with equal stages whose blocks fit in containers."""

@@ -41,6 +41,9 @@ class Constraint:
     because: str = ""
     # Whether the filters say all that `post` says, so that no plan of allowed parts breaks it.
     filters_completely: bool = True
+    # Whether `allowed_segments` depends on the shape of a stage alone, not on pp or replicas, so that
+    # candidates which differ only in these share its answer.
+    filters_shapes: bool = False
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
         """Return which candidates satisfy the constraint, shape (rows,); None for all."""

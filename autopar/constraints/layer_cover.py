@@ -19,6 +19,7 @@ class LayerCover(Constraint):
 
     name = "layer_cover"
     because = "every layer runs once, in order"
+    filters_shapes = True
 
     def allowed_segments(
         self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from autopar.catalog import load_plan
+from autopar.catalog import load_plan, load_scenario
 from autopar.errors import SpecError
 from autopar.plans import plan_from_spec
 from autopar.specs import Claim, PlanSpec
@@ -225,3 +225,12 @@ def test_declared_rate_and_declared_times_are_compared(document_scenario):
     assert "1,200 times" in note
     scenario = document_scenario({"declared.layer_time_us": 100e3 / 1200})
     assert verify_plan(scenario, plan_from_spec(DOCUMENT, scenario)).notes == ()
+
+
+def test_catalogue_plan_satisfies_the_catalogue_scenario():
+    spec, scenario = load_plan("ep16-tp2-pp8"), load_scenario("moe-16x16-512gpu")
+    report = verify_plan(scenario, plan_from_spec(spec, scenario), spec.claims)
+    assert report.ok
+    assert {v.name: v.verdict for v in report.verdicts if v.verdict != "reproduced"} == (
+        NOT_REPRODUCED
+    )
