@@ -18,7 +18,7 @@ from autopar.constraints import PlugIn
 from autopar.costs.scaling import error_bound
 from autopar.diagnose import Question, binding, conflicts, repairs
 from autopar.errors import SpecError, VerificationError
-from autopar.plans import plan_from_spec
+from autopar.plans import plan_from_spec, stated_numbers
 from autopar.problem import Metrics, Plan
 from autopar.results import (
     ComparedPlan,
@@ -36,7 +36,7 @@ from autopar.solver import Outcome, optimise
 from autopar.specs import PlanSpec, Scenario
 from autopar.specs.change import changed
 from autopar.unfold import unfold
-from autopar.verify import verify_plan
+from autopar.verifier import verify_plan
 
 # The most candidates to look at when asking whether one requirement binds: about a second of work.
 BINDING_BUDGET = 200_000
@@ -110,9 +110,8 @@ def verify(scenario: Scenario, plan: PlanSpec | Plan) -> VerifyReport:
     """
     if isinstance(plan, Plan):
         return verify_plan(scenario, plan)
-    stated = plan.metrics if plan.metrics is not None else None
     explicit = plan_from_spec(plan, scenario)
-    return verify_plan(scenario, explicit, plan.claims, stated_metrics=stated)
+    return verify_plan(scenario, explicit, plan.claims, stated_metrics=stated_numbers(plan))
 
 
 def compare(

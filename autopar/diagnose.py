@@ -136,8 +136,9 @@ def _relaxed(question: Question, name: str) -> Task:
 def _has_better(task: Task, prepared: Prepared, optimum: Vector) -> bool | None:
     if prepared.vector is not None and prepared.vector < optimum:
         return True
-    if not any(tuple(row) < optimum for row in prepared.optimistic[:1].tolist()):
-        return False
+    candidates = zip(prepared.optimistic.tolist(), prepared.has_path.tolist(), strict=False)
+    if not any(tuple(vector) < optimum and has_path for vector, has_path in candidates):
+        return False  # rows are in order, and those beyond the incumbent are no better than it
     outcome = optimise(task, prepared)
     if outcome.vector is not None and task.oriented(outcome.vector) < optimum:
         return True

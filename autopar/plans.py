@@ -199,7 +199,8 @@ def _stated_stage_gpus(spec: PlanSpec, written: StageSpec | None) -> int | None:
     if spec.num_gpus is None or spec.num_gpus % count:
         return None
     share = spec.num_gpus // count
-    tiles = (spec.degrees.tp * spec.degrees.cp, spec.degrees.ep * spec.degrees.etp)
+    degrees = {key: getattr(spec.degrees, key) or 1 for key in ("tp", "cp", "ep", "etp")}
+    tiles = (degrees["tp"] * degrees["cp"], degrees["ep"] * degrees["etp"])
     return None if any(share % tile for tile in tiles) else share
 
 

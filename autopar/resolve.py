@@ -75,7 +75,11 @@ class Library:
             opened = _Opened(deepcopy(dict(spec)), "scenario", None, "scenario")
         else:
             opened = self.open(kind, spec, None, "")
-        data = {**opened.data, **{name: part.data for name, part in swapped.items()}}
+        data = {
+            "name": opened.stem,
+            **opened.data,
+            **{name: part.data for name, part in swapped.items()},
+        }
         resolved = self.resolve(kind, data, opened.label, opened.folder)
         for name, part in swapped.items():
             resolved.adopt((name,), part)

@@ -13,6 +13,7 @@ from autopar.constraints.base import Constraint
 from autopar.errors import SpecError
 from autopar.expressions import Expression, parse
 from autopar.problem import BoolArray, Candidates, FloatArray, IntArray, Plan, Problem
+from autopar.segments import SegmentTable
 from autopar.specs import RuleSpec, Scenario
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Rule(Constraint):
     def plan_values(self, plan: Plan, problem: Problem) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield a place and the value of every name, for each stage of each replica."""
         spec = self.spec_values(problem.scenario)
+        gpus_used = plan.num_gpus
         for replica, stage_gpus in enumerate(plan.gpus):
             for stage, gpus in zip(plan.stages, stage_gpus, strict=True):
                 yield (
@@ -116,7 +118,7 @@ class Rule(Constraint):
                         "ep": stage.ep,
                         "etp": stage.etp,
                         "expert_grid_gpus": stage.ep * stage.etp,
-                        "gpus_used": plan.num_gpus,
+                        "gpus_used": gpus_used,
                         "attn_dp": stage.attn_dp,
                         "spread": stage.spread,
                         "layers_per_stage": len(stage.layers),
@@ -207,6 +209,18 @@ class SumRule(Rule):
         ):
             if bound is not None and over * (total - bound) > tolerance:
                 yield f"sum {self.rule.sum!r} is {total:g}, {what} {bound:g}; {self.because}"
+
+    def allowed_split(
+        self, problem: Problem, row: Candidates, table: SegmentTable, chosen: IntArray
+    ) -> bool:
+        """Add up one split and compare."""
+        pairs = row.take(np.zeros(len(chosen), dtype=np.int64))
+        layers = table.stop[chosen] - table.first[chosen]
+        total = float(self._terms(problem, pairs, layers).sum())
+        tolerance = 1e-9 * max(abs(total), 1.0)
+        too_much = self.rule.at_most is not None and total > self.rule.at_most + tolerance
+        too_little = self.rule.at_least is not None and total < self.rule.at_least - tolerance
+        return not (too_much or too_little)
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
         """Decided here where every stage adds the same, whatever its layers."""

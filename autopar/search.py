@@ -8,7 +8,7 @@ optimum, nor another optimum as good, and does not enter the model. This is exac
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Prepared:
     """What enters the CP-SAT model, and what is known before it starts.
 
     num_allowed: candidates that pass every filter; rows: those that can still be as good as the
-    incumbent; tables: their segments, grouped; incumbent and its vector: None where none was found.
+    incumbent; tables: the segments of each; has_path: whether these join to a plan; incumbent and its vector: None where none was found.
     optimistic: shape (allowed, objectives), oriented, in lexicographic order.
     """
 
@@ -57,6 +57,7 @@ class Prepared:
     num_allowed: int
     rows: Candidates
     tables: tuple[SegmentTable, ...]
+    has_path: BoolArray
     incumbent: Choice | None
     vector: Vector | None
     optimistic: IntArray
@@ -86,17 +87,9 @@ def make_task(
 def prepare(task: Task) -> Prepared:
     """Filter the candidates, find an incumbent, and keep what may be as good."""
     problem = task.problem
-    rows = problem.candidates.take(_allowed(task))
-    matrix = np.array(
-        [
-            objective.optimistic(problem, rows) * (1 if objective.sense == "min" else -1)
-            for objective in task.objectives
-        ],
-        dtype=np.int64,
-    ).T.reshape(len(rows), len(task.objectives))
-    order = np.lexsort(matrix.T[::-1])
-    rows, matrix = rows.take(order), matrix[order]
+    rows, matrix = _in_order(task)
     tables: list[SegmentTable] = []
+    has_path: list[bool] = []
     shapes: ShapeCache = {}
     incumbent: Choice | None = None
     vector: Vector | None = None
@@ -105,36 +98,58 @@ def prepare(task: Task) -> Prepared:
             break
         row = rows.take(np.array([index]))
         table = segment_table(problem, row, task.constraints, shapes)
+        chosen = best_split(row, table, problem.num_layers, task.objectives)
         tables.append(table)
-        found = _try(task, rows, index, table)
-        if found is not None and (vector is None or found[1] < vector):
-            incumbent, vector = found
-    kept = rows.take(np.arange(len(tables)))
-    if vector is not None:  # the incumbent improved after these were tried
-        worse = [tuple(matrix[i].tolist()) > vector for i in range(len(tables))]
-        assert incumbent is not None
-        keep = [i for i, is_worse in enumerate(worse) if not is_worse]
-        kept, tables = kept.take(np.array(keep, dtype=np.int64)), [tables[i] for i in keep]
-        tables = [
-            _narrowed(task, t, vector, int(pp)) for t, pp in zip(tables, kept.pp, strict=True)
-        ]
-        incumbent = Choice(keep.index(incumbent.row), incumbent.candidate, incumbent.split)
+        has_path.append(chosen is not None)
+        if chosen is not None and _accepted(task, row, table, chosen):
+            found = task.oriented([o.of_split(row, table, chosen) for o in task.objectives])
+            if vector is None or found < vector:
+                split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
+                incumbent, vector = Choice(index, rows.row(index), split), found
+    # Rows that were tried before the incumbent improved may have become worse than it.
+    keep = [i for i in range(len(tables)) if vector is None or tuple(matrix[i].tolist()) <= vector]
+    if incumbent is not None:
+        incumbent = replace(incumbent, row=keep.index(incumbent.row))
     logger.info(
-        "%d candidates, %d allowed, %d in the model",
-        len(problem.candidates), len(rows), len(kept),
-    )  # fmt: skip
-    groups = tuple(group_segments(tables))
-    return Prepared(len(problem.candidates), len(rows), kept, groups, incumbent, vector, matrix)
+        "%d candidates, %d allowed, %d in the model", len(problem.candidates), len(rows), len(keep)
+    )
+    return Prepared(
+        num_candidates=len(problem.candidates),
+        num_allowed=len(rows),
+        rows=rows.take(np.array(keep, dtype=np.int64)),
+        tables=tuple(tables[i] for i in keep),
+        has_path=np.array([has_path[i] for i in keep], dtype=np.bool_),
+        incumbent=incumbent,
+        vector=vector,
+        optimistic=matrix,
+    )
 
 
-def _narrowed(task: Task, table: SegmentTable, vector: Vector, pp: int) -> SegmentTable:
-    """Leave out segments that no plan as good as the incumbent uses.
+def _in_order(task: Task) -> tuple[Candidates, IntArray]:
+    """Return the allowed candidates by optimistic vector, and these, shape (rows, objectives)."""
+    rows = task.problem.candidates.take(_allowed(task))
+    columns = [
+        objective.optimistic(task.problem, rows) * (1 if objective.sense == "min" else -1)
+        for objective in task.objectives
+    ]
+    matrix = np.array(columns, dtype=np.int64).T.reshape(len(rows), len(task.objectives))
+    order = np.lexsort(matrix.T[::-1])
+    return rows.take(order), matrix[order]
+
+
+def narrowed(task: Task, prepared: Prepared) -> list[SegmentTable]:
+    """Return the segments for the model, grouped, without those no plan as good as the incumbent uses.
 
     A candidate without any path keeps its segments, so that CP-SAT sees for itself that it has none.
     """
-    table = table.keep(not_worse(task.objectives[0], table, vector[0]))
-    useful = on_a_path(table, task.problem.num_layers, pp)
-    return table.keep(useful) if useful.any() else table
+    if prepared.vector is None:
+        return group_segments(prepared.tables)
+    tables = []
+    for table, pp in zip(prepared.tables, prepared.rows.pp.tolist(), strict=True):
+        good = table.keep(not_worse(task.objectives[0], table, prepared.vector[0]))
+        useful = on_a_path(good, task.problem.num_layers, pp)
+        tables.append(good.keep(useful) if useful.any() else good)
+    return group_segments(tables)
 
 
 def _counts_replicas(scenario: Scenario) -> bool:
@@ -158,23 +173,16 @@ def _allowed(task: Task) -> BoolArray:
     return allowed
 
 
-def _try(
-    task: Task, rows: Candidates, index: int, table: SegmentTable
-) -> tuple[Choice, Vector] | None:
-    """Return the candidate's best split that the constraints accept, with its vector."""
-    row = rows.take(np.array([index]))
-    chosen = best_split(row, table, task.problem.num_layers, task.objectives)
-    if chosen is None:
-        return None
-    split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
-    open_constraints = [
-        c for c in task.constraints if not isinstance(c, Constraint) or not c.filters_completely
-    ]
-    if open_constraints:
-        has_plugins = any(not isinstance(c, Constraint) for c in open_constraints)
-        plan = unfold(task.problem, rows.row(index), split, with_experts=has_plugins)
-        for constraint in open_constraints:
-            if next(iter(constraint.check(plan, task.problem)), None) is not None:
-                return None
-    vector = task.oriented([o.of_split(row, table, chosen) for o in task.objectives])
-    return Choice(index, rows.row(index), split), vector
+def _accepted(task: Task, row: Candidates, table: SegmentTable, chosen: IntArray) -> bool:
+    """Whether every constraint accepts a candidate's split, also where filters cannot tell."""
+    plugins = []
+    for constraint in task.constraints:
+        if not isinstance(constraint, Constraint):
+            plugins.append(constraint)
+        elif not constraint.allowed_split(task.problem, row, table, chosen):
+            return False
+    if not plugins:
+        return True
+    split = (table.stop[chosen] - table.first[chosen]).tolist()
+    plan = unfold(task.problem, row.row(0), split)
+    return not any(True for c in plugins for _ in c.check(plan, task.problem))

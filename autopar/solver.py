@@ -12,7 +12,7 @@ import numpy as np
 from autopar.errors import AutoparError, PluginError
 from autopar.ortools_loader import load_cp_model
 from autopar.results import Progress, Status, Uniqueness
-from autopar.search import Prepared, Task, Vector
+from autopar.search import Prepared, Task, Vector, narrowed
 from autopar.specs import CpSatParameters
 from autopar.variables import Choice, PlanVariables
 
@@ -105,7 +105,7 @@ def optimise(
     cp = load_cp_model()
     model = cp.CpModel()
     model.name = task.problem.scenario.name
-    variables = PlanVariables(model, task.problem, prepared.rows, prepared.tables)
+    variables = PlanVariables(model, task.problem, prepared.rows, narrowed(task, prepared))
     for constraint in task.constraints:
         constraint.post(model, variables, task.problem)
     expressions = [o.post(model, variables, task.problem) for o in task.objectives]

@@ -37,6 +37,8 @@ def best_split(
 
 def on_a_path(table: SegmentTable, num_layers: int, pp: int) -> BoolArray:
     """Return which segments lie on some path of exactly pp steps, shape (segments,)."""
+    if not _reaches(table, np.ones(len(table.first), dtype=np.bool_), num_layers, pp):
+        return np.zeros(len(table.first), dtype=np.bool_)
     forward = np.zeros((pp + 1, num_layers + 1), dtype=np.bool_)
     backward = np.zeros_like(forward)
     forward[0, 0] = backward[0, num_layers] = True

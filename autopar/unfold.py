@@ -21,13 +21,11 @@ def unfold(
     name: str = "solved",
     layer_blocks: Sequence[int] | None = None,
     expert_ranks: IntArray | None = None,
-    with_experts: bool = True,
 ) -> Plan:
     """Return the explicit plan of a candidate whose stages have `split[s]` layers.
 
     layer_blocks: only with one grid per layer (spread 0), the block of each layer; default in order.
     expert_ranks: shape (layers, experts), the expert rank of each expert; default contiguous runs.
-    with_experts: whether to place experts; without, `placement` is empty.
     """
     llm = problem.scenario.llm
     bounds = np.concatenate(([0], np.cumsum(split))).tolist()
@@ -53,7 +51,7 @@ def unfold(
         pp=len(split),
         stages=stages,
         gpus=gpus,
-        placement=place_experts(stages, gpus, llm.num_experts if with_experts else 0, expert_ranks),
+        placement=place_experts(stages, gpus, llm.num_experts, expert_ranks),
     )
 
 

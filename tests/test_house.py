@@ -219,7 +219,7 @@ for name in {module_names()!r}:
     run_python(code)
 
 
-@pytest.mark.parametrize("module", ["autopar", "autopar.cli", "autopar.verify", "autopar.api"])
+@pytest.mark.parametrize("module", ["autopar", "autopar.cli", "autopar.verifier", "autopar.api"])
 def test_key_modules_import_in_a_fresh_interpreter(module: str) -> None:
     assert module in loaded_after(module)
 
@@ -240,8 +240,8 @@ def test_the_second_opinion_runs_no_code_of_the_search() -> None:
         *("candidates", "constraints", "objectives", "rules", "solve", "oracle", "unfold"),
         *("variables", "plugins", "diagnose", "ortools_loader", "search", "segments", "splits"),
     }
-    ours = [name for name in module_names() if name.startswith("autopar.verify")]
-    loaded = loaded_after("autopar.verify", *ours)
+    ours = [name for name in module_names() if name.startswith("autopar.verifier")]
+    loaded = loaded_after("autopar.verifier", *ours)
     assert not {f"autopar.{name}" for name in search} & loaded
     assert not {name for name in loaded if name.split(".")[0] == "ortools"}
     physics = {name for name in loaded if name.startswith("autopar.costs.")}

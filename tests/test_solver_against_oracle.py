@@ -12,7 +12,7 @@ from autopar.search import make_task, prepare
 from autopar.solver import optimise
 from autopar.specs import Scenario
 from autopar.unfold import unfold
-from autopar.verify import verify_plan
+from autopar.verifier import verify_plan
 
 RULES = (
     "tp == etp",

@@ -88,8 +88,8 @@ class Query:
         named = scenario.recipe.plugins
         if named and not self.allow_plugins:
             raise PluginError(
-                f"recipe {scenario.recipe.name!r}: plugins[0]: names {label_of(named[0])!r}, a file "
-                "that would run with your rights; read it, then give --allow-plugins"
+                f"recipe {scenario.recipe.name!r}: plugins[0]: names {label_of(named[0])!r}, a "
+                "file that would run with your rights; read it, then give --allow-plugins"
             )
         files = list(dict.fromkeys((*named, *self.plugins)))
         if not files:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from autopar.problem import BoolArray, Candidates, IntArray, Plan, Problem
+from autopar.segments import SegmentTable
 
 if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel
@@ -54,6 +55,12 @@ class Constraint:
     ) -> BoolArray | None:
         """Return which pairs of (candidate, segment) do, shape (pairs,); None for all."""
         return None
+
+    def allowed_split(
+        self, problem: Problem, row: Candidates, table: SegmentTable, chosen: IntArray
+    ) -> bool:
+        """Whether one split satisfies what the filters cannot say; see `filters_completely`."""
+        return True
 
     def post(self, model: "CpModel", variables: "PlanVariables", problem: Problem) -> None:
         """Add the constraint to the CP-SAT model."""

@@ -8,7 +8,7 @@ import numpy as np
 from autopar.constraints.base import Constraint
 from autopar.costs.scaling import times_to_int
 from autopar.problem import BoolArray, Candidates, IntArray, Plan, Problem
-from autopar.segments import plan_costs
+from autopar.segments import SegmentTable, plan_costs
 
 if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel
@@ -27,6 +27,14 @@ class Ttft(Constraint):
         """Candidates that no split of layers brings over the limit by their bound alone."""
         ttft_us = problem.cost_model.bounds(rows).ttft_us
         return None if ttft_us is None else times_to_int(ttft_us) <= _limit_int(self, problem)
+
+    def allowed_split(
+        self, problem: Problem, row: Candidates, table: SegmentTable, chosen: IntArray
+    ) -> bool:
+        """The sum of the chosen segments' times is within the limit."""
+        if problem.scenario.workload.phase != "prefill":
+            return True
+        return int(table.time[chosen].sum()) <= _limit_int(self, problem)
 
     def post(self, model: "CpModel", variables: "PlanVariables", problem: Problem) -> None:
         """The sum of the chosen segments' times is within the limit."""

@@ -9,15 +9,18 @@ from autopar.specs.recipe import Expression
 
 
 class DegreesSpec(Spec):
-    """Parallel degrees; what is absent is 1, attn_dp and spread are derived where they can be."""
+    """Parallel degrees; what is absent is 1, attn_dp and spread are derived where they can be.
+
+    null stands where the stages differ, and each stage then says its own.
+    """
 
     replicas: PositiveInt = 1
     pp: PositiveInt = 1
-    tp: PositiveInt = 1
-    cp: PositiveInt = 1
+    tp: PositiveInt | None = 1
+    cp: PositiveInt | None = 1
     attn_dp: PositiveInt | None = None
-    ep: PositiveInt = 1
-    etp: PositiveInt = 1
+    ep: PositiveInt | None = 1
+    etp: PositiveInt | None = 1
     spread: PositiveInt | None = None
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from autopar.problem import Plan
 from autopar.results import Violation
 from autopar.specs import Scenario
-from autopar.verify.findings import found
-from autopar.verify.layout import NONE, IntArray, Layout, listed, stage_degrees
+from autopar.verifier.findings import found
+from autopar.verifier.layout import NONE, IntArray, Layout, listed, stage_degrees
 
 _COLUMNS = ("layer", "expert", "copy", "shard", "gpu")
 

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from autopar.problem import Plan
 from autopar.specs import Scenario
 from autopar.units import BYTES, COUNT, DURATION_US, FLOPS, FLOPS_PER_S, FRACTION, TOKENS_PER_S
-from autopar.verify.layout import Layout, distinct
-from autopar.verify.metrics import Measured
+from autopar.verifier.layout import Layout, distinct
+from autopar.verifier.metrics import Measured
 
 Origin = Literal["spec", "plan", "recomputed"]
 

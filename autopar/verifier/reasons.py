@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 from autopar.specs import Claim, Scenario
 from autopar.units import format_bytes
-from autopar.verify.metrics import missing_memory_parts
-from autopar.verify.quantities import DIMENSIONS, Book
+from autopar.verifier.metrics import missing_memory_parts
+from autopar.verifier.quantities import DIMENSIONS, Book
 
 if TYPE_CHECKING:
-    from autopar.verify.claims import Statement
+    from autopar.verifier.claims import Statement
 
 # One stage is tiled twice by the same GPUs; each product counts the GPUs of the plan.
 _GPU_PRODUCTS = (

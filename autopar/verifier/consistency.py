@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from autopar.problem import Plan
 from autopar.specs import Scenario
 from autopar.units import format_us
-from autopar.verify.metrics import Measured
+from autopar.verifier.metrics import Measured
 
 _FLOAT = 1e-9
 

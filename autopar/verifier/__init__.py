@@ -10,19 +10,19 @@ from typing import Any
 from autopar.problem import Plan
 from autopar.results import VerifyReport
 from autopar.specs import Claim, Scenario
-from autopar.verify.claims import audit
-from autopar.verify.consistency import consistency_notes
-from autopar.verify.experts import expert_violations
-from autopar.verify.findings import KINDS
-from autopar.verify.layout import layout_of
-from autopar.verify.limits import (
+from autopar.verifier.claims import audit
+from autopar.verifier.consistency import consistency_notes
+from autopar.verifier.experts import expert_violations
+from autopar.verifier.findings import KINDS
+from autopar.verifier.layout import layout_of
+from autopar.verifier.limits import (
     limit_notes,
     limit_violations,
     rule_violations,
     stated_violations,
 )
-from autopar.verify.metrics import measure
-from autopar.verify.structure import structure_violations
+from autopar.verifier.metrics import measure
+from autopar.verifier.structure import structure_violations
 
 __all__ = ["KINDS", "verify_plan"]
 

@@ -15,7 +15,7 @@ from autopar.segments import plan_costs
 from autopar.specs import PlanSpec, Workload
 from autopar.topology import Topology
 from autopar.unfold import unfold
-from autopar.verify import verify_plan
+from autopar.verifier import verify_plan
 
 DOCUMENT = {"pp": 8, "tp": 2, "ep": 16, "etp": 2, "spread": 2}
 

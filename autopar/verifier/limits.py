@@ -12,9 +12,9 @@ from autopar.problem import Metrics, Plan
 from autopar.results import Violation
 from autopar.specs import RuleSpec, Scenario
 from autopar.units import BYTES, DURATION_US, TOKENS_PER_S, format_bytes, format_rate, format_us
-from autopar.verify.findings import found
-from autopar.verify.layout import Layout, stage_degrees
-from autopar.verify.metrics import Measured
+from autopar.verifier.findings import found
+from autopar.verifier.layout import Layout, stage_degrees
+from autopar.verifier.metrics import Measured
 
 # The solver counts in whole nanoseconds, bytes and thousandths of a token per second, and rounds
 # once per stage; a plan at its limit may be off by that much and no more.

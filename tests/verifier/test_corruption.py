@@ -7,7 +7,7 @@ import pytest
 
 from autopar.plans import plan_from_spec
 from autopar.specs import PlanSpec, Scenario
-from autopar.verify import KINDS, verify_plan
+from autopar.verifier import KINDS, verify_plan
 
 LAYER, EXPERT, COPY, SHARD, GPU = range(5)
 ARCHITECTURE = {

@@ -9,9 +9,9 @@ from autopar.costs.operations import parts
 from autopar.errors import SpecError
 from autopar.problem import Metrics, Plan
 from autopar.specs import Declared, Scenario
-from autopar.verify.analytic import analytic_loads
-from autopar.verify.layout import NONE, Layout, stage_degrees
-from autopar.verify.loads import Loads
+from autopar.verifier.analytic import analytic_loads
+from autopar.verifier.layout import NONE, Layout, stage_degrees
+from autopar.verifier.loads import Loads
 
 FloatArray = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ import numpy as np
 from autopar.problem import Plan
 from autopar.results import Violation
 from autopar.specs import Scenario
-from autopar.verify.findings import found
-from autopar.verify.layout import Layout, listed
+from autopar.verifier.findings import found
+from autopar.verifier.layout import Layout, listed
 
 
 def structure_violations(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[Violation]:

@@ -6,7 +6,7 @@ from autopar.errors import SpecError
 from autopar.plans import plan_from_spec
 from autopar.rules import NAMES
 from autopar.specs import PlanSpec
-from autopar.verify import verify_plan
+from autopar.verifier import verify_plan
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from autopar.catalog import load_plan, load_scenario
 from autopar.errors import SpecError
 from autopar.plans import plan_from_spec
 from autopar.specs import Claim, PlanSpec
-from autopar.verify import verify_plan
+from autopar.verifier import verify_plan
 
 DOCUMENT = load_plan("ep16-tp2-pp8").model_copy(update={"cluster": None})
 CLAIMS = {claim.name: claim for claim in DOCUMENT.claims}

@@ -10,10 +10,10 @@ from autopar.expressions import parse
 from autopar.problem import Plan
 from autopar.results import Verdict
 from autopar.specs import Claim, Scenario
-from autopar.verify import reasons
-from autopar.verify.layout import Layout
-from autopar.verify.metrics import Measured
-from autopar.verify.quantities import DIMENSIONS, Book, quantities
+from autopar.verifier import reasons
+from autopar.verifier.layout import Layout
+from autopar.verifier.metrics import Measured
+from autopar.verifier.quantities import DIMENSIONS, Book, quantities
 
 APPROXIMATE = 0.05  # what "about" may be off by, relative to the recomputed value
 

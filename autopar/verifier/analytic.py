@@ -15,8 +15,8 @@ from autopar.costs.operations import collectives, kernels, parts
 from autopar.errors import SpecError
 from autopar.problem import Plan, Stage
 from autopar.specs import Architecture, Cluster, Scenario
-from autopar.verify.layout import IntArray, Layout, distinct
-from autopar.verify.loads import Loads
+from autopar.verifier.layout import IntArray, Layout, distinct
+from autopar.verifier.loads import Loads
 
 FloatArray = NDArray[np.float64]
 

@@ -1,0 +1,219 @@
+"""The documents keep the contract; the text fits 80 columns and loses no number."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from autopar.api import compare, explain, solve, verify
+from autopar.catalog import load_plan, load_scenario
+from autopar.report import json as documents
+from autopar.report import text
+from autopar.results import (
+    Explanation,
+    ObjectiveValue,
+    Repair,
+    Verdict,
+    VerifyReport,
+    Violation,
+)
+from autopar.specs import PlanSpec
+
+CONTRACT = {
+    "schema", "status", "objective", "degrees", "num_gpus", "idle_gpus", "stages", "placement",
+    "metrics", "binding", "conflict", "repairs", "solver",
+}  # fmt: skip
+METRICS = {
+    "tokens_per_s", "tokens_per_s_per_gpu", "ttft_ms", "tpot_ms", "concurrency", "batch_per_gpu",
+    "peak_memory_bytes", "memory",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def solution(document_scenario):
+    return solve(document_scenario({"cluster.gpus_per_domain": 128}))
+
+
+@pytest.fixture(scope="module")
+def infeasible(document_scenario):
+    return solve(document_scenario({"cluster.gpus_per_domain": 16}))
+
+
+@pytest.fixture
+def printed():
+    def show(print_it, *args, width=80):
+        console = Console(width=width, color_system=None, highlight=False, markup=False)
+        with console.capture() as captured:
+            print_it(console, *args)
+        output = captured.get()
+        assert max(len(line) for line in output.splitlines()) <= width
+        return " ".join(output.split())
+
+    return show
+
+
+def test_the_answer_keeps_the_contract(solution):
+    document = documents.solution_document(solution)
+    assert document.keys() >= CONTRACT
+    assert document["metrics"].keys() >= METRICS
+    assert document["metrics"]["memory"].keys() == {
+        "weights",
+        "kv_cache",
+        "activations",
+        "reserved",
+    }
+    assert document["objective"].keys() >= {"name", "value", "bound", "gap", "unit"}
+    assert document["solver"].keys() >= {"wall_s", "cost_model", "version", "seed", "fingerprint"}
+    assert document["degrees"].keys() == set("replicas pp tp cp attn_dp ep etp spread".split())
+    assert document["metrics"]["ttft_ms"] == pytest.approx(solution.metrics.ttft_us / 1000)
+    assert document["idle_gpus"] == 512 - document["num_gpus"] == 0
+    assert len(document["placement"]) == 16 * 16 * 2
+    assert document["placement"][0].keys() == {"layer", "expert", "copy", "shard", "gpu"}
+    assert sorted(g for stage in document["stages"] for g in stage["gpus"]) == list(range(512))
+
+
+def test_the_answer_is_a_plan_file_that_verifies_and_a_scenario(solution):
+    document = json.loads(documents.dump(documents.solution_document(solution)))
+    plan = load_plan(document)
+    assert isinstance(plan, PlanSpec)
+    assert load_scenario(document["spec"]) == solution.scenario
+    assert verify(solution.scenario, plan).violations == ()
+
+
+def test_an_answer_without_a_plan_keeps_the_contract(infeasible):
+    document = documents.solution_document(infeasible)
+    assert document.keys() >= CONTRACT
+    assert document["kind"] == "answer"
+    assert document["status"] == "infeasible"
+    assert document["degrees"] is None
+    assert document["placement"] == []
+    assert document["conflict"]
+    assert document["repairs"][0].keys() == {"requirement", "change", "size", "relative"}
+
+
+def test_dump_is_json_with_one_row_per_line_and_no_nan():
+    document = {"a": 1, "rows": [{"x": 1}, {"x": float("nan")}], "deep": {"b": [1], "c": {"d": 2}}}
+    dumped = documents.dump(document)
+    assert json.loads(dumped) == document | {"rows": [{"x": 1}, {"x": None}]}
+    assert '    {"x": 1},\n    {"x": null}\n' in dumped
+    assert documents.dump({"e": [], "t": "\u00b5"}).isascii()
+
+
+def test_the_solution_in_text_says_everything(solution, printed):
+    said = printed(text.print_solution, solution)
+    for words in (
+        "proven optimal",
+        "EP16 x TP2 x PP4",
+        "tp 2 * cp 1 * attn_dp 64 = ep 16 * etp 2 * spread 4 = 128 GPUs per stage",
+        "0 to 3 4 each: 0-3 to 12-15 128 each: 0-127 to 384-511",
+        "TTFT 1.60 s",
+        "traffic (min) 3 stage boundaries 3 stage boundaries 0 % decides",
+        "all_to_all_within",
+        solution.uniqueness.method,
+        *solution.notes,
+        solution.solver.fingerprint,
+    ):
+        assert words in said
+
+
+def test_a_gap_and_an_interruption_are_never_called_optimal(solution, printed):
+    loose = ObjectiveValue("throughput", 50.0, 100.0, 0.5, "tokens/s", "max", False, 0.0)
+    partial = replace(solution, status="feasible", objectives=(loose,), interrupted=True)
+    said = printed(text.print_solution, partial)
+    assert "optimality not proven" in said
+    assert "interrupted" in said
+    assert "50 %" in said
+    assert "proven optimal" not in said
+
+
+def test_the_infeasible_answer_names_the_clash_and_the_repairs(infeasible, printed):
+    said = printed(text.print_solution, infeasible)
+    assert "infeasible, proven" in said
+    for name in infeasible.conflict:
+        assert name in said
+    for repair in infeasible.repairs:
+        assert repair.change.replace(" ", "") in said.replace(" ", "")
+
+
+def test_unknown_is_not_called_infeasible(infeasible, printed):
+    unknown = replace(infeasible, status="unknown", conflict=(), repairs=())
+    said = printed(text.print_solution, unknown)
+    assert "not decided" in said
+    assert "infeasible" not in said
+
+
+def test_stages_that_differ_get_a_row_each(solution, printed):
+    plan = solution.plan
+    first = replace(plan.stages[0], tp=4, attn_dp=32)
+    said = printed(
+        text.print_solution, replace(solution, plan=replace(plan, stages=(first, *plan.stages[1:])))
+    )
+    assert "TP varies" in said
+    assert "tp 4" in said
+    assert "1 to 3" in said
+
+
+def test_every_claim_is_printed_whole(solution, document_scenario, printed):
+    verdicts = tuple(
+        Verdict(f"claim-{i}", word, "1,234,567,890 tokens/ms", "1,234,567 tokens/ms", 1000.0, why)
+        for i, (word, why) in enumerate(
+            [("reproduced", "counted"), ("wrong", "unit slip " * 20), ("not derivable", "none")]
+        )
+    )
+    broken = (Violation("memory", "gpu 3: 90 GB of 64 GB"),)
+    report = VerifyReport("p", broken, solution.metrics, verdicts, ("a note",))
+    said = printed(text.print_verification, report, document_scenario())
+    assert said.count("1,234,567,890 tokens/ms") == 3
+    assert said.count("unit slip") == 20
+    assert "1,000 times" in said
+    assert "3 claims: 1 reproduced, 1 wrong, 1 not derivable" in said
+    assert "1 violation" in said
+    assert "gpu 3: 90 GB of 64 GB" in said
+    document = documents.verification_document(report)
+    assert document["ok"] is False
+    assert [c["verdict"] for c in document["claims"]] == [v.verdict for v in verdicts]
+
+
+def test_a_report_without_metrics_prints(document_scenario, printed):
+    report = VerifyReport("p", (Violation("layers", "layer 3 is missing"),), None)
+    assert "layer 3 is missing" in printed(text.print_verification, report, document_scenario())
+    assert documents.verification_document(report)["metrics"] is None
+
+
+def test_the_comparison_shows_differences_and_gaps(document_scenario, printed):
+    scenario = document_scenario()
+    slow = PlanSpec(
+        name="slow", llm="moe-16x16-10b", degrees={"pp": 16, "tp": 2, "ep": 16, "etp": 2}
+    )
+    comparison = compare(scenario, [slow])
+    said = printed(text.print_comparison, comparison)
+    assert "EP16 x TP2 x PP16" in said
+    assert "15 (+114 %)" in said
+    assert "gap, traffic 114 % 0 %" in said
+    assert "What coverage partition costs against every_gpu" in said
+    document = documents.comparison_document(comparison)
+    assert json.loads(documents.dump(document)) == json.loads(json.dumps(document))
+    assert document["plans"][0]["gaps"]["traffic"] == pytest.approx(8 / 7)
+    assert document["best"]["traffic"] == ["autopar"]
+
+
+def test_the_explanation_gives_reasons(document_scenario, printed):
+    explanation = explain(document_scenario({"cluster.gpus_per_domain": 16}))
+    said = printed(text.print_explanation, explanation, "document")
+    for name in explanation.conflict:
+        assert f"{name} {explanation.because[name]}" in said
+    document = documents.explanation_document(explanation)
+    assert document["conflict"] == list(explanation.conflict)
+    assert json.loads(documents.dump(document))["repairs"]
+
+
+def test_an_optimum_that_nothing_binds_says_so(printed):
+    said = printed(text.print_explanation, Explanation("optimal", (), {}, (), ()), "free")
+    assert "no single requirement stands in the way" in said
+
+
+def test_a_long_repair_is_not_cut(printed):
+    change = "requirements." + "x" * 90 + "=1"
+    said = printed(text.print_conflict, ["a"], {}, [Repair("a", change, "s", None)])
+    assert change in said.replace(" ", "")
