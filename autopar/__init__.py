@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autopar.api import verify as verify
     from autopar.catalog import load_plan as load_plan
     from autopar.catalog import load_scenario as load_scenario
+    from autopar.constraints import register as register
     from autopar.errors import AutoparError as AutoparError
     from autopar.errors import InfeasibleError as InfeasibleError
     from autopar.errors import PluginError as PluginError
@@ -29,6 +30,7 @@ _HOME = {
     "explain": "autopar.api",
     "load_scenario": "autopar.catalog",
     "load_plan": "autopar.catalog",
+    "register": "autopar.constraints",
     "AutoparError": "autopar.errors",
     "InfeasibleError": "autopar.errors",
     "PluginError": "autopar.errors",

@@ -9,6 +9,7 @@ report = autopar.verify(scenario, autopar.load_plan("ep16-tp2-pp8"))
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 
@@ -74,13 +75,12 @@ def solve(
         clock.lap("verify")
     question = Question(scenario, every_plugin)
     bound: tuple[str, ...] = ()
-    blamed: tuple[str, ...] = ()
+    clashes: list[tuple[str, ...]] = []
     repaired: tuple[Repair, ...] = ()
     notes = list(task.problem.cost_model.notes())
     if diagnose and outcome.status == "infeasible":
         clashes = conflicts(question)
         repaired = repairs(question, clashes)
-        blamed = clashes[0] if clashes else ()
         notes += [f"an independent clash needs a repair too: {', '.join(c)}" for c in clashes[1:]]
     elif diagnose and outcome.status == "optimal" and outcome.vector is not None:
         oriented = task.oriented(outcome.vector)
@@ -94,12 +94,13 @@ def solve(
         metrics=metrics,
         objectives=_objective_values(task, prepared, outcome),
         binding=bound,
-        conflict=blamed,
+        conflict=clashes[0] if clashes else (),
         repairs=repaired,
         uniqueness=outcome.uniqueness,
         notes=(*notes, *_ties(task, prepared, outcome)),
         solver=_solver_info(task, prepared, outcome, every_plugin, clock),
         interrupted=outcome.interrupted,
+        because=_statements(task, scenario, (*bound, *(name for c in clashes for name in c))),
     )
 
 
@@ -134,30 +135,41 @@ def compare(
     if solution.plan is not None:
         own = verify_plan(scenario, solution.plan)
         compared.append(ComparedPlan("autopar", solution.plan, own, {}))
-    bounds = {o.name: o.bound for o in solution.objectives}
-    compared = [
-        ComparedPlan(p.name, p.plan, p.report, _gaps(task, p.report.metrics, bounds))
-        for p in compared
-    ]
+    bounds = _lone_bounds(Question(scenario, (*plugin_files.load_installed(), *plugins)))
+    compared = [replace(p, gaps=_gaps(task, p.report.metrics, bounds)) for p in compared]
     return Comparison(
-        solution, tuple(compared), _leaders(task, compared), _weaker(scenario, solution, plugins)
+        solution=solution,
+        plans=tuple(compared),
+        best=_leaders(task, compared),
+        bounds=bounds,
+        notes=_load_note(compared),
+        relaxed=_weaker(scenario, solution, plugins),
     )
 
 
 def explain(scenario: Scenario, *, plugins: Sequence[PlugIn] = ()) -> Explanation:
     """Say which requirements clash and what repairs them, or what binds the optimum."""
     solution = solve(scenario, plugins=plugins)
-    named = (*solution.conflict, *solution.binding)
-    constraints = make_task(scenario, plugins=plugins).constraints
-    because = {c.name: getattr(c, "because", "") for c in constraints if c.name in named}
     return Explanation(
         status=solution.status,
         conflict=solution.conflict,
-        because=because,
+        because=solution.because,
         repairs=solution.repairs,
         binding=solution.binding,
         notes=solution.notes,
     )
+
+
+def _statements(task: Task, scenario: Scenario, names: Sequence[str]) -> dict[str, str]:
+    """Return what each named constraint demands, in its own words."""
+    said = {}
+    for constraint in task.constraints:
+        if constraint.name in names:
+            states = getattr(constraint, "states", None)
+            said[constraint.name] = (
+                states(scenario) if states is not None else getattr(constraint, "because", "")
+            )
+    return said
 
 
 class _Clock:
@@ -311,17 +323,43 @@ def fingerprint(scenario: Scenario, plugins: Sequence[PlugIn] = ()) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def _gaps(task: Task, metrics: Metrics | None, bounds: Mapping[str, float]) -> dict[str, float]:
-    """Distance of a plan's metrics to the solver's bounds, relative; negative beats the bound."""
+def _lone_bounds(question: Question) -> dict[str, float]:
+    """Return for each objective what no plan beats when it alone counts, as proven by CP-SAT."""
+    bounds = {}
+    for objective in question.task().objectives:
+        task = question.aiming_at(objective.name)
+        outcome = optimise(task, prepare(task))
+        if outcome.bounds is not None:
+            bounds[objective.name] = objective.value(outcome.bounds[0])
+    return bounds
+
+
+def _gaps(
+    task: Task, metrics: Metrics | None, bounds: Mapping[str, float]
+) -> dict[str, float | None]:
+    """Distance of a plan's metrics to the bounds, relative; below 0 only for a plan that cheats."""
     if metrics is None:
         return {}
-    gaps = {}
+    gaps: dict[str, float | None] = {}
     for objective in task.objectives:
         if objective.name in bounds:
             bound, value = bounds[objective.name], objective.of_metrics(metrics)
-            sign = 1.0 if objective.sense == "min" else -1.0
-            gaps[objective.name] = sign * (value - bound) / max(abs(bound), 1e-12)
+            worse = (value - bound) * (1.0 if objective.sense == "min" else -1.0)
+            rounding = error_bound(objective.quantum, objective.terms(task.problem), bound)
+            if abs(worse) <= rounding:
+                gaps[objective.name] = 0.0
+            else:
+                gaps[objective.name] = worse / abs(bound) if bound else None
     return gaps
+
+
+def _load_note(compared: Sequence[ComparedPlan]) -> tuple[str, ...]:
+    """Say so where plans are measured under different loads."""
+    loads = {p.name: p.report.metrics.concurrency for p in compared if p.report.metrics is not None}
+    if len(set(loads.values())) < 2:
+        return ()
+    said = ", ".join(f"{name} {count:,}" for name, count in loads.items())
+    return (f"every plan is measured with its own batches in flight ({said}), one per stage",)
 
 
 def _leaders(task: Task, compared: Sequence[ComparedPlan]) -> dict[str, tuple[str, ...]]:

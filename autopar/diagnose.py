@@ -34,6 +34,12 @@ class Question:
         """Return the task without the named constraints."""
         return make_task(self.scenario, plugins=self.plugins, disabled=[*self.without, *disabled])
 
+    def aiming_at(self, objective: str, disabled: Sequence[str] = ()) -> Task:
+        """Return the task with one objective alone, without the named constraints."""
+        recipe = self.scenario.recipe.model_copy(update={"objectives": (objective,)})
+        scenario = self.scenario.model_copy(update={"recipe": recipe})
+        return replace(self, scenario=scenario).task(disabled)
+
     def leaving_out(self, names: Sequence[str]) -> "Question":
         """Return the question with more constraints left out."""
         return replace(self, without=(*self.without, *names))
@@ -191,11 +197,8 @@ def _repairs_of(question: Question, name: str) -> Iterator[Repair]:
 def _best_without(question: Question, name: str) -> float | None:
     """Return the best value of a metric, in its unit, when its own limit is left out."""
     objective = OBJECTIVES[name]
-    recipe = question.scenario.recipe.model_copy(update={"objectives": (objective.name,)})
-    scenario = question.scenario.model_copy(update={"recipe": recipe})
-    task = replace(question, scenario=scenario).task([name])
-    prepared = prepare(task)
-    outcome = optimise(task, prepared)
+    task = question.aiming_at(name, [name])
+    outcome = optimise(task, prepare(task))
     if outcome.vector is None:
         return None
     return objective.value(outcome.vector[0])
@@ -203,9 +206,7 @@ def _best_without(question: Question, name: str) -> float | None:
 
 def _throughput_repairs(question: Question) -> Iterator[Repair]:
     limits = question.scenario.requirements
-    recipe = question.scenario.recipe.model_copy(update={"objectives": ("throughput",)})
-    scenario = question.scenario.model_copy(update={"recipe": recipe})
-    task = replace(question, scenario=scenario).task(["throughput"])
+    task = question.aiming_at("throughput", ["throughput"])
     outcome = optimise(task, prepare(task))
     if outcome.vector is None or outcome.choice is None:
         return

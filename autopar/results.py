@@ -94,6 +94,7 @@ class Solution:
     notes: tuple[str, ...]
     solver: SolverInfo
     interrupted: bool = False
+    because: dict[str, str] = field(default_factory=dict)  # what each named constraint demands
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class ComparedPlan:
     name: str
     plan: Plan
     report: VerifyReport
-    gaps: dict[str, float]  # per objective, to the solver's proven bound; >= 0 is worse than it
+    gaps: dict[str, float | None]  # per objective, to `Comparison.bounds`; None where that is 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,8 @@ class Comparison:
     solution: Solution
     plans: tuple[ComparedPlan, ...]
     best: dict[str, tuple[str, ...]]  # objective -> names of the feasible plans that lead it
+    bounds: dict[str, float]  # objective -> what no plan of the spec beats in it alone, proven
+    notes: tuple[str, ...] = ()
     relaxed: Solution | None = None  # the optimum under weaker coverage, where that is better
 
 

@@ -72,6 +72,15 @@ class Rule(Constraint):
         self.rule = rule
         self.expression = expression
 
+    def states(self, scenario: Scenario) -> str:
+        """Quote the rule and its reason."""
+        rule = self.rule
+        limits = ((rule.at_most, "at most"), (rule.at_least, "at least"))
+        bounds = [f"{word} {bound:g}" for bound, word in limits if bound is not None]
+        kind = "require" if rule.require else "forbid" if rule.forbid else "sum"
+        text = " ".join([f"{kind} {rule.require or rule.forbid or rule.sum}", *bounds])
+        return f"{text}, because {self.because}"
+
     def evaluate(self, values: Mapping[str, Any]) -> Any:
         """Evaluate the rule's expression; an error of arithmetic is the rule's."""
         try:

@@ -88,7 +88,9 @@ def _bottleneck(
     table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int, worst: IntArray
 ) -> int:
     """Return the least value v such that segments of at most v still form a path."""
-    levels = np.unique(worst[allowed])
+    levels: list[int] = sorted(
+        set(worst[allowed].tolist())
+    )  # np.unique would import numpy.ma, 40 ms
     low, high = 0, len(levels) - 1
     while low < high:
         middle = (low + high) // 2
@@ -96,7 +98,7 @@ def _bottleneck(
             high = middle
         else:
             low = middle + 1
-    return int(levels[low])
+    return levels[low]
 
 
 def _shortest(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
 
 import click
+from click.utils import PacifyFlushWrapper
 
 from autopar.errors import AutoparError
 
@@ -34,6 +35,8 @@ def run(command: Callable[[], Any]) -> NoReturn:
         flush(sys.stdout)
     except click.exceptions.Exit as error:
         code = error.exit_code
+    except SystemExit:  # click ends so on a closed pipe, and puts a wrapper around the stream
+        code = 0 if isinstance(sys.stdout, PacifyFlushWrapper) else 1
     except click.UsageError as error:
         error.show()
         code = error.exit_code

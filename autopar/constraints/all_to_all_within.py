@@ -11,6 +11,7 @@ import numpy as np
 
 from autopar.constraints.base import Constraint
 from autopar.problem import BoolArray, Candidates, IntArray, Plan, Problem
+from autopar.specs import Scenario
 from autopar.topology import Topology
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ class AllToAllWithin(Constraint):
     name = "all_to_all_within"
     because = "expert all-to-all needs the scale-up fabric"
     filters_shapes = True
+
+    def states(self, scenario: Scenario) -> str:
+        """Name the container and its size."""
+        level = scenario.requirements.all_to_all_within
+        size = scenario.cluster.container_gpus(level)
+        return f"expert all-to-all, so every stage, lies inside one {level} of {size:,} GPUs"
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
         """Candidates with equal stages whose blocks fit in containers."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from autopar.problem import BoolArray, Candidates, IntArray, Plan, Problem
 from autopar.segments import SegmentTable
+from autopar.specs import Scenario
 
 if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel
@@ -45,6 +46,10 @@ class Constraint:
     # Whether `allowed_segments` depends on the shape of a stage alone, not on pp or replicas, so that
     # candidates which differ only in these share its answer.
     filters_shapes: bool = False
+
+    def states(self, scenario: Scenario) -> str:
+        """Return what the constraint demands in this scenario, with its numbers, and why."""
+        return self.because
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
         """Return which candidates satisfy the constraint, shape (rows,); None for all."""

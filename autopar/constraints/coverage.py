@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from autopar.constraints.base import Constraint
 from autopar.problem import BoolArray, Candidates, Plan, Problem
+from autopar.specs import Scenario
 
 
 class Coverage(Constraint):
@@ -12,6 +13,21 @@ class Coverage(Constraint):
 
     name = "coverage"
     because = "the scenario says which GPUs must work"
+
+    def states(self, scenario: Scenario) -> str:
+        """Name the coverage, and what a partition fixes."""
+        llm, num_gpus = scenario.llm, scenario.cluster.num_gpus
+        match scenario.requirements.coverage:
+            case "up_to":
+                return f"at most the {num_gpus:,} GPUs of the cluster"
+            case "every_gpu":
+                return f"none of the {num_gpus:,} GPUs idle"
+        shards = num_gpus / (llm.num_layers * llm.num_experts)
+        return (
+            f"partition: one expert shard on each of {num_gpus:,} GPUs, so {llm.num_layers} layers x "
+            f"{llm.num_experts} experts leave {shards:g} GPUs per expert and "
+            f"{num_gpus / llm.num_layers:g} per layer"
+        )
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
         """Candidates that use the GPUs that the coverage demands."""

@@ -9,6 +9,8 @@ from autopar.constraints.base import Constraint
 from autopar.costs.scaling import times_to_int
 from autopar.problem import BoolArray, Candidates, IntArray, Plan, Problem
 from autopar.segments import SegmentTable, plan_costs
+from autopar.specs import Scenario
+from autopar.units import format_us
 
 if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel
@@ -22,6 +24,10 @@ class Ttft(Constraint):
     name = "ttft"
     because = "the service promises a time to first token"
     filters_completely = False
+
+    def states(self, scenario: Scenario) -> str:
+        """Name the limit."""
+        return f"TTFT at most {format_us(scenario.requirements.max_ttft_us or 0.0)}"
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
         """Candidates that no split of layers brings over the limit by their bound alone."""
@@ -57,6 +63,10 @@ class Tpot(Constraint):
 
     name = "tpot"
     because = "the service promises a time per output token"
+
+    def states(self, scenario: Scenario) -> str:
+        """Name the limit."""
+        return f"TPOT at most {format_us(scenario.requirements.max_tpot_us or 0.0)}"
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
         """Candidates that can be fast enough at best."""

@@ -6,6 +6,8 @@ from autopar.constraints.base import Constraint
 from autopar.costs.scaling import sizes_to_int
 from autopar.problem import BoolArray, Candidates, IntArray, Plan, Problem
 from autopar.segments import plan_costs
+from autopar.specs import Scenario
+from autopar.units import format_bytes
 
 
 class Memory(Constraint):
@@ -13,6 +15,12 @@ class Memory(Constraint):
 
     name = "memory"
     because = "what a GPU holds must fit in its memory"
+
+    def states(self, scenario: Scenario) -> str:
+        """Name the memory of a GPU and the share that a plan may use."""
+        share = scenario.requirements.max_memory_fraction
+        size = format_bytes(scenario.cluster.gpu.memory_bytes * share)
+        return f"what a GPU holds fits in {size} ({share:.0%} of its memory)"
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
         """Candidates whose fullest GPU fits at best."""

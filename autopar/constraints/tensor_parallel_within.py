@@ -6,6 +6,7 @@ import numpy as np
 
 from autopar.constraints.base import Constraint
 from autopar.problem import BoolArray, Candidates, Plan, Problem
+from autopar.specs import Scenario
 from autopar.topology import Topology
 
 
@@ -14,6 +15,12 @@ class TensorParallelWithin(Constraint):
 
     name = "tensor_parallel_within"
     because = "tensor-parallel all-reduces need the fast links"
+
+    def states(self, scenario: Scenario) -> str:
+        """Name the container and its size."""
+        level = scenario.requirements.tensor_parallel_within
+        size = scenario.cluster.container_gpus(level)
+        return f"every tensor-parallel group lies inside one {level} of {size:,} GPUs"
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
         """Candidates whose groups fit, counting the GPUs that groups leave over in a container."""

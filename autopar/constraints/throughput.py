@@ -8,6 +8,8 @@ from autopar.constraints.base import Constraint
 from autopar.costs.scaling import rates_to_int
 from autopar.problem import BoolArray, Candidates, FloatArray, IntArray, Plan, Problem
 from autopar.segments import plan_costs
+from autopar.specs import Scenario
+from autopar.units import format_rate
 
 
 class Throughput(Constraint):
@@ -15,6 +17,13 @@ class Throughput(Constraint):
 
     name = "throughput"
     because = "the service must produce a rate"
+
+    def states(self, scenario: Scenario) -> str:
+        """Name the rates."""
+        limits = scenario.requirements
+        rates = ((limits.min_tokens_per_s, ""), (limits.min_tokens_per_s_per_gpu, " per GPU"))
+        wanted = [format_rate(rate) + suffix for rate, suffix in rates if rate is not None]
+        return f"at least {' and '.join(wanted)}"
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
         """Candidates that can reach the rate at best."""

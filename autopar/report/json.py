@@ -124,9 +124,10 @@ def comparison_document(comparison: Comparison) -> Json:
         "objectives": [_objective(o) for o in solution.objectives],
         "plans": [_compared(p) for p in comparison.plans],
         "best": {name: list(plans) for name, plans in comparison.best.items()},
+        "bounds": comparison.bounds,
         "conflict": list(solution.conflict),
         "relaxed": None if relaxed is None else _relaxed(relaxed),
-        "notes": list(solution.notes),
+        "notes": [*comparison.notes, *solution.notes],
         "solver": solver_document(solution.solver, interrupted=solution.interrupted),
     }
 

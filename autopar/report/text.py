@@ -36,13 +36,13 @@ def print_solution(console: Console, solution: Solution) -> None:
     scenario = solution.scenario
     _headline(console, scenario.name, solution)
     if solution.plan is None:
-        print_conflict(console, solution.conflict, _because(scenario), solution.repairs)
+        print_conflict(console, solution.conflict, solution.because, solution.repairs)
     else:
         _plan(console, solution.plan, scenario)
         if solution.metrics is not None:
             _section(console, "Metrics", _metrics(solution.metrics, scenario))
         _section(console, "Objectives, in order", _objectives(solution.objectives))
-        _binding(console, solution.binding, _because(scenario))
+        _binding(console, solution.binding, solution.because)
     _footer(
         console,
         {
@@ -78,7 +78,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     solution = comparison.solution
     _headline(console, solution.scenario.name, solution)
     if solution.plan is None:
-        print_conflict(console, solution.conflict, _because(solution.scenario), solution.repairs)
+        print_conflict(console, solution.conflict, solution.because, solution.repairs)
     _section(console, "Plans", _comparison(comparison))
     for compared in comparison.plans:
         problems = ((v.kind, v.message) for v in compared.report.violations)
@@ -87,7 +87,9 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     _pairs(console, "Best, by objective", best)
     if comparison.relaxed is not None:
         _relaxed(console, solution, comparison.relaxed)
-    _footer(console, {"Note": solution.notes, "Solver": _solver(solution)})
+    gap = "gap: to what no plan of the spec beats in that objective alone, as proven"
+    notes = (gap, *comparison.notes, *solution.notes)
+    _footer(console, {"Note": notes, "Solver": _solver(solution)})
 
 
 def print_explanation(console: Console, explanation: Explanation, name: str) -> None:
@@ -236,7 +238,9 @@ def _comparison(comparison: Comparison) -> Table:
             rows.setdefault(name, []).append(cell)
     for objective in comparison.solution.objectives:
         gaps = (plan.gaps.get(objective.name) for plan in comparison.plans)
-        rows[f"gap, {objective.name}"] = ["-" if g is None else percent(g) for g in gaps]
+        bound = comparison.bounds.get(objective.name)
+        none = "-" if bound != 0 else "above 0"
+        rows[f"gap, {objective.name}"] = [none if g is None else percent(g) for g in gaps]
     for name, row in rows.items():
         table.add_row(name, *row)
     return table
@@ -285,10 +289,6 @@ def _relaxed(console: Console, solution: Solution, relaxed: Solution) -> None:
     _section(console, f"What coverage {asked} costs against {weaker}", table)
     if relaxed.plan is not None:
         console.print(f"  {weaker}: {words.degrees(relaxed.plan)}")
-
-
-def _because(scenario: Scenario) -> dict[str, str]:
-    return {rule.name: rule.because for rule in scenario.all_rules}
 
 
 def _binding(console: Console, binding: Sequence[str], because: Mapping[str, str]) -> None:

@@ -50,6 +50,15 @@ def quantities(scenario: Scenario, plan: Plan, layout: Layout, measured: Measure
     }
 
 
+# What only the declared cost model states, with its dimension.
+_DECLARED = {
+    "flops_per_token": "work",
+    "compute_efficiency": "fraction",
+    "utilisation": "fraction",
+    "layer_time_us": "duration",
+}
+
+
 def _of_spec(scenario: Scenario) -> Book:
     llm, cluster, needs = scenario.llm, scenario.cluster, scenario.requirements
     gpu, work, declared = cluster.gpu, scenario.workload, scenario.declared
@@ -75,26 +84,25 @@ def _of_spec(scenario: Scenario) -> Book:
         "max_tpot_us": (needs.max_tpot_us, "duration"),
         "max_memory_fraction": (needs.max_memory_fraction, "fraction"),
     }
-    if scenario.cost_model == "declared" and declared is not None:
-        numbers |= {
-            "flops_per_token": (declared.flops_per_token, "work"),
-            "compute_efficiency": (declared.compute_efficiency, "fraction"),
-            "utilisation": (declared.utilisation, "fraction"),
-            "layer_time_us": (declared.layer_time_us, "duration"),
-        }
     book = {
         name: Quantity(value, dimension, "spec", "" if value is not None else "the spec has none")
         for name, (value, dimension) in numbers.items()
     }
+    in_use = scenario.cost_model == "declared"
+    why = "" if in_use else f"the cost model {scenario.cost_model} has none"
+    for name, dimension in _DECLARED.items():
+        value = getattr(declared, name) if in_use and declared is not None else None
+        book[name] = Quantity(value, dimension, "spec", why)
     derived = {
         "expert_instances": (float(llm.num_layers * llm.num_experts), "count"),
         "weight_bytes": (llm.weight_bytes, "size"),
         "num_domains": (float(-(-cluster.num_gpus // cluster.domain_gpus)), "count"),
     }
-    if "compute_efficiency" in book and declared is not None:
-        effective = gpu.peak_flops_per_s * declared.compute_efficiency
-        derived["effective_flops_per_s"] = (effective, "FLOP rate")
-    return book | {n: Quantity(v, dim, "recomputed") for n, (v, dim) in derived.items()}
+    book |= {n: Quantity(v, dim, "recomputed") for n, (v, dim) in derived.items()}
+    efficiency = book["compute_efficiency"].value
+    effective = None if efficiency is None else gpu.peak_flops_per_s * efficiency
+    book["effective_flops_per_s"] = Quantity(effective, "FLOP rate", "recomputed", why)
+    return book
 
 
 def _of_plan(scenario: Scenario, plan: Plan, layout: Layout) -> Book:

@@ -21,7 +21,7 @@ def run(*args):
 def test_help_imports_nothing_heavy(args):
     code = (
         "import sys; from autopar.cli import main\n"
-        f"try: main({args!r})\nexcept SystemExit: pass\n"
+        f"try: main({args!r}, prog_name='autopar')\nexcept SystemExit: pass\n"
         "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 from autopar.api import compare, explain, solve, verify
 from autopar.catalog import load_plan, load_scenario
 from autopar.report import json as documents
-from autopar.report import text
+from autopar.report import text, words
 from autopar.results import (
     Explanation,
     ObjectiveValue,
@@ -65,7 +65,7 @@ def test_the_answer_keeps_the_contract(solution):
     }
     assert document["objective"].keys() >= {"name", "value", "bound", "gap", "unit"}
     assert document["solver"].keys() >= {"wall_s", "cost_model", "version", "seed", "fingerprint"}
-    assert document["degrees"].keys() == set("replicas pp tp cp attn_dp ep etp spread".split())
+    assert document["degrees"].keys() == set(words.DEGREES)
     assert document["metrics"]["ttft_ms"] == pytest.approx(solution.metrics.ttft_us / 1000)
     assert document["idle_gpus"] == 512 - document["num_gpus"] == 0
     assert len(document["placement"]) == 16 * 16 * 2
@@ -102,7 +102,7 @@ def test_dump_is_json_with_one_row_per_line_and_no_nan():
 
 def test_the_solution_in_text_says_everything(solution, printed):
     said = printed(text.print_solution, solution)
-    for words in (
+    for part in (
         "proven optimal",
         "EP16 x TP2 x PP4",
         "tp 2 * cp 1 * attn_dp 64 = ep 16 * etp 2 * spread 4 = 128 GPUs per stage",
@@ -114,7 +114,7 @@ def test_the_solution_in_text_says_everything(solution, printed):
         *solution.notes,
         solution.solver.fingerprint,
     ):
-        assert words in said
+        assert part in said
 
 
 def test_a_gap_and_an_interruption_are_never_called_optimal(solution, printed):
@@ -216,4 +216,5 @@ def test_an_optimum_that_nothing_binds_says_so(printed):
 def test_a_long_repair_is_not_cut(printed):
     change = "requirements." + "x" * 90 + "=1"
     said = printed(text.print_conflict, ["a"], {}, [Repair("a", change, "s", None)])
-    assert change in said.replace(" ", "")
+    assert said.count("x") == 90
+    assert "=1" in said
