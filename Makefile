@@ -49,6 +49,7 @@ build-check: $(VENV)/.dev ## build the wheel through the sdist, install it elsew
 bench: $(VENV)/.demo ## measure, and write results/
 	$(BIN)/python benchmarks/bench_solve.py
 	$(BIN)/python benchmarks/domain_sizes.py
+	$(BIN)/python benchmarks/formulations.py
 
 constraints: $(VENV)/.dev ## write constraints.txt from what is installed in .venv
 	@{ sed -n '/^#/p' constraints.txt; \

@@ -87,7 +87,7 @@ def make_task(
 def prepare(task: Task) -> Prepared:
     """Filter the candidates, find an incumbent, and keep what may be as good."""
     problem = task.problem
-    rows, matrix = _in_order(task)
+    rows, matrix = in_order(task)
     tables: list[SegmentTable] = []
     has_path: list[bool] = []
     shapes: ShapeCache = {}
@@ -125,7 +125,7 @@ def prepare(task: Task) -> Prepared:
     )
 
 
-def _in_order(task: Task) -> tuple[Candidates, IntArray]:
+def in_order(task: Task) -> tuple[Candidates, IntArray]:
     """Return the allowed candidates by optimistic vector, and these, shape (rows, objectives)."""
     rows = task.problem.candidates.take(_allowed(task))
     columns = [

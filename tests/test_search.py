@@ -1,0 +1,208 @@
+"""What is left out before CP-SAT starts was never the optimum."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autopar import oracle
+from autopar.objectives import OBJECTIVES
+from autopar.search import Prepared, Task, make_task, narrowed, prepare
+from autopar.segments import segment_table
+from autopar.solver import optimise
+from autopar.specs import Scenario
+from autopar.unfold import unfold
+
+Build = Callable[..., Scenario]
+
+ORDERS = [
+    ("throughput", "ttft", "traffic", "memory"),
+    ("memory", "gpus", "ttft"),
+    ("ttft", "memory", "throughput"),
+]
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> dict[str, Any]:
+    """Changes of the small analytic scenario, with limits that some plans meet and others do not."""
+    layers = draw(st.integers(1, 4))
+    requirements: dict[str, Any] = {"coverage": draw(st.sampled_from(["every_gpu", "up_to"]))}
+    if draw(st.booleans()):
+        requirements["max_ttft_us"] = draw(st.sampled_from([30.0, 60.0, 120.0, 1e4]))
+    if draw(st.booleans()):
+        requirements["min_tokens_per_s_per_gpu"] = draw(st.sampled_from([1e4, 1e5, 1e6]))
+    rules = []
+    if draw(st.booleans()):
+        rules.append({"name": "depth", "sum": "layers_per_stage * layers_per_stage",
+                      "at_most": draw(st.integers(2, 9)), "because": "a test"})  # fmt: skip
+    if draw(st.booleans()):
+        rules.append({"name": "even", "require": "layers_per_stage <= 2", "because": "a test"})
+    return {
+        "sizes": {
+            "num_layers": layers,
+            "num_experts": draw(st.sampled_from([0, 2, 3])),
+            "num_nodes": draw(st.integers(1, 2)),
+            "phase": "prefill",
+            "batch": 64,
+            "experts_per_token": 2,
+        },
+        "requirements": requirements,
+        "rules": rules,
+        "memory_bytes": draw(st.sampled_from([8e10, 3e8, 1e8])),
+        "objectives": draw(st.sampled_from(ORDERS)),
+    }
+
+
+def task_of(build: Build, change: dict[str, Any]) -> Task:
+    document = build(**change["sizes"]).document()
+    document["requirements"] = change["requirements"]
+    document["rules"] = change["rules"]
+    document["cluster"]["gpu"]["memory_bytes"] = change["memory_bytes"]
+    document["recipe"]["objectives"] = change["objectives"]
+    return make_task(Scenario.model_validate(document))
+
+
+def unpruned(task: Task) -> Prepared:
+    """Every candidate with all its segments, and no incumbent."""
+    rows = task.problem.candidates
+    tables = tuple(
+        segment_table(task.problem, rows.take(np.array([i])), ()) for i in range(len(rows))
+    )
+    return Prepared(
+        len(rows), len(rows), rows, tables, np.ones(len(rows), dtype=np.bool_), None, None,
+        np.zeros((len(rows), len(task.objectives)), dtype=np.int64),
+    )  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(changes())
+def test_the_optimum_is_that_of_all_candidates_and_all_segments(
+    analytic_scenario: Build, change: dict[str, Any]
+) -> None:
+    task = task_of(analytic_scenario, change)
+    everything = optimise(task, unpruned(task))
+    pruned = optimise(task, prepare(task))
+    assert pruned.status == everything.status
+    assert pruned.vector == everything.vector
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(changes())
+def test_every_optimum_is_left_in_the_model(
+    analytic_scenario: Build, change: dict[str, Any]
+) -> None:
+    """Not only one: uniqueness is judged in the model that pruning leaves."""
+    task = task_of(analytic_scenario, change)
+    names = [o.name for o in task.objectives]
+    expected = oracle.best(task.problem, task.constraints, names)
+    prepared = prepare(task)
+    tables = {
+        index: {*zip(table.first.tolist(), table.stop.tolist(), strict=True)}
+        for table in narrowed(task, prepared)
+        for index in table.members
+    }
+    left = {row: tables[index] for index, row in enumerate(prepared.rows)}
+    if expected is None:
+        assert prepared.incumbent is None
+        return
+    for plan in expected[1]:
+        stage = plan.stages[0]
+        row = next(
+            r for r in left
+            if (r.replicas, r.pp, r.tp, r.cp, r.attn_dp, r.ep, r.etp, r.spread)
+            == (plan.replicas, plan.pp, stage.tp, stage.cp, stage.attn_dp, stage.ep, stage.etp,
+                stage.spread)
+        )  # fmt: skip
+        assert {(s.layers[0], s.layers[-1] + 1) for s in plan.stages} <= left[row]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(changes())
+def test_the_incumbent_is_a_plan_and_its_vector_is_its_own(
+    analytic_scenario: Build, change: dict[str, Any]
+) -> None:
+    task = task_of(analytic_scenario, change)
+    prepared = prepare(task)
+    if prepared.incumbent is None:
+        return
+    choice = prepared.incumbent
+    assert prepared.rows.row(choice.row) == choice.candidate
+    plan = unfold(task.problem, choice.candidate, choice.split)
+    for constraint in task.constraints:
+        assert list(constraint.check(plan, task.problem)) == []
+    alone = replace(task.problem, candidates=prepared.rows.take(np.array([choice.row])))
+    reached = [
+        tuple(oracle._value(o.name, found, costs) for o in task.objectives)
+        for found, costs in oracle.feasible_plans(alone, task.constraints)
+        if found.stages == plan.stages
+    ]
+    assert reached == [prepared.vector]
+    assert tuple(prepared.optimistic[:, 0].tolist()) == tuple(sorted(prepared.optimistic[:, 0]))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(changes())
+def test_no_split_beats_a_rows_optimistic_vector(
+    analytic_scenario: Build, change: dict[str, Any]
+) -> None:
+    """Level by level, each bound alone: that is what leaving rows out rests on."""
+    task = task_of(analytic_scenario, change)
+    for plan, costs in oracle.feasible_plans(task.problem, ()):
+        stage = plan.stages[0]
+        index = next(
+            i for i, r in enumerate(task.problem.candidates)
+            if (r.replicas, r.pp, r.tp, r.cp, r.attn_dp, r.ep, r.etp, r.spread)
+            == (plan.replicas, plan.pp, stage.tp, stage.cp, stage.attn_dp, stage.ep, stage.etp,
+                stage.spread)
+        )  # fmt: skip
+        row = task.problem.candidates.take(np.array([index]))
+        for objective in task.objectives:
+            bound = int(objective.optimistic(task.problem, row)[0])
+            oriented = bound if objective.sense == "min" else -bound
+            assert oriented <= oracle._value(objective.name, plan, costs), objective.name
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(changes())
+def test_has_path_says_whether_the_segments_join_to_a_plan(
+    analytic_scenario: Build, change: dict[str, Any]
+) -> None:
+    task = task_of(analytic_scenario, change)
+    prepared = prepare(task)
+    assert len(prepared.has_path) == len(prepared.tables) == len(prepared.rows)
+    for row, table, has_path in zip(
+        prepared.rows, prepared.tables, prepared.has_path.tolist(), strict=True
+    ):
+        pieces = {*zip(table.first.tolist(), table.stop.tolist(), strict=True)}
+        joined = False
+        for split in oracle.splits(task.problem.num_layers, row.pp):
+            stops = np.cumsum(split).tolist()
+            joined |= {*zip([0, *stops[:-1]], stops, strict=True)} <= pieces
+        assert has_path == joined
+
+
+def test_a_task_without_a_requirement_is_freer(document_scenario: Build) -> None:
+    """Leaving a confinement out also widens the candidates; leaving coverage out makes it up_to."""
+    scenario = document_scenario()
+    names = {c.name for c in make_task(scenario).constraints}
+    assert {"coverage", "all_to_all_within", "tensor_parallel_within", "same_tp"} <= names
+    free = make_task(scenario, disabled=["tensor_parallel_within"])
+    assert "tensor_parallel_within" not in {c.name for c in free.constraints}
+    assert make_task(scenario).problem.topology.group_container == 8
+    assert free.problem.topology.group_container == 64
+    small = document_scenario({"cluster.num_nodes": 4, "llm.num_layers": 2, "llm.num_experts": 16})
+    assert {c.replicas for c in make_task(small).problem.candidates} == {1}
+    assert any(c.replicas > 1 for c in make_task(small, disabled=["coverage"]).problem.candidates)
+
+
+@pytest.mark.parametrize(("order", "sense"), [("throughput", -1), ("gpus", 1)])
+def test_oriented_turns_every_objective_so_that_less_is_better(
+    document_scenario: Build, order: str, sense: int
+) -> None:
+    task = make_task(document_scenario({"recipe.objectives": [order]}))
+    assert task.oriented([7]) == (7 * sense,)
+    assert OBJECTIVES[order].sense == ("min" if sense == 1 else "max")
