@@ -47,6 +47,7 @@ build-check: $(VENV)/.dev ## build the wheel through the sdist, install it elsew
 	.ci/check-wheel $(BIN)/python
 
 bench: $(VENV)/.demo ## measure, and write results/
+	$(BIN)/python benchmarks/document.py
 	$(BIN)/python benchmarks/bench_solve.py
 	$(BIN)/python benchmarks/domain_sizes.py
 	$(BIN)/python benchmarks/formulations.py

@@ -1,6 +1,6 @@
 """Time and memory of the command line, and how they grow with the number of GPUs.
 
-Writes results/benchmark-DATE.md and .json:
+Writes results/benchmark.md and .json:
 
     python benchmarks/bench_solve.py [--runs 5] [--max-gpus 65536]
 """
@@ -194,7 +194,7 @@ def main() -> int:
         *shell_section(shell),
         *growth_section(growth),
     ]
-    write(options.output / f"benchmark-{today}.md", lines[:-1])
+    write(options.output / f"benchmark.md", lines[:-1])
     record = {
         "command": made_by,
         "machine": facts,
@@ -206,7 +206,7 @@ def main() -> int:
             for s, m in growth.items()
         ],
     }
-    write(options.output / f"benchmark-{today}.json", [json.dumps(record, indent=2)])
+    write(options.output / f"benchmark.json", [json.dumps(record, indent=2)])
     return 0
 
 

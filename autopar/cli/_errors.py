@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
 
 import click
-from click.utils import PacifyFlushWrapper
 
 from autopar.errors import AutoparError
 
@@ -28,7 +27,7 @@ def run(command: Callable[[], Any]) -> NoReturn:
     set_verbosity(0)
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None
-    code = 1
+    code, stdout = 1, sys.stdout
     try:
         result = command()
         code = result if isinstance(result, int) else 0
@@ -36,7 +35,7 @@ def run(command: Callable[[], Any]) -> NoReturn:
     except click.exceptions.Exit as error:
         code = error.exit_code
     except SystemExit:  # click ends so on a closed pipe, and puts a wrapper around the stream
-        code = 0 if isinstance(sys.stdout, PacifyFlushWrapper) else 1
+        code = 0 if sys.stdout is not stdout else 1
     except click.UsageError as error:
         error.show()
         code = error.exit_code

@@ -1,0 +1,334 @@
+"""What the solver proves, when it cannot, and that a second run says the same."""
+
+import _thread
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autopar import oracle
+from autopar.errors import PluginError
+from autopar.problem import Plan, Problem
+from autopar.results import Progress
+from autopar.search import make_task, prepare
+from autopar.solver import Outcome, optimise
+from autopar.specs import Scenario
+from autopar.unfold import unfold
+from autopar.variables import PlanVariables
+
+Build = Callable[..., Scenario]
+
+# 4 layers x 16 experts x 2 shards on 128 GPUs, one domain: small enough for exhaustive search.
+SMALL = {"llm.num_layers": 4, "cluster.num_nodes": 16, "cluster.gpus_per_domain": 128}
+EXPLICIT = {"recipe.cp_sat": {"symmetry": "explicit"}}
+
+
+def run(scenario: Scenario, *, plugins: Any = (), uniqueness: bool = True) -> Outcome:
+    task = make_task(scenario, plugins=plugins)
+    return optimise(task, prepare(task), uniqueness=uniqueness)
+
+
+def told_apart(plan: Plan) -> tuple[Any, ...]:
+    """What uniqueness counts as different: degrees, and how many stages of which size."""
+    stage = plan.stages[0]
+    degrees = (plan.replicas, plan.pp, stage.tp, stage.cp, stage.ep, stage.etp)
+    # with a grid per layer, attn_dp and spread follow from the sizes; with equal grids they do not
+    return (*degrees, *sorted((len(s.layers), s.attn_dp, s.spread) for s in plan.stages))
+
+
+@pytest.mark.parametrize(("domain", "pp"), [(32, 16), (64, 8), (128, 4), (256, 2), (512, 1)])
+def test_the_domain_decides_the_pipeline_proven_optimal_and_unique(
+    document_scenario: Build, domain: int, pp: int
+) -> None:
+    """A stage fills a domain: 32 GPUs per layer, so domain / 32 layers per stage."""
+    outcome = run(document_scenario({"cluster.gpus_per_domain": domain}))
+    assert outcome.status == "optimal"
+    assert outcome.bounds == outcome.vector
+    assert outcome.choice is not None
+    candidate = outcome.choice.candidate
+    assert (candidate.pp, candidate.tp, candidate.ep, candidate.etp) == (pp, 2, 16, 2)
+    assert outcome.choice.split == (16 // pp,) * pp
+    assert outcome.uniqueness is not None
+    assert outcome.uniqueness.unique is True
+    assert "CP-SAT proves" in outcome.uniqueness.method
+
+
+def test_without_a_common_tensor_size_several_plans_tie_and_one_is_named(
+    document_scenario: Build,
+) -> None:
+    """Declared costs do not tell attention's tp apart, so every tp of a node is as good."""
+    outcome = run(document_scenario({"rules": []}))
+    assert outcome.status == "optimal"
+    assert outcome.choice is not None
+    assert outcome.uniqueness is not None
+    assert outcome.uniqueness.unique is False
+    assert str(outcome.choice.candidate) not in outcome.uniqueness.other
+    assert "pp=8" in outcome.uniqueness.other
+    others = [f"tp={tp}," for tp in (1, 2, 4, 8) if tp != outcome.choice.candidate.tp]
+    assert any(other in outcome.uniqueness.other for other in others)
+
+
+def test_plans_that_differ_in_stage_sizes_alone_are_not_unique(document_scenario: Build) -> None:
+    """Two stages of 2 + 2 or of 3 + 1 layers tie in throughput and TTFT, and in nothing else here."""
+    two = {"name": "two", "require": "pp == 2 and tp == etp", "because": "a test"}
+    tie = {"rules": [two], "recipe.objectives": ["throughput", "ttft"]}
+    outcome = run(document_scenario(SMALL | tie))
+    assert outcome.choice is not None
+    assert outcome.uniqueness is not None
+    assert outcome.uniqueness.unique is False
+    sizes = sorted(outcome.choice.split)
+    other = "[2, 2]" if sizes == [1, 3] else "[3, 1] or [1, 3]"
+    found = outcome.uniqueness.other.split("layers per stage ")[1]
+    assert found in other
+    # memory tells them apart: with it as a third objective the even split is the only one
+    decided = run(document_scenario(SMALL | tie | {"recipe.objectives": ["throughput", "memory"]}))
+    assert decided.choice is not None
+    assert decided.uniqueness is not None
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> dict[str, Any]:
+    layers, experts = draw(st.integers(1, 4)), draw(st.sampled_from([2, 3, 4]))
+    shards = draw(st.integers(1, 2))
+    orders = [["throughput", "ttft"], ["throughput", "memory"], ["memory", "traffic"]]
+    return {
+        "llm.num_layers": layers,
+        "llm.num_experts": experts,
+        "cluster.num_nodes": layers * shards,
+        "cluster.gpus_per_node": experts,
+        "cluster.gpus_per_domain": experts * draw(st.integers(1, layers * shards)),
+        "requirements": {
+            "coverage": draw(st.sampled_from(["partition", "every_gpu"])),
+            "all_to_all_within": draw(st.sampled_from(["domain", "cluster"])),
+        },
+        "rules": draw(
+            st.sampled_from(
+                [
+                    [],
+                    [{"name": "one", "require": "tp == etp and ep == num_experts", "because": "x"}],
+                ]
+            )
+        ),
+        "recipe.objectives": draw(st.sampled_from(orders)),
+    }
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(changes())
+def test_unique_is_said_where_exhaustive_search_finds_one_optimum(
+    document_scenario: Build, change: dict[str, Any]
+) -> None:
+    scenario = document_scenario(change)
+    task = make_task(scenario)
+    expected = oracle.best(task.problem, task.constraints, [o.name for o in task.objectives])
+    outcome = optimise(task, prepare(task), uniqueness=True)
+    assert (outcome.status == "infeasible") == (expected is None)
+    if expected is None:
+        assert outcome.uniqueness is None
+        return
+    assert outcome.uniqueness is not None
+    kinds = {told_apart(plan) for plan in expected[1]}
+    assert outcome.uniqueness.unique == (len(kinds) == 1)
+    assert bool(outcome.uniqueness.other) == (len(kinds) > 1)
+
+
+SIZES: list[dict[str, Any]] = [
+    {},
+    {"cluster.gpus_per_domain": 32},
+    {"llm.num_layers": 10, "llm.num_experts": 6, "cluster.num_nodes": 30,
+     "cluster.gpus_per_node": 6, "cluster.gpus_per_domain": 36},
+    {"llm.num_layers": 5, "llm.num_experts": 3, "cluster.num_nodes": 15,
+     "cluster.gpus_per_node": 2, "cluster.gpus_per_domain": 10},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_explicit_and_canonical_symmetry_agree(
+    document_scenario: Build, size: dict[str, Any]
+) -> None:
+    """The order of blocks and experts, taken as given or searched, has the same optimum."""
+    canonical = run(document_scenario(size))
+    explicit = run(document_scenario(size | EXPLICIT))
+    assert explicit.status == canonical.status
+    assert explicit.vector == canonical.vector
+    assert explicit.bounds == canonical.bounds
+    if explicit.choice is not None:
+        assert canonical.choice is not None
+        assert explicit.choice.candidate == canonical.choice.candidate
+        assert sorted(explicit.choice.split) == sorted(canonical.choice.split)
+        assert explicit.choice.layer_blocks is not None
+        assert canonical.choice.layer_blocks is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        SMALL | EXPLICIT,
+        SMALL | {"requirements.coverage": "up_to"},
+        SMALL | {"recipe.cp_sat": {"num_workers": 2}},
+        SMALL | {"recipe.cp_sat": {"seed": 7}},
+    ],
+)
+def test_two_runs_give_the_same_plan_in_the_same_deterministic_time(
+    document_scenario: Build, change: dict[str, Any]
+) -> None:
+    first, second = (run(document_scenario(change)) for _ in range(2))
+    assert first.choice is not None
+    assert second.choice is not None
+    assert second.vector == first.vector
+    assert second.deterministic_time == first.deterministic_time > 0
+    assert second.choice.candidate == first.choice.candidate
+    assert second.choice.split == first.choice.split
+    assert second.choice.layer_blocks == first.choice.layer_blocks
+    ranks = [o.choice.expert_ranks for o in (first, second) if o.choice is not None]
+    assert str(ranks[0]) == str(ranks[1])
+
+
+@pytest.mark.parametrize("layers", [8, 16])
+def test_a_limit_too_short_for_a_proof_leaves_a_plan_with_bounds(
+    document_scenario: Build, layers: int
+) -> None:
+    cp_sat = {"symmetry": "explicit", "deterministic_time_limit": 1e-6}
+    size = {"llm.num_layers": layers, "cluster.num_nodes": 4 * layers, "recipe.cp_sat": cp_sat}
+    scenario = document_scenario(size)
+    task = make_task(scenario)
+    outcome = optimise(task, prepare(task), uniqueness=True)
+    assert outcome.status == "feasible"
+    assert outcome.uniqueness is None
+    assert not outcome.interrupted
+    assert outcome.choice is not None
+    assert outcome.vector is not None
+    assert outcome.bounds is not None
+    assert len(outcome.bounds) == len(outcome.vector) == len(task.objectives)
+    plan = unfold(
+        task.problem, outcome.choice.candidate, outcome.choice.split,
+        layer_blocks=outcome.choice.layer_blocks, expert_ranks=outcome.choice.expert_ranks,
+    )  # fmt: skip
+    assert [text for c in task.constraints for text in c.check(plan, task.problem)] == []
+    proven = run(document_scenario(size | EXPLICIT))
+    assert proven.status == "optimal"
+    assert proven.vector is not None
+    # a bound is never worse than the value, and no bound promises less than what is possible
+    for bound, value in zip(
+        task.oriented(outcome.bounds), task.oriented(outcome.vector), strict=True
+    ):
+        assert bound <= value
+    assert task.oriented(outcome.bounds) <= task.oriented(proven.vector)
+
+
+class Hard:
+    """A sum-free constraint that CP-SAT cannot refute at once: a pigeon too many for its holes."""
+
+    name = "pigeons"
+
+    def post(self, model: Any, variables: PlanVariables, problem: Problem) -> None:
+        holes = [[model.new_bool_var(f"pigeon[{p},{h}]") for h in range(11)] for p in range(12)]
+        for row in holes:
+            model.add_bool_or(row)
+        for hole in range(11):
+            for p in range(12):
+                for q in range(p):
+                    model.add_bool_or(~holes[p][hole], ~holes[q][hole])
+
+    def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
+        yield "no plan satisfies this"
+
+
+def test_not_proven_is_unknown_and_not_infeasible(document_scenario: Build) -> None:
+    limit = {"recipe.cp_sat": {"deterministic_time_limit": 1e-6}}
+    outcome = run(document_scenario(SMALL | limit), plugins=[Hard()])
+    assert outcome.status == "unknown"
+    assert outcome.choice is None
+    assert outcome.bounds is None
+
+
+def test_without_candidates_infeasible_is_said_before_any_model(document_scenario: Build) -> None:
+    limit = {"recipe.cp_sat": {"deterministic_time_limit": 1e-6}}
+    outcome = run(document_scenario({"cluster.gpus_per_domain": 16} | limit))
+    assert outcome.status == "infeasible"
+    assert outcome.deterministic_time == 0.0
+
+
+class Refuses:
+    """Its post forbids what its check accepts."""
+
+    name = "refuses"
+
+    def post(self, model: Any, variables: PlanVariables, problem: Problem) -> None:
+        model.add_bool_or([])
+
+    def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
+        return iter(())
+
+
+def test_a_plugin_whose_post_refuses_what_its_check_accepts_is_an_error(
+    document_scenario: Build,
+) -> None:
+    with pytest.raises(PluginError, match="post and check of a plug-in disagree"):
+        run(document_scenario(SMALL), plugins=[Refuses()])
+
+
+def test_progress_names_every_objective_and_bounds_never_pass_values(
+    document_scenario: Build,
+) -> None:
+    seen: list[Progress] = []
+    task = make_task(document_scenario(SMALL | EXPLICIT))
+    outcome = optimise(task, prepare(task), report=seen.append)
+    assert outcome.vector is not None
+    assert [*dict.fromkeys(step.objective for step in seen)] == [o.name for o in task.objectives]
+    for objective, integer in zip(task.objectives, outcome.vector, strict=True):
+        last = [step for step in seen if step.objective == objective.name][-1]
+        assert last.value == objective.value(integer)
+        for step in seen:
+            if step.objective == objective.name and step.value is not None:
+                assert step.bound is not None
+                slack = 1e-9 * abs(step.value)
+                sign = 1 if objective.sense == "min" else -1
+                assert sign * step.bound <= sign * step.value + slack
+    assert all(a.wall_s <= b.wall_s for a, b in zip(seen, seen[1:], strict=False))
+
+
+@pytest.mark.parametrize("level", ["throughput", "ttft"])
+def test_ctrl_c_ends_the_search_with_the_best_plan_so_far(
+    document_scenario: Build, level: str
+) -> None:
+    """512 GPUs with blocks and ranks free; the first news of an objective interrupts its search."""
+    told = threading.Event()
+
+    def interrupt(step: Progress) -> None:
+        if step.objective == level and not told.is_set():
+            told.set()
+            _thread.interrupt_main()
+
+    task = make_task(document_scenario(EXPLICIT))
+    prepared = prepare(task)
+    outcome = optimise(task, prepared, report=interrupt, uniqueness=True)
+    assert told.is_set()
+    assert outcome.interrupted
+    assert outcome.status in ("feasible", "optimal")
+    assert outcome.uniqueness is None
+    assert outcome.choice is not None
+    assert outcome.vector is not None
+    assert outcome.bounds is not None
+    assert prepared.vector is not None
+    assert task.oriented(outcome.vector) <= prepared.vector
+    plan = unfold(task.problem, outcome.choice.candidate, outcome.choice.split)
+    assert [text for c in task.constraints for text in c.check(plan, task.problem)] == []
+
+
+def test_an_error_in_the_progress_callback_does_not_change_the_answer(
+    document_scenario: Build,
+) -> None:
+    """In a thread that is not the main one, too, the same optimum comes out."""
+    task = make_task(document_scenario(SMALL))
+    prepared = prepare(task)
+    found: list[Outcome] = []
+    thread = threading.Thread(target=lambda: found.append(optimise(task, prepared)))
+    thread.start()
+    thread.join()
+    here = optimise(task, prepared)
+    assert replace(found[0], choice=None) == replace(here, choice=None)
