@@ -8,8 +8,9 @@ report = autopar.verify(scenario, autopar.load_plan("ep16-tp2-pp8"))
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
 
@@ -31,6 +32,7 @@ from autopar.results import (
     Solution,
     SolverInfo,
     VerifyReport,
+    Violation,
 )
 from autopar.search import Prepared, Task, make_task, prepare
 from autopar.solver import Outcome, optimise
@@ -73,19 +75,9 @@ def solve(
         clock.lap("unfold")
         metrics = _trusted_metrics(task, outcome, plan)
         clock.lap("verify")
-    question = Question(scenario, every_plugin)
-    bound: tuple[str, ...] = ()
-    clashes: list[tuple[str, ...]] = []
-    repaired: tuple[Repair, ...] = ()
-    notes = list(task.problem.cost_model.notes())
-    if diagnose and outcome.status == "infeasible":
-        clashes = conflicts(question)
-        repaired = repairs(question, clashes)
-        notes += [f"an independent clash needs a repair too: {', '.join(c)}" for c in clashes[1:]]
-    elif diagnose and outcome.status == "optimal" and outcome.vector is not None:
-        oriented = task.oriented(outcome.vector)
-        bound, undecided = binding(question, oriented, BINDING_BUDGET)
-        notes += [f"not decided whether {name} binds" for name in undecided]
+    found = _Findings()
+    if diagnose and not outcome.interrupted:
+        found = _diagnose(task, outcome, Question(scenario, every_plugin))
     clock.lap("diagnose")
     return Solution(
         scenario=scenario,
@@ -93,26 +85,38 @@ def solve(
         plan=plan,
         metrics=metrics,
         objectives=_objective_values(task, prepared, outcome),
-        binding=bound,
-        conflict=clashes[0] if clashes else (),
-        repairs=repaired,
+        binding=found.binding,
+        conflict=found.clashes[0] if found.clashes else (),
+        repairs=found.repairs,
         uniqueness=outcome.uniqueness,
-        notes=(*notes, *_ties(task, prepared, outcome)),
+        notes=(*task.problem.cost_model.notes(), *found.notes, *_ties(task, prepared, outcome)),
         solver=_solver_info(task, prepared, outcome, every_plugin, clock),
-        interrupted=outcome.interrupted,
-        because=_statements(task, scenario, (*bound, *(name for c in clashes for name in c))),
+        interrupted=outcome.interrupted or found.interrupted,
+        because=_statements(
+            task, scenario, (*found.binding, *(name for c in found.clashes for name in c))
+        ),
     )
 
 
-def verify(scenario: Scenario, plan: PlanSpec | Plan) -> VerifyReport:
+def verify(
+    scenario: Scenario, plan: PlanSpec | Plan, *, plugins: Sequence[PlugIn] = ()
+) -> VerifyReport:
     """Check a plan against a scenario and audit its claims, without the solver.
 
+    plugins: constraints whose `check` must accept the plan too.
     Raises SpecError if the plan is for another model, or cannot be read as a plan at all.
     """
     if isinstance(plan, Plan):
-        return verify_plan(scenario, plan)
-    explicit = plan_from_spec(plan, scenario)
-    return verify_plan(scenario, explicit, plan.claims, stated_metrics=stated_numbers(plan))
+        explicit, report = plan, verify_plan(scenario, plan)
+    else:
+        explicit = plan_from_spec(plan, scenario)
+        report = verify_plan(scenario, explicit, plan.claims, stated_metrics=stated_numbers(plan))
+    every_plugin = (*plugin_files.load_installed(), *plugins)
+    if not every_plugin:
+        return report
+    problem = make_task(scenario, plugins=every_plugin).problem
+    broken = [Violation(c.name, text) for c in every_plugin for text in c.check(explicit, problem)]
+    return replace(report, violations=(*report.violations, *broken))
 
 
 def compare(
@@ -126,11 +130,12 @@ def compare(
     task = make_task(scenario, plugins=plugins)
     columns = [(spec.name, plan_from_spec(spec, scenario), spec) for spec in plans]
     names = [name for name, _, _ in columns]
-    for name in names:
-        if names.count(name) > 1:
-            raise SpecError(f"two plans have the name {name!r}; rename one of them")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise SpecError(f"two plans have the name {repeated[0]!r}; rename one of them")
     compared = [
-        ComparedPlan(name, plan, verify(scenario, spec), {}) for name, plan, spec in columns
+        ComparedPlan(name, plan, verify(scenario, spec, plugins=plugins), {})
+        for name, plan, spec in columns
     ]
     if solution.plan is not None:
         own = verify_plan(scenario, solution.plan)
@@ -158,6 +163,38 @@ def explain(scenario: Scenario, *, plugins: Sequence[PlugIn] = ()) -> Explanatio
         binding=solution.binding,
         notes=solution.notes,
     )
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What was learnt about an answer after it stood, as far as it went."""
+
+    binding: tuple[str, ...] = ()
+    clashes: list[tuple[str, ...]] = field(default_factory=list)
+    repairs: tuple[Repair, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def _diagnose(task: Task, outcome: Outcome, question: Question) -> _Findings:
+    """Find what binds the optimum, or what clashes; Ctrl-C keeps what is known by then."""
+    found = _Findings()
+    try:
+        if outcome.status == "infeasible":
+            found.clashes = conflicts(question)
+            found.notes += [
+                f"an independent clash needs a repair too: {', '.join(clash)}"
+                for clash in found.clashes[1:]
+            ]
+            found.repairs = repairs(question, found.clashes)
+        elif outcome.status == "optimal" and outcome.vector is not None:
+            oriented = task.oriented(outcome.vector)
+            found.binding, undecided = binding(question, oriented, BINDING_BUDGET)
+            found.notes += [f"not decided whether {name} binds" for name in undecided]
+    except KeyboardInterrupt:
+        found.interrupted = True
+        found.notes.append("interrupted while asking what binds or clashes; the answer stands")
+    return found
 
 
 def _statements(task: Task, scenario: Scenario, names: Sequence[str]) -> dict[str, str]:
@@ -313,8 +350,10 @@ def _solver_info(
 
 def fingerprint(scenario: Scenario, plugins: Sequence[PlugIn] = ()) -> str:
     """Return a digest of everything that decides the answer: spec, recipe, plug-ins, version."""
+    spec = scenario.document()
+    spec["recipe"].pop("plugins", None)  # paths of one machine; the plug-ins themselves follow
     content = {
-        "spec": scenario.document(),
+        "spec": spec,
         "plugins": sorted(p.name for p in plugins),
         "autopar": autopar.__version__,
         "ortools": version("ortools"),

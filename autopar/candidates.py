@@ -21,11 +21,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from autopar.errors import SolveLimitError
 from autopar.problem import Candidates, IntArray
 from autopar.specs import Architecture, Scenario
 from autopar.topology import Topology
 
 _DEGREES = 6  # tp, cp, attn_dp, ep, etp, spread
+# Pairs of (pp, stage GPUs), each with tens of ways to tile the stage: seconds and a GB of memory.
+MOST_PAIRS = 150_000
 
 
 def generate(
@@ -35,10 +38,13 @@ def generate(
 
     topology: the containers that confine groups and stages.
     fewer_replicas: whether candidates with fewer replicas than fit are wanted too (up_to only).
+    Raises SolveLimitError if up_to leaves more stage sizes open than can be listed.
     """
     if coverage == "partition":
         return _partition(scenario, topology.group_container)
     llm, num_gpus = scenario.llm, scenario.cluster.num_gpus
+    if coverage == "up_to":
+        _refuse_too_many(llm.num_layers, num_gpus, topology.stage_container)
     tables: list[IntArray] = []
     for stage_gpus, outer in _stage_sizes(num_gpus, llm.num_layers, coverage, fewer_replicas):
         if stage_gpus > topology.stage_container:
@@ -52,6 +58,17 @@ def generate(
         tables.append(table)
     columns = np.concatenate(tables) if tables else np.zeros((0, 2 + _DEGREES), dtype=np.int64)
     return Candidates(*columns.T)
+
+
+def _refuse_too_many(num_layers: int, num_gpus: int, largest: int) -> None:
+    stages = range(1, min(num_layers, num_gpus) + 1)
+    pairs = sum(min(num_gpus // pp, largest) for pp in stages)
+    if pairs > MOST_PAIRS:
+        raise SolveLimitError(
+            f"coverage up_to on {num_gpus:,} GPUs leaves {pairs:,} pairs of pipeline depth and stage "
+            f"size open, more than the {MOST_PAIRS:,} that can be listed; confine stages "
+            "(requirements.all_to_all_within) or ask for coverage every_gpu"
+        )
 
 
 def known_architecture(scenario: Scenario) -> Architecture | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from autopar.constraints import PlugIn
 from autopar.constraints.active import droppable
+from autopar.errors import SolveLimitError
 from autopar.objectives import OBJECTIVES
 from autopar.results import Repair
 from autopar.search import Prepared, Task, Vector, make_task, prepare
@@ -50,7 +51,17 @@ class Question:
 
     def feasible(self, disabled: Sequence[str] = ()) -> bool | None:
         """Whether a plan exists without the named constraints; None if not decided."""
-        return _feasible(self.task(disabled))
+        left_out = [*self.without, *disabled]
+        if "coverage" in left_out and self.scenario.requirements.coverage == "partition":
+            # A plan on every GPU is a plan without coverage too, and far fewer layouts to look at.
+            others = [name for name in left_out if name != "coverage"]
+            weaker = replace(self.changed("requirements.coverage", "every_gpu"), without=())
+            if weaker.feasible(others):
+                return True
+        try:
+            return _feasible(self.task(disabled))
+        except SolveLimitError:
+            return None
 
 
 def conflicts(question: Question) -> list[tuple[str, ...]]:
@@ -71,12 +82,10 @@ def conflicts(question: Question) -> list[tuple[str, ...]]:
 def _conflict(question: Question) -> tuple[str, ...]:
     """Return a minimal set of requirements that no plan satisfies together.
 
-    Minimal: without any one of them, the others (and only they) can be satisfied. Empty where even
-    the bare structure has no plan, or where the limit left the question open.
+    Minimal: without any one of them the others can be satisfied, unless the limit left that open.
+    Empty where even the bare structure has no plan.
     """
     names = [c.name for c in droppable(question.task().constraints)]
-    if question.feasible(names) is not True:
-        return ()
     dropped: list[str] = []
     for name in names:
         if question.feasible([*dropped, name]) is False:
@@ -93,7 +102,11 @@ def binding(question: Question, optimum: Vector, budget: int) -> tuple[tuple[str
     bound: list[str] = []
     open_names: list[str] = []
     for constraint in droppable(question.task().constraints):
-        relaxed = _relaxed(question, constraint.name)
+        try:
+            relaxed = _relaxed(question, constraint.name)
+        except SolveLimitError:
+            open_names.append(constraint.name)
+            continue
         if len(relaxed.problem.candidates) > budget:
             open_names.append(constraint.name)
             continue

@@ -70,7 +70,7 @@ def plan_parts(plan: Plan) -> dict[str, Any]:
                 "index": stage.index,
                 "layers": list(stage.layers),
                 "gpus": list(ids),
-                "pool": None,
+                "pool": plan.cluster,
                 **{key: getattr(stage, key) for key in DEGREES},
             }
             for stage, ids in zip(plan.stages, first, strict=True)

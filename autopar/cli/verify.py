@@ -1,7 +1,6 @@
 """`autopar verify`."""
 # ruff: noqa: PLC0415  --help imports no numpy, no solver
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,8 @@ from autopar.cli._options import Output, Query, output_options, scenario_options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from autopar.constraints import PlugIn
-    from autopar.results import VerifyReport, Violation
-    from autopar.specs import PlanSpec, Scenario
+    from autopar.results import VerifyReport
+    from autopar.specs import Scenario
 
 
 @click.command("verify")
@@ -42,10 +40,7 @@ def command(
     constraints = query.constraints(scenario)
     spec = query.plan(plan)
     with query.named([plan]):
-        report = api.verify(scenario, spec)
-        if constraints:
-            broken = _plugin_violations(scenario, spec, constraints)
-            report = replace(report, violations=(*report.violations, *broken))
+        report = api.verify(scenario, spec, plugins=constraints)
     emit(
         output,
         lambda: verification_document(report),
@@ -64,21 +59,6 @@ def _answer_alone(query: Query) -> tuple[Query, str]:
     if {"llm", "cluster", "workload"} <= query.parts.keys():
         return replace(query, spec=None), query.spec
     return query, query.spec
-
-
-def _plugin_violations(
-    scenario: "Scenario", spec: "PlanSpec", constraints: Sequence["PlugIn"]
-) -> Iterator["Violation"]:
-    """Yield what the user's own constraints find wrong with a plan."""
-    from autopar.plans import plan_from_spec
-    from autopar.results import Violation
-    from autopar.search import make_task
-
-    plan = plan_from_spec(spec, scenario)
-    problem = make_task(scenario, plugins=constraints).problem
-    for constraint in constraints:
-        for sentence in constraint.check(plan, problem):
-            yield Violation(constraint.name, sentence)
 
 
 def _print(console: "Console", report: "VerifyReport", scenario: "Scenario") -> None:

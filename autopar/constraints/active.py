@@ -1,5 +1,6 @@
 """Which constraints hold in a scenario."""
 
+from collections import Counter
 from collections.abc import Collection
 
 from autopar.constraints.all_to_all_within import AllToAllWithin
@@ -51,8 +52,8 @@ def active(
 
 def _check_names(scenario: Scenario, constraints: list[PlugIn]) -> None:
     names = [c.name for c in constraints]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise SpecError(f"two constraints have the name {name!r}; rename the rule or plug-in")
     optional = ("ttft", "tpot", "throughput", "tensor_parallel_within", "all_to_all_within")
     for name in scenario.recipe.disable:

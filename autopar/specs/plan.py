@@ -119,8 +119,9 @@ class PlanSpec(Document):
 
     @model_validator(mode="after")
     def _claims_have_names(self) -> Self:
-        names = [claim.name for claim in self.claims]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two claims have the name {name!r}")
+        seen: set[str] = set()
+        for claim in self.claims:
+            if claim.name in seen:
+                raise ValueError(f"two claims have the name {claim.name!r}")
+            seen.add(claim.name)
         return self
