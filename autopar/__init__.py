@@ -1,6 +1,7 @@
 """autopar: plan how to lay a large transformer over a GPU cluster, and prove it.
 
-Everything public is named here and loaded on first use, so that importing the package costs nothing.
+Everything public is named here and loaded on first use, so that importing the package costs
+nothing.
 """
 
 from importlib import import_module
@@ -38,7 +39,7 @@ _HOME = {
     "SpecError": "autopar.errors",
     "VerificationError": "autopar.errors",
 }
-__all__ = [*_HOME, "__version__"]
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604  the keys of _HOME are strings
 
 
 def __getattr__(name: str) -> Any:

@@ -124,7 +124,8 @@ def compare(
 ) -> Comparison:
     """Put hand-written plans and the solver's own side by side, all measured by the verifier.
 
-    The optimum under the next weaker coverage is added where it is better: the price of the coverage.
+    The optimum under the next weaker coverage is added where it is better: the price of the
+    coverage.
     """
     solution = solve(scenario, plugins=plugins)
     task = make_task(scenario, plugins=plugins)
@@ -322,10 +323,8 @@ def _ties(task: Task, prepared: Prepared, outcome: Outcome) -> tuple[str, ...]:
         return ()
     earlier = " and ".join(names[:first])
     verb = "tie" if first > 1 else "ties"
-    return (
-        f"{earlier} {verb} over all {tied[first - 1]} candidates that satisfy the spec; "
-        f"{names[first]} decides: {task.objectives[first].says}",
-    )
+    said = f"{earlier} {verb} over all {tied[first - 1]} candidates that satisfy the spec; "
+    return (said + f"{names[first]} decides: {task.objectives[first].says}",)
 
 
 def _solver_info(

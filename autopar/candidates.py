@@ -2,8 +2,8 @@
 
 Legal means: the grid identity holds, experts divide over expert ranks, and, where the cost model
 knows the architecture, heads divide over tp and feed-forward columns over etp. Degrees are any
-integers. What a scenario *requires* (coverage apart, which shapes the table) is left to constraints,
-so that each of them can be dropped, blamed and explained.
+integers. What a scenario *requires* (coverage apart, which shapes the table) is left to
+constraints, so that each of them can be dropped, blamed and explained.
 
 The space, by coverage:
   partition  one replica, one expert grid per layer (spread 0 in the table), one expert per rank;
@@ -65,8 +65,8 @@ def _refuse_too_many(num_layers: int, num_gpus: int, largest: int) -> None:
     pairs = sum(min(num_gpus // pp, largest) for pp in stages)
     if pairs > MOST_PAIRS:
         raise SolveLimitError(
-            f"coverage up_to on {num_gpus:,} GPUs leaves {pairs:,} pairs of pipeline depth and stage "
-            f"size open, more than the {MOST_PAIRS:,} that can be listed; confine stages "
+            f"coverage up_to on {num_gpus:,} GPUs leaves {pairs:,} pairs of pipeline depth and "
+            f"stage size open, more than the {MOST_PAIRS:,} that can be listed; confine stages "
             "(requirements.all_to_all_within) or ask for coverage every_gpu"
         )
 

@@ -1,8 +1,8 @@
 """Which requirements clash, what repairs them, and which ones bind an optimum.
 
 A requirement is blamed by leaving it out and solving again: a deletion filter finds a set in which
-every member is needed for the clash. A repair is the smallest change of one number, or the dropping of
-one rule, after which a plan exists.
+every member is needed for the clash. A repair is the smallest change of one number, or the dropping
+of one rule, after which a plan exists.
 """
 
 import logging
@@ -182,10 +182,11 @@ def _repairs_of(question: Question, name: str) -> Iterator[Repair]:
         if name == "memory":
             have = scenario.cluster.gpu.memory_bytes
             need = best / limits.max_memory_fraction
+            grown = f"{format_bytes(have)} -> {format_bytes(need)}"
             yield Repair(
                 name,
                 f"cluster.gpu.memory_bytes={need:.0f}",
-                f"+{format_bytes(need - have)} per GPU ({format_bytes(have)} -> {format_bytes(need)})",
+                f"+{format_bytes(need - have)} per GPU ({grown})",
                 (need - have) / have,
             )
             return
@@ -231,12 +232,12 @@ def _throughput_repairs(question: Question) -> Iterator[Repair]:
         ("min_tokens_per_s_per_gpu", limits.min_tokens_per_s_per_gpu, total / used),
     ):
         if have is not None and best < have:
-            best *= 1 - 1e-9  # the rate is rounded down; ask for no more than it gives
+            reached = best * (1 - 1e-9)  # rates are rounded down; ask for no more than they give
             yield Repair(
                 "throughput",
-                f"requirements.{field}={best:.6g}",
-                f"{format_rate(have)} -> {format_rate(best)}",
-                (have - best) / have,
+                f"requirements.{field}={reached:.6g}",
+                f"{format_rate(have)} -> {format_rate(reached)}",
+                (have - reached) / have,
             )
 
 

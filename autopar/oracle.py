@@ -1,11 +1,11 @@
 """The exhaustive answer on small problems: every candidate, every split, every packing.
 
-Nothing here is clever, so that it can be believed: no bounds, no programmes, no solver. It shares the
-candidate table and the cost tables with the solver, and judges plans by `check` alone.
+Nothing here is clever, so that it can be believed: no bounds, no programmes, no solver. It shares
+the candidate table and the cost tables with the solver, and judges plans by `check` alone.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 
 from autopar.constraints.base import PlugIn
 from autopar.costs.scaling import rates_to_int, sizes_to_int, times_to_int
@@ -20,7 +20,7 @@ def splits(num_layers: int, num_stages: int) -> Iterator[tuple[int, ...]]:
     """Yield every way to cut `num_layers` layers in `num_stages` non-empty runs."""
     for cuts in combinations(range(1, num_layers), num_stages - 1):
         edges = (0, *cuts, num_layers)
-        yield tuple(b - a for a, b in zip(edges, edges[1:], strict=False))
+        yield tuple(b - a for a, b in pairwise(edges))
 
 
 def plans(problem: Problem, candidate: Candidate, *, every_packing: bool) -> Iterator[Plan]:
@@ -55,8 +55,9 @@ def best(
 ) -> tuple[Vector, list[Plan]] | None:
     """Return the lexicographically best value and all plans that reach it; None if there is none.
 
-    objectives: names among throughput, ttft, tpot, traffic, memory, gpus. Values are integers in the
-    quanta of `costs.scaling`, turned so that less is better, since ties are decided on integers.
+    objectives: names among throughput, ttft, tpot, traffic, memory, gpus. Values are integers in
+    the quanta of `costs.scaling`, turned so that less is better, since ties are decided on
+    integers.
     """
     found: list[tuple[Vector, Plan]] = []
     for plan, costs in feasible_plans(problem, constraints, every_packing=every_packing):

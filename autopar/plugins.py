@@ -57,8 +57,8 @@ def _checked(constraints: Iterable[object], where: str) -> list[PlugIn]:
     for constraint in constraints:
         if not isinstance(constraint, PlugIn):
             raise PluginError(
-                f"plug-in {where!r}: {type(constraint).__name__} needs name, post(model, variables, "
-                "problem) and check(plan, problem)"
+                f"plug-in {where!r}: {type(constraint).__name__} needs name, post(model, "
+                "variables, problem) and check(plan, problem)"
             )
         checked.append(constraint)
     return checked

@@ -1,8 +1,9 @@
-"""The solver-free statement of a planning problem: what may be chosen, what it costs, what a plan is.
+"""The solver-free statement of a problem: what may be chosen, what it costs, what a plan is.
 
-Two words carry the whole model. A *candidate* fixes every degree of one layout (a row of the table);
-a *segment* is a run of consecutive layers `[first, stop)` that forms one pipeline stage. A plan is a
-candidate and a path of segments from layer 0 to the last one, laid over GPUs in rank order.
+Two words carry the whole model. A *candidate* fixes every degree of one layout (a row of the
+table); a *segment* is a run of consecutive layers `[first, stop)` that forms one pipeline stage. A
+plan is a candidate and a path of segments from layer 0 to the last one, laid over GPUs in rank
+order.
 """
 
 from collections.abc import Iterator
@@ -110,9 +111,10 @@ class StageCosts:
     """What pairs of (candidate, segment) cost; every array has shape (pairs,).
 
     The solver needs no more than this, because every metric of a plan is a minimum, a sum or a
-    maximum over its stages: throughput is the minimum of `tokens_per_s` (the rate of the whole plan,
-    all replicas, if this stage were its bottleneck), TTFT the sum of `time_us`, TPOT the maximum of
-    `tpot_us`, memory the maximum of `memory_bytes`. None means: the cost model does not state it.
+    maximum over its stages: throughput is the minimum of `tokens_per_s` (the rate of the whole
+    plan, all replicas, if this stage were its bottleneck), TTFT the sum of `time_us`, TPOT the
+    maximum of `tpot_us`, memory the maximum of `memory_bytes`. None means: the cost model does not
+    state it.
     """
 
     time_us: FloatArray
@@ -209,7 +211,8 @@ class Plan:
     """An explicit layout: nothing about it needs to be derived to be checked.
 
     gpus: `gpus[replica][stage]` lists GPU ids in rank order. Rank r of a stage is attention rank
-    `(attn_dp_i * cp + cp_i) * tp + tp_i = r` and expert rank `(grid * ep + ep_i) * etp + etp_i = r`.
+    `(attn_dp_i * cp + cp_i) * tp + tp_i = r` and expert rank
+    `(grid * ep + ep_i) * etp + etp_i = r`.
     placement: shape (expert shards, 5), columns PLACEMENT_COLUMNS; empty for a dense model.
     """
 

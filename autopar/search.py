@@ -2,8 +2,9 @@
 
 Every candidate has an optimistic vector, one integer per objective, that no split of its layers
 beats. Candidates are tried in the order of these vectors; the first plans found make an incumbent,
-and a candidate whose optimistic vector is lexicographically worse than the incumbent cannot hold the
-optimum, nor another optimum as good, and does not enter the model. This is exact, not a heuristic.
+and a candidate whose optimistic vector is lexicographically worse than the incumbent cannot hold
+the optimum, nor another optimum as good, and does not enter the model. This is exact, not a
+heuristic.
 """
 
 import logging
@@ -49,7 +50,8 @@ class Prepared:
     """What enters the CP-SAT model, and what is known before it starts.
 
     num_allowed: candidates that pass every filter; rows: those that can still be as good as the
-    incumbent; tables: the segments of each; has_path: whether these join to a plan; incumbent and its vector: None where none was found.
+    incumbent; tables: the segments of each; has_path: whether these join to a plan; incumbent and
+    its vector: None where none was found.
     optimistic: shape (allowed, objectives), oriented, in lexicographic order.
     """
 
@@ -138,9 +140,10 @@ def in_order(task: Task) -> tuple[Candidates, IntArray]:
 
 
 def narrowed(task: Task, prepared: Prepared) -> list[SegmentTable]:
-    """Return the segments for the model, grouped, without those no plan as good as the incumbent uses.
+    """Return grouped segments for the model, without those no plan as good as the incumbent uses.
 
-    A candidate without any path keeps its segments, so that CP-SAT sees for itself that it has none.
+    A candidate without any path keeps its segments, so that CP-SAT sees for itself that it has
+    none.
     """
     if prepared.vector is None:
         return group_segments(prepared.tables)

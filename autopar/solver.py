@@ -144,7 +144,7 @@ def _lexicographic(
         (model.maximize if objective.sense == "max" else model.minimize)(expression)
         watch = _Watch(session, objective.name, objective.value, report)
         solver = session.solve(watch.on_solution(), watch.on_bound if report else None)
-        status = _status(session.cp, solver)
+        status = _status(solver)
         if status == "infeasible" and choice is not None:
             raise PluginError(
                 f"a plan that every check accepts is infeasible in the model ({choice.candidate}, "
@@ -172,7 +172,7 @@ def _open_end(
     choice: Choice | None,
     bounds: list[int],
 ) -> tuple[Vector, Vector]:
-    """Return a plan's values, and bounds where the levels that were not reached take the table's."""
+    """Return a plan's values, and bounds; levels that were not reached take the table's."""
     assert choice is not None  # callers have a plan
     vector = _values(task, variables, choice)
     rest = tuple(_optimistic(task, prepared, i) for i in range(len(bounds), len(vector)))
@@ -222,7 +222,7 @@ def _uniqueness(session: _Session, variables: PlanVariables, choice: Choice) -> 
             differs.append(other)
     model.add_bool_or(differs)
     solver = session.solve()
-    status = _status(session.cp, solver)
+    status = _status(solver)
     method = (
         "all objectives held at their optimum, the found degrees with the found stage sizes "
         "forbidden: {}; up to renaming equal layers, experts, shards, GPUs, nodes and domains"
@@ -239,7 +239,7 @@ def _uniqueness(session: _Session, variables: PlanVariables, choice: Choice) -> 
     )
 
 
-def _status(cp: Any, solver: Any) -> Status:
+def _status(solver: Any) -> Status:
     """Map every CP-SAT status to ours; a model that CP-SAT rejects is a bug of ours."""
     status = solver.response_proto.status.name  # status_name() without argument fails in 9.15
     match status:

@@ -1,10 +1,10 @@
 """Where groups of GPUs fit: containers (node, domain, cluster), units and blocks.
 
-A tensor-parallel group may be confined to a container, and so may a whole stage. Groups of tp and of
-etp GPUs both tile the stage, so inside a container of tensor-parallel groups GPUs are handed out in
-*units* of lcm(tp, etp); what is left over in it stays idle. A *block* is a stage: consecutive units
-of one stage container. Equal blocks, packed greedily, leave the least unused, so counting them is
-exact.
+A tensor-parallel group may be confined to a container, and so may a whole stage. Groups of tp and
+of etp GPUs both tile the stage, so inside a container of tensor-parallel groups GPUs are handed out
+in *units* of lcm(tp, etp); what is left over in it stays idle. A *block* is a stage: consecutive
+units of one stage container. Equal blocks, packed greedily, leave the least unused, so counting
+them is exact.
 """
 
 from dataclasses import dataclass

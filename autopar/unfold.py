@@ -24,7 +24,8 @@ def unfold(
 ) -> Plan:
     """Return the explicit plan of a candidate whose stages have `split[s]` layers.
 
-    layer_blocks: only with one grid per layer (spread 0), the block of each layer; default in order.
+    layer_blocks: only with one grid per layer (spread 0), the block of each layer; default in
+    order.
     expert_ranks: shape (layers, experts), the expert rank of each expert; default contiguous runs.
     """
     llm = problem.scenario.llm

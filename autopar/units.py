@@ -1,8 +1,8 @@
 """Quantities with units: parsed from specs into SI, printed for people.
 
 Inside the code every quantity is in the unit that ends its name (`_bytes`, `_us`, `_flops`,
-`_flops_per_s`, `_bytes_per_s`). A bare number in a spec is in that unit; text may carry another one,
-`80 GiB` or `10 s`. GB is 1e9 bytes, GiB is 2**30 (IEC 80000-13).
+`_flops_per_s`, `_bytes_per_s`). A bare number in a spec is in that unit; text may carry another
+one, `80 GiB` or `10 s`. GB is 1e9 bytes, GiB is 2**30 (IEC 80000-13).
 """
 
 import math

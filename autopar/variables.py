@@ -67,8 +67,8 @@ class PlanVariables:
     """All variables of one model.
 
     rows: the candidates in the model. groups: their segments, with literals.
-    replicas, pp, tp, cp, ep, etp, attn_dp, spread: integer variables; attn_dp and spread are 0 where
-    the stages differ.
+    replicas, pp, tp, cp, ep, etp, attn_dp, spread: integer variables; attn_dp and spread are 0
+    where the stages differ.
     """
 
     def __init__(

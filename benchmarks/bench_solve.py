@@ -194,7 +194,7 @@ def main() -> int:
         *shell_section(shell),
         *growth_section(growth),
     ]
-    write(options.output / f"benchmark.md", lines[:-1])
+    write(options.output / "benchmark.md", lines[:-1])
     record = {
         "command": made_by,
         "machine": facts,
@@ -206,7 +206,7 @@ def main() -> int:
             for s, m in growth.items()
         ],
     }
-    write(options.output / f"benchmark.json", [json.dumps(record, indent=2)])
+    write(options.output / "benchmark.json", [json.dumps(record, indent=2)])
     return 0
 
 

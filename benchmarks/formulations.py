@@ -7,7 +7,6 @@ Writes results/formulations.md:
 
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 from measure import RESULTS, describe_machine, machine, markdown_table, write
@@ -16,18 +15,18 @@ from autopar.catalog import load_scenario
 from autopar.ortools_loader import load_cp_model
 from autopar.search import Prepared, Task, in_order, make_task, narrowed, prepare
 from autopar.segments import ShapeCache, segment_table
-from autopar.solver import optimise
+from autopar.solver import Outcome, optimise
 from autopar.specs.change import changed
 
 SYMMETRY_SIZES = ((8, 8), (16, 16), (32, 32))  # layers x experts on 2 GPUs per expert
 PRUNING_SCENARIOS = ("moe-16x16-512gpu", "moe-16x16-512gpu-analytic", "mixtral-8x7b-8xh100")
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Return the wall seconds of one call."""
+def solved(task: Task, prepared: Prepared, *, uniqueness: bool) -> tuple[float, Outcome]:
+    """Return the wall seconds of building and solving the model, and the outcome."""
     started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    outcome = optimise(task, prepared, uniqueness=uniqueness)
+    return time.perf_counter() - started, outcome
 
 
 def symmetry_rows() -> list[list[str]]:
@@ -47,13 +46,9 @@ def symmetry_rows() -> list[list[str]]:
                 ],
             )
             task = make_task(changed(scenario, "recipe.cp_sat.symmetry", symmetry))
-            prepared = prepare(task)
-            found = []
-            seconds = timed(
-                lambda t=task, p=prepared, f=found: f.append(optimise(t, p, uniqueness=True))
-            )
-            answers.append(found[0].vector)
-            cells.append(f"{seconds:.3f} s ({found[0].status})")
+            seconds, outcome = solved(task, prepare(task), uniqueness=True)
+            answers.append(outcome.vector)
+            cells.append(f"{seconds:.3f} s ({outcome.status})")
         rows.append([*cells, "yes" if answers[0] == answers[1] else "NO"])
     return rows
 
@@ -79,13 +74,13 @@ def pruning_rows() -> list[list[str]]:
         task = make_task(load_scenario(name))
         cells, answers = [name], []
         for build in (prepare, everything):
-            found: list[Prepared] = []
-            outcomes = []
-            seconds = timed(lambda b=build, t=task, f=found: f.append(b(t)))
-            seconds += timed(lambda t=task, f=found, o=outcomes: o.append(optimise(t, f[0])))
-            size = sum(len(table.first) for table in narrowed(task, found[0]))
-            cells.append(f"{seconds:.2f} s ({len(found[0].rows)} rows, {size:,} segments)")
-            answers.append(outcomes[0].vector)
+            started = time.perf_counter()
+            prepared = build(task)
+            _, outcome = solved(task, prepared, uniqueness=False)
+            seconds = time.perf_counter() - started
+            size = sum(len(table.first) for table in narrowed(task, prepared))
+            cells.append(f"{seconds:.2f} s ({len(prepared.rows)} rows, {size:,} segments)")
+            answers.append(outcome.vector)
         rows.append([*cells, "yes" if answers[0] == answers[1] else "NO"])
     return rows
 

@@ -37,14 +37,14 @@ class PlugIn(Protocol):
 
 
 class Constraint:
-    """Base of the built-in constraints: filters over candidates and segments, and `post` from them."""
+    """Base of the built-in constraints: filters over candidates and segments, `post` from them."""
 
     name: str = ""
     because: str = ""
     # Whether the filters say all that `post` says, so that no plan of allowed parts breaks it.
     filters_completely: bool = True
-    # Whether `allowed_segments` depends on the shape of a stage alone, not on pp or replicas, so that
-    # candidates which differ only in these share its answer.
+    # Whether `allowed_segments` depends on the shape of a stage alone, not on pp or replicas, so
+    # that candidates which differ only in these share its answer.
     filters_shapes: bool = False
 
     def states(self, scenario: Scenario) -> str:

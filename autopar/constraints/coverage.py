@@ -24,8 +24,8 @@ class Coverage(Constraint):
                 return f"none of the {num_gpus:,} GPUs idle"
         shards = num_gpus / (llm.num_layers * llm.num_experts)
         return (
-            f"partition: one expert shard on each of {num_gpus:,} GPUs, so {llm.num_layers} layers x "
-            f"{llm.num_experts} experts leave {shards:g} GPUs per expert and "
+            f"partition: one expert shard on each of {num_gpus:,} GPUs, so {llm.num_layers} layers "
+            f"x {llm.num_experts} experts leave {shards:g} GPUs per expert and "
             f"{num_gpus / llm.num_layers:g} per layer"
         )
 
@@ -54,6 +54,7 @@ class Coverage(Constraint):
         shards = Counter(plan.placement[:, 4].tolist())
         crowded = [gpu for gpu, count in shards.items() if count > 1]
         if crowded:
-            yield f"{len(crowded)} GPUs hold more than one expert shard, the first is {min(crowded)}"
+            first = min(crowded)
+            yield f"{len(crowded)} GPUs hold more than one expert shard, the first is {first}"
         if len(shards) < plan.num_gpus:
             yield f"{plan.num_gpus - len(shards)} GPUs hold no expert shard"

@@ -30,7 +30,7 @@ class LayerCover(Constraint):
         return stop - first >= rows.spread
 
     def post(self, model: "CpModel", variables: "PlanVariables", problem: Problem) -> None:
-        """One unit of flow from layer 0 to the end, over segments of the chosen candidate's group."""
+        """One unit of flow from layer 0 to the end, over segments of the chosen group."""
         super().post(model, variables, problem)
         model.add_exactly_one(variables.pick)
         for group in variables.groups:
@@ -55,7 +55,8 @@ class LayerCover(Constraint):
             yield f"{len(plan.stages)} stages, but pp = {plan.pp}"
         layers = [layer for stage in plan.stages for layer in stage.layers]
         if layers != list(range(problem.num_layers)):
-            yield f"the stages hold layers {layers}, not each of 0..{problem.num_layers - 1} in order"
+            last = problem.num_layers - 1
+            yield f"the stages hold layers {layers}, not each of 0..{last} in order"
         for stage in plan.stages:
             if not stage.layers:
                 yield f"stage {stage.index} has no layer"

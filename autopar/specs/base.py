@@ -11,7 +11,7 @@ Name = Annotated[
 ]
 Text = Annotated[str, StringConstraints(max_length=4000)]
 
-# Sizes of the world that bound a search space: no cluster of today has more GPUs, no LLM more layers.
+# Sizes of the world that bound a search: no cluster of today has more GPUs, no LLM more layers.
 MAX_GPUS = 1_048_576
 MAX_LAYERS = 1_024
 MAX_EXPERTS = 4_096

@@ -34,7 +34,7 @@ class Links(Spec):
 
 
 class Cluster(Document):
-    """Equal nodes of equal GPUs; nodes are grouped in scale-up domains, the last one may be smaller.
+    """Equal nodes of equal GPUs, grouped in scale-up domains of which the last may be smaller.
 
     GPUs are numbered node by node, local index last.
     """

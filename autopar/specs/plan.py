@@ -87,8 +87,8 @@ class Claim(Spec):
 class PlanSpec(Document):
     """A plan; stages and placement may be left out, and are then laid out in rank order.
 
-    Fields that `solve --json` adds to the plan part (objective, metrics, solver, ...) are accepted and
-    not trusted: verify recomputes them.
+    Fields that `solve --json` adds to the plan part (objective, metrics, solver, ...) are accepted
+    and not trusted: verify recomputes them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

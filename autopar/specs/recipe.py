@@ -25,9 +25,8 @@ class RuleSpec(Spec):
     def _one_form(self) -> Self:
         forms = [f for f in ("require", "forbid", "sum") if getattr(self, f) is not None]
         if len(forms) != 1:
-            raise ValueError(
-                f"expected exactly one of require, forbid, sum; found {' and '.join(forms) or 'none'}"
-            )
+            found = " and ".join(forms) or "none"
+            raise ValueError(f"expected exactly one of require, forbid, sum; found {found}")
         bounds = self.at_most is not None or self.at_least is not None
         if bounds != (forms == ["sum"]):
             raise ValueError("at_most and at_least go with sum, and sum needs at least one of them")

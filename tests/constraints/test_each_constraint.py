@@ -56,7 +56,7 @@ def small_problem(build: Build, **changes: Any) -> Problem:
     return problem
 
 
-# One confinement at a time: with both, a plan may break one of them only because the other moved it.
+# One confinement at a time: with both, a plan may break one only because the other moved it.
 FREE_TENSORS = {"requirements__tensor_parallel_within": "cluster"}
 FREE_STAGES = {"requirements__all_to_all_within": "cluster"}
 CASES: list[tuple[type[Constraint], dict[str, Any]]] = [
