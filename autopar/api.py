@@ -35,7 +35,7 @@ from autopar.results import (
     Violation,
 )
 from autopar.search import Prepared, Task, make_task, prepare
-from autopar.solver import Outcome, optimise
+from autopar.solver import Outcome, interrupted, optimise, relative_gap
 from autopar.specs import PlanSpec, Scenario
 from autopar.specs.change import changed
 from autopar.unfold import unfold
@@ -67,7 +67,10 @@ def solve(
     clock.lap("candidates")
     prepared = prepare(task)
     clock.lap("bounds_and_warm_start")
-    outcome = optimise(task, prepared, report=progress, uniqueness=diagnose)
+    try:
+        outcome = optimise(task, prepared, report=progress, uniqueness=diagnose)
+    except KeyboardInterrupt:  # while the model was being built
+        outcome = interrupted(task, prepared)
     clock.lap("cp_sat")
     plan, metrics = None, None
     if outcome.choice is not None:
@@ -282,7 +285,7 @@ def _objective_values(
                 name=objective.name,
                 value=value,
                 bound=bound,
-                gap=0.0 if value == bound else abs(value - bound) / max(abs(bound), 1e-12),
+                gap=relative_gap(value, bound),
                 unit=objective.unit,
                 sense=objective.sense,
                 tied=tied[level] is not None,

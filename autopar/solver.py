@@ -74,24 +74,30 @@ class _Session:
 
     def _run(self, solver: Any, callback: Any) -> None:
         failure: list[BaseException] = []
+        done = threading.Event()
 
         def work() -> None:
             try:
                 solver.solve(self.model, callback)
             except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
                 failure.append(error)
+            finally:
+                done.set()
 
         if threading.current_thread() is not threading.main_thread():
             work()
         else:
             thread = threading.Thread(target=work, name="cp-sat", daemon=True)
             thread.start()
-            while thread.is_alive():
+            # Not thread.join(): interrupted, it takes a running thread for a finished one
+            # (CPython 3.11, threading.Thread._wait_for_tstate_lock).
+            while not done.is_set():
                 try:
-                    thread.join(0.05)
+                    done.wait(0.05)
                 except KeyboardInterrupt:
                     self.interrupted = True
                     solver.stop_search()
+            thread.join()
         if failure:
             raise failure[0]
 
@@ -119,6 +125,27 @@ def optimise(
     return Outcome(
         status, choice, vector, bounds, unique, session.deterministic_time, session.interrupted
     )
+
+
+def interrupted(task: Task, prepared: Prepared) -> Outcome:
+    """Return the outcome of a solve that ended before CP-SAT began: the incumbent and its bounds."""
+    if prepared.vector is None:
+        return Outcome("unknown", None, None, None, None, 0.0, interrupted=True)
+    best = tuple(int(v) for v in prepared.optimistic.min(axis=0))
+    return Outcome(
+        "feasible",
+        prepared.incumbent,
+        task.oriented(prepared.vector),
+        task.oriented(best),
+        None,
+        0.0,
+        interrupted=True,
+    )
+
+
+def relative_gap(value: float, bound: float) -> float:
+    """Return |value - bound| relative to the larger of the two; 0.0 where they are equal."""
+    return 0.0 if value == bound else abs(value - bound) / max(abs(value), abs(bound))
 
 
 def _lexicographic(
@@ -289,6 +316,6 @@ class _Watch:
         assert self.report is not None
         gap = None
         if self.value is not None and self.bound is not None:
-            gap = abs(self.value - self.bound) / max(abs(self.bound), 1e-12)
+            gap = relative_gap(self.value, self.bound)
         elapsed = time.perf_counter() - self.session.started
         self.report(Progress(elapsed, self.name, self.value, self.bound, gap))
