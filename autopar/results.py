@@ -24,8 +24,9 @@ class Progress:
 class ObjectiveValue:
     """One objective of the lexicographic order: what the plan reaches and what cannot be beaten.
 
-    gap: |value - bound| / max(|value|, |bound|), 0.0 when proven optimal. `tied` says that every layout that was
-    as good in the objectives before it is equal in this one too, so that it decided nothing.
+    gap: |value - bound| / max(|value|, |bound|), 0.0 when proven optimal. `tied` says that every
+    layout that was as good in the objectives before it is equal in this one too, so that it decided
+    nothing.
     rounding_error: the most by which the integer model's value may differ from the float one.
     """
 

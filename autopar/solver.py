@@ -128,7 +128,7 @@ def optimise(
 
 
 def interrupted(task: Task, prepared: Prepared) -> Outcome:
-    """Return the outcome of a solve that ended before CP-SAT began: the incumbent and its bounds."""
+    """Return the outcome of a solve that ended before CP-SAT began: incumbent and bounds."""
     if prepared.vector is None:
         return Outcome("unknown", None, None, None, None, 0.0, interrupted=True)
     best = tuple(int(v) for v in prepared.optimistic.min(axis=0))

@@ -86,7 +86,7 @@ def unpruned(task: Task) -> Prepared:
     )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(changes())
 def test_the_optimum_is_that_of_all_candidates_and_all_segments(
     analytic_scenario: Build, change: dict[str, Any]
