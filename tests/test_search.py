@@ -55,6 +55,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
         "rules": rules,
         "memory_bytes": draw(st.sampled_from([8e10, 3e8, 1e8])),
         "objectives": draw(st.sampled_from(ORDERS)),
+        "declared": draw(st.booleans()),  # under declared costs, ties abound
     }
 
 
@@ -64,6 +65,12 @@ def task_of(build: Build, change: dict[str, Any]) -> Task:
     document["rules"] = change["rules"]
     document["cluster"]["gpu"]["memory_bytes"] = change["memory_bytes"]
     document["recipe"]["objectives"] = change["objectives"]
+    if change["declared"]:
+        document["cost_model"] = "declared"
+        document["declared"] = {
+            "flops_per_token": 1e9, "compute_efficiency": 0.5, "utilisation": 0.5,
+            "layer_time_us": 20.0,
+        }  # fmt: skip
     return make_task(Scenario.model_validate(document))
 
 
