@@ -16,12 +16,14 @@ from importlib.metadata import version
 
 import autopar
 from autopar import plugins as plugin_files
-from autopar.constraints import PlugIn
+from autopar.constraints import Constraint, PlugIn
+from autopar.constraints.base import complaints
 from autopar.costs.scaling import error_bound
-from autopar.diagnose import Question, binding, conflicts, repairs
-from autopar.errors import SpecError, VerificationError
+from autopar.diagnose import Question, binding, conflicts
+from autopar.errors import PluginError, SpecError, VerificationError
 from autopar.plans import plan_from_spec, stated_numbers
 from autopar.problem import Metrics, Plan
+from autopar.repairs import repairs
 from autopar.results import (
     ComparedPlan,
     Comparison,
@@ -118,7 +120,9 @@ def verify(
     if not every_plugin:
         return report
     problem = make_task(scenario, plugins=every_plugin).problem
-    broken = [Violation(c.name, text) for c in every_plugin for text in c.check(explicit, problem)]
+    broken = [
+        Violation(c.name, text) for c in every_plugin for text in complaints(c, explicit, problem)
+    ]
     return replace(report, violations=(*report.violations, *broken))
 
 
@@ -246,8 +250,13 @@ def _trusted_metrics(task: Task, outcome: Outcome, plan: Plan) -> Metrics:
     Raises VerificationError otherwise: then the answer is wrong and must not be shown.
     """
     for constraint in task.constraints:
-        for broken in constraint.check(plan, task.problem):
-            raise VerificationError(f"our own plan breaks {constraint.name}: {broken}")
+        for broken in complaints(constraint, plan, task.problem):
+            if isinstance(constraint, Constraint):
+                raise VerificationError(f"our own plan breaks {constraint.name}: {broken}")
+            raise PluginError(
+                f"plug-in {constraint.name!r}: its post allows a plan that its check refuses: "
+                f"{broken}"
+            )
     report = verify_plan(task.problem.scenario, plan)
     disabled = set(task.problem.scenario.recipe.disable)
     broken_kinds = [v for v in report.violations if v.kind not in disabled]

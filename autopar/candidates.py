@@ -10,8 +10,9 @@ The space, by coverage:
              attention groups tile each grid, so tp * cp divides ep * etp;
   every_gpu  replicas * pp * stage GPUs = all GPUs, stages of equal GPU count;
   up_to      replicas * pp * stage GPUs <= all GPUs. More replicas never hurt throughput, TTFT,
-             TPOT, memory per GPU or any built-in limit, so only the largest count is a candidate,
-             unless `fewer_replicas` says that something may prefer less.
+             TPOT, memory per GPU or any built-in limit, so only the largest count for which the
+             containers have room is a candidate, unless `fewer_replicas` says that something
+             may prefer less.
 Groups and stages larger than the container that confines them are left out at once.
 In the last two, a stage has `spread` disjoint expert grids (1 in every engine today), each of which
 holds at least one layer of every stage, so spread * pp <= layers.
@@ -46,18 +47,36 @@ def generate(
     if coverage == "up_to":
         _refuse_too_many(llm.num_layers, num_gpus, topology.stage_container)
     tables: list[IntArray] = []
-    for stage_gpus, outer in _stage_sizes(num_gpus, llm.num_layers, coverage, fewer_replicas):
+    for stage_gpus, depths in _stage_sizes(num_gpus, llm.num_layers, coverage):
         if stage_gpus > topology.stage_container:
             break
         inner = _stage_degrees(scenario, stage_gpus, topology.group_container)
-        if not len(inner):
-            continue
-        table = np.hstack([np.repeat(outer, len(inner), axis=0), np.tile(inner, (len(outer), 1))])
+        outer = np.repeat(depths, len(inner))
+        inner = np.tile(inner, (len(depths), 1))
         if llm.is_moe:
-            table = table[table[:, 7] * table[:, 1] <= llm.num_layers]
-        tables.append(table)
+            keep = inner[:, 5] * outer <= llm.num_layers
+            outer, inner = outer[keep], inner[keep]
+        replicas = _replicas(topology, coverage, stage_gpus, outer, inner)
+        if fewer_replicas and coverage == "up_to":
+            repeats = np.repeat(np.arange(len(replicas)), replicas)
+            first = np.repeat(np.cumsum(replicas) - replicas, replicas)
+            replicas = np.arange(len(repeats)) - first + 1
+            outer, inner = outer[repeats], inner[repeats]
+        fits = replicas > 0
+        tables.append(np.column_stack([replicas, outer, inner])[fits])
     columns = np.concatenate(tables) if tables else np.zeros((0, 2 + _DEGREES), dtype=np.int64)
     return Candidates(*columns.T)
+
+
+def _replicas(
+    topology: Topology, coverage: str, stage_gpus: int, depths: IntArray, inner: IntArray
+) -> IntArray:
+    """Return the replicas of each layout: those that use every GPU, or as many as find room."""
+    if coverage == "every_gpu":
+        return topology.num_gpus // (depths * stage_gpus)
+    unit = topology.unit(inner[:, 0], inner[:, 4])
+    blocks: IntArray = topology.num_blocks(np.full_like(depths, stage_gpus), unit) // depths
+    return blocks
 
 
 def _refuse_too_many(num_layers: int, num_gpus: int, largest: int) -> None:
@@ -92,22 +111,18 @@ def _partition(scenario: Scenario, largest: int) -> Candidates:
     return Candidates(*columns.T)
 
 
-def _stage_sizes(
-    num_gpus: int, num_layers: int, coverage: str, fewer_replicas: bool
-) -> list[tuple[int, IntArray]]:
-    """Return (stage GPUs, array of (replicas, pp)) for every size a stage may have."""
-    sizes: dict[int, list[tuple[int, int]]] = {}
+def _stage_sizes(num_gpus: int, num_layers: int, coverage: str) -> list[tuple[int, IntArray]]:
+    """Return (stage GPUs, array of pp) for every size a stage may have, sizes ascending."""
+    sizes: dict[int, list[int]] = {}
     for pp in range(1, min(num_layers, num_gpus) + 1):
         most = num_gpus // pp
-        if coverage == "every_gpu":
-            for size in divisors(most) if num_gpus % pp == 0 else ():
-                sizes.setdefault(size, []).append((most // size, pp))
-            continue
-        for size in range(1, most + 1):
-            fits = most // size
-            counts = range(1, fits + 1) if fewer_replicas else (fits,)
-            sizes.setdefault(size, []).extend((r, pp) for r in counts)
-    return [(size, np.array(outer, dtype=np.int64)) for size, outer in sorted(sizes.items())]
+        if coverage == "up_to":
+            for size in range(1, most + 1):
+                sizes.setdefault(size, []).append(pp)
+        elif num_gpus % pp == 0:
+            for size in divisors(most):
+                sizes.setdefault(size, []).append(pp)
+    return [(size, np.array(depths, dtype=np.int64)) for size, depths in sorted(sizes.items())]
 
 
 def _stage_degrees(scenario: Scenario, stage_gpus: int, largest: int) -> IntArray:

@@ -41,7 +41,7 @@ class Candidate:
 
     @property
     def grid_gpus(self) -> int:
-        """GPUs of one expert grid; of a whole stage in a dense model, where ep = etp = 1."""
+        """GPUs of one expert grid; of one tensor-parallel group in a dense model (etp = tp)."""
         return self.ep * self.etp
 
     def stage_spread(self, num_layers: int) -> int:

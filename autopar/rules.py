@@ -211,7 +211,7 @@ class SumRule(Rule):
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
         """Add up and compare."""
         total = sum(float(self.evaluate(v)) for _, v in self.plan_values(plan, problem))
-        tolerance = 1e-9 * max(abs(total), 1.0)
+        tolerance = 1e-9 * abs(total)
         for bound, what, over in (
             (self.rule.at_most, "at most", 1.0),
             (self.rule.at_least, "at least", -1.0),
@@ -226,7 +226,7 @@ class SumRule(Rule):
         pairs = row.take(np.zeros(len(chosen), dtype=np.int64))
         layers = table.stop[chosen] - table.first[chosen]
         total = float(self._terms(problem, pairs, layers).sum())
-        tolerance = 1e-9 * max(abs(total), 1.0)
+        tolerance = 1e-9 * abs(total)
         too_much = self.rule.at_most is not None and total > self.rule.at_most + tolerance
         too_little = self.rule.at_least is not None and total < self.rule.at_least - tolerance
         return not (too_much or too_little)
@@ -237,7 +237,7 @@ class SumRule(Rule):
         if "layers_per_stage" in names or bool((rows.spread == 0).any()):
             return None
         total = self._terms(problem, rows, np.ones_like(rows.pp)) * rows.pp
-        tolerance = 1e-9 * np.maximum(np.abs(total), 1.0)
+        tolerance = 1e-9 * np.abs(total)
         allowed = np.ones(len(rows), dtype=np.bool_)
         if self.rule.at_most is not None:
             allowed &= total <= self.rule.at_most + tolerance

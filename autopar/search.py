@@ -16,11 +16,13 @@ import numpy as np
 from autopar.candidates import generate
 from autopar.constraints import Constraint, PlugIn
 from autopar.constraints.active import active
+from autopar.constraints.base import complaints
 from autopar.costs.registry import cost_model
 from autopar.objectives import Objective, objectives_for
 from autopar.problem import BoolArray, Candidates, IntArray, Problem
 from autopar.segments import SegmentTable, ShapeCache, group_segments, segment_table
 from autopar.specs import Scenario
+from autopar.specs.change import changed
 from autopar.splits import best_split, not_worse, on_a_path
 from autopar.topology import Topology
 from autopar.unfold import unfold
@@ -93,6 +95,8 @@ def prepare(task: Task) -> Prepared:
     tables: list[SegmentTable] = []
     has_path: list[bool] = []
     shapes: ShapeCache = {}
+    start_shapes: ShapeCache = {}
+    start = _in_canonical_order(problem)
     incumbent: Choice | None = None
     vector: Vector | None = None
     for index in range(len(rows)):
@@ -100,9 +104,11 @@ def prepare(task: Task) -> Prepared:
             break
         row = rows.take(np.array([index]))
         table = segment_table(problem, row, task.constraints, shapes)
-        chosen = best_split(row, table, problem.num_layers, task.objectives)
         tables.append(table)
-        has_path.append(chosen is not None)
+        if start is not problem:  # blocks are variables: start from blocks in order
+            table = segment_table(start, row, task.constraints, start_shapes)
+        chosen = best_split(row, table, problem.num_layers, task.objectives)
+        has_path.append(chosen is not None or start is not problem)
         if chosen is not None and _accepted(task, row, table, chosen):
             found = task.oriented([o.of_split(row, table, chosen) for o in task.objectives])
             if vector is None or found < vector:
@@ -124,6 +130,15 @@ def prepare(task: Task) -> Prepared:
         incumbent=incumbent,
         vector=vector,
         optimistic=matrix,
+    )
+
+
+def _in_canonical_order(problem: Problem) -> Problem:
+    """Return the problem with blocks in order, in which a first plan is looked for."""
+    if problem.scenario.recipe.cp_sat.symmetry == "canonical":
+        return problem
+    return replace(
+        problem, scenario=changed(problem.scenario, "recipe.cp_sat.symmetry", "canonical")
     )
 
 
@@ -188,4 +203,4 @@ def _accepted(task: Task, row: Candidates, table: SegmentTable, chosen: IntArray
         return True
     split = (table.stop[chosen] - table.first[chosen]).tolist()
     plan = unfold(task.problem, row.row(0), split)
-    return not any(True for c in plugins for _ in c.check(plan, task.problem))
+    return not any(complaints(c, plan, task.problem) for c in plugins)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autopar.constraints.base import post
 from autopar.errors import AutoparError, PluginError
 from autopar.ortools_loader import load_cp_model
 from autopar.results import Progress, Status, Uniqueness
 from autopar.search import Prepared, Task, Vector, narrowed
+from autopar.segments import SegmentTable
 from autopar.specs import CpSatParameters
 from autopar.variables import Choice, PlanVariables
 
@@ -113,7 +115,7 @@ def optimise(
     model.name = task.problem.scenario.name
     variables = PlanVariables(model, task.problem, prepared.rows, narrowed(task, prepared))
     for constraint in task.constraints:
-        constraint.post(model, variables, task.problem)
+        post(constraint, model, variables, task.problem)
     expressions = [o.post(model, variables, task.problem) for o in task.objectives]
     session = _Session(model, task.problem.scenario.recipe.cp_sat)
     choice, vector, bounds, status = _lexicographic(
@@ -187,7 +189,7 @@ def _lexicographic(
         vector.append(value)
         bounds.append(bound)
         model.add(expression == value)
-        if status == "feasible":
+        if status == "feasible" or session.interrupted:
             return choice, *_open_end(task, prepared, variables, choice, bounds), "feasible"
     return choice, tuple(vector), tuple(bounds), "optimal"
 
@@ -231,22 +233,9 @@ def _uniqueness(session: _Session, variables: PlanVariables, choice: Choice) -> 
     model = session.model
     model.clear_objective()
     model.clear_hints()
-    sizes = {size: choice.split.count(size) for size in set(choice.split)}
+    alike = all(_cost_depends_on_length_alone(group.table) for group in variables.groups)
     differs = [~variables.pick[choice.row]]
-    lengths: dict[int, list[Any]] = {}
-    for group in variables.groups:
-        for length, literal in zip(
-            (group.stop - group.first).tolist(), group.segments, strict=True
-        ):
-            lengths.setdefault(length, []).append(literal)
-    for length, literals in sorted(lengths.items()):
-        count = sizes.get(length, 0)
-        for name, bound in (("fewer", count - 1), ("more", count + 1)):
-            other = model.new_bool_var(f"{name}_of_{length}_layers")
-            total = sum(literals)
-            condition = total <= bound if name == "fewer" else total >= bound
-            model.add(condition).only_enforce_if(other)
-            differs.append(other)
+    differs += _other_sizes(model, variables, choice) if alike else _other_cuts(variables, choice)
     model.add_bool_or(differs)
     solver = session.solve()
     status = _status(solver)
@@ -254,6 +243,8 @@ def _uniqueness(session: _Session, variables: PlanVariables, choice: Choice) -> 
         "all objectives held at their optimum, the found degrees with the found stage sizes "
         "forbidden: {}; up to renaming equal layers, experts, shards, GPUs, nodes and domains"
     )
+    if not alike:  # the ends of the pipeline cost more: the order of stage sizes matters
+        method = method.replace("stage sizes", "stage sizes in their order")
     if status == "infeasible":
         return Uniqueness(unique=True, method=method.format("CP-SAT proves that no plan is left"))
     if status == "unknown":
@@ -264,6 +255,46 @@ def _uniqueness(session: _Session, variables: PlanVariables, choice: Choice) -> 
         method=method.format("CP-SAT finds another plan"),
         other=f"{other_choice.candidate}, layers per stage {list(other_choice.split)}",
     )
+
+
+def _cost_depends_on_length_alone(table: SegmentTable) -> bool:
+    """Whether segments of one length all cost the same, so that stages can change places."""
+    columns = [table.time, table.rate, table.memory]
+    columns += [] if table.tpot is None else [table.tpot]
+    costs: dict[int, tuple[int, ...]] = {}
+    lengths = (table.stop - table.first).tolist()
+    for length, *cost in zip(lengths, *(c.tolist() for c in columns), strict=True):
+        if costs.setdefault(length, tuple(cost)) != tuple(cost):
+            return False
+    return True
+
+
+def _other_cuts(variables: PlanVariables, choice: Choice) -> list[Any]:
+    """Return literals of which one holds when some chosen segment is not used."""
+    stops = np.cumsum(choice.split).tolist()
+    chosen = set(zip([0, *stops[:-1]], stops, strict=True))
+    group = next(g for g in variables.groups if choice.row in g.members)
+    pairs = zip(group.first.tolist(), group.stop.tolist(), group.segments, strict=True)
+    return [~literal for first, stop, literal in pairs if (first, stop) in chosen]
+
+
+def _other_sizes(model: Any, variables: PlanVariables, choice: Choice) -> list[Any]:
+    """Return literals of which one holds when some stage size occurs fewer or more times."""
+    lengths: dict[int, list[Any]] = {}
+    for group in variables.groups:
+        for length, literal in zip(
+            (group.stop - group.first).tolist(), group.segments, strict=True
+        ):
+            lengths.setdefault(length, []).append(literal)
+    differs = []
+    for length, literals in sorted(lengths.items()):
+        count = choice.split.count(length)
+        total = sum(literals)
+        for name, condition in (("fewer", total <= count - 1), ("more", total >= count + 1)):
+            other = model.new_bool_var(f"{name}_of_{length}_layers")
+            model.add(condition).only_enforce_if(other)
+            differs.append(other)
+    return differs
 
 
 def _status(solver: Any) -> Status:

@@ -175,7 +175,8 @@ class PlanVariables:
         """Return the GPU of one expert shard as a linear expression, or as a variable.
 
         With one grid per layer it is affine in the layer's block and the expert's rank. Otherwise
-        experts sit on ranks in runs, and the GPU follows from the candidate and the layer's stage.
+        experts sit on ranks in runs, and the GPU follows from the candidate and the layer's stage;
+        asking for it rules out candidates that have no such shard.
         """
         if self.layer_block:
             ep, etp = int(self.rows.ep[0]), int(self.rows.etp[0])

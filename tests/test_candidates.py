@@ -67,8 +67,11 @@ def equal_stages(
                 fitting = [r for r in range(1, num_gpus + 1) if r * pp * stage <= num_gpus]
                 if coverage == "every_gpu":
                     fitting = [r for r in fitting if r * pp * stage == num_gpus]
-                elif not fewer_replicas:
-                    fitting = fitting[-1:]
+                else:
+                    shape = Candidate(1, pp, tp, cp, attn_dp, ep, etp, spread)
+                    held = most_replicas(topology, shape)
+                    fitting = [r for r in fitting if r <= held]
+                    fitting = fitting if fewer_replicas else fitting[-1:]
                 rows = [Candidate(r, pp, tp, cp, attn_dp, ep, etp, spread) for r in fitting]
                 found |= {astuple(r) for r in rows if arithmetic_allows(scenario, topology, r)}
     return found
@@ -151,13 +154,7 @@ def test_the_table_is_that_of_a_brute_force(
     if coverage == "partition":
         assert {astuple(row) for row in legal} == one_to_one(scenario, topology)
         return
-    expected = equal_stages(scenario, coverage, topology, fewer)
-    if coverage == "every_gpu" or fewer:
-        assert {astuple(row) for row in legal} == expected
-        return
-    # Containers may hold fewer replicas than GPUs suffice for; such a row may name either count.
-    held = {row[1:]: most_replicas(topology, Candidate(*row)) for row in expected}
-    assert {astuple(row)[1:] for row in legal} >= {shape for shape, count in held.items() if count}
+    assert {astuple(row) for row in legal} == equal_stages(scenario, coverage, topology, fewer)
     for row in legal:
         shape = astuple(row)[1:]
         assert astuple(row) in expected or row.replicas == held[shape] > 0
@@ -205,7 +202,6 @@ def confined(build: Build, experts: int, nodes: int, per_node: int, rule: str) -
     )
 
 
-@pytest.mark.xfail(strict=True, reason="up_to names only the count that GPUs suffice for")
 @pytest.mark.parametrize("case", CONFINED)
 def test_up_to_keeps_the_most_replicas_that_the_containers_hold(
     document_scenario: Build, case: tuple[int, int, int, str]

@@ -159,7 +159,6 @@ def test_explicit_and_canonical_symmetry_agree(
         assert canonical.choice.layer_blocks is None
 
 
-@pytest.mark.xfail(strict=True, raises=PluginError, reason="a start whose blocks straddle passes")
 def test_no_plan_is_infeasible_in_explicit_symmetry_too(document_scenario: Build) -> None:
     """Grids of 6 GPUs in domains of 10: the second of 5 always lies in two of them."""
     size = {

@@ -8,6 +8,7 @@ same filters to leave out of the model what they forbid. `check` never uses a fi
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from autopar.errors import PluginError
 from autopar.problem import BoolArray, Candidates, IntArray, Plan, Problem
 from autopar.segments import SegmentTable
 from autopar.specs import Scenario
@@ -34,6 +35,39 @@ class PlugIn(Protocol):
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
         """Yield a sentence for every way in which an explicit plan breaks the constraint."""
         ...
+
+
+def complaints(constraint: PlugIn, plan: Plan, problem: Problem) -> list[str]:
+    """Return what a constraint's check says of a plan.
+
+    Raises PluginError, naming the plug-in, if the check of a plug-in fails.
+    """
+    if isinstance(constraint, Constraint):
+        return list(constraint.check(plan, problem))
+    try:
+        return [str(sentence) for sentence in constraint.check(plan, problem)]
+    except Exception as error:
+        raise PluginError(_failure(constraint, "check", error)) from error
+
+
+def post(
+    constraint: PlugIn, model: "CpModel", variables: "PlanVariables", problem: Problem
+) -> None:
+    """Post a constraint.
+
+    Raises PluginError, naming the plug-in, if the post of a plug-in fails.
+    """
+    if isinstance(constraint, Constraint):
+        constraint.post(model, variables, problem)
+        return
+    try:
+        constraint.post(model, variables, problem)
+    except Exception as error:
+        raise PluginError(_failure(constraint, "post", error)) from error
+
+
+def _failure(constraint: PlugIn, method: str, error: Exception) -> str:
+    return f"plug-in {constraint.name!r}: {method} failed: {type(error).__name__}: {error}"
 
 
 class Constraint:

@@ -1,0 +1,222 @@
+"""What repairs a clash: the least change of a number, or the dropping of a rule, with a plan.
+
+Every repair has been tried: a plan exists after it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from autopar.diagnose import Question
+from autopar.objectives import OBJECTIVES
+from autopar.results import Repair
+from autopar.search import prepare
+from autopar.solver import Outcome, optimise
+from autopar.units import format_bytes, format_rate, format_us
+
+MOST_TRIES = 64  # sizes of a domain, or numbers of nodes, to try one after another
+
+
+@dataclass(frozen=True, slots=True)
+class _Fix:
+    """A repair before it is told: fields to set, or constraints to drop."""
+
+    requirement: str
+    changes: tuple[tuple[str, object], ...]
+    text: str
+    relative: float | None = None
+    dropped: tuple[str, ...] = ()
+
+    def apply(self, question: Question) -> Question:
+        """Return the question after the repair."""
+        for path, value in self.changes:
+            question = question.changed(path, value)
+        return question.leaving_out(self.dropped)
+
+    def told(self, question: Question) -> Repair:
+        """Return the repair as users type it behind `--set`: `a=1`, or `a=1 --set b=2`."""
+        words = [f"{path}={_written(value)}" for path, value in self.changes]
+        if self.dropped:
+            names = ",".join((*question.scenario.recipe.disable, *self.dropped))
+            words.append(f"recipe.disable=[{names}]")
+        return Repair(self.requirement, " --set ".join(words), self.text, self.relative)
+
+
+def repairs(question: Question, clashes: Sequence[tuple[str, ...]]) -> tuple[Repair, ...]:
+    """Return changes after each of which a plan exists, the smallest relative one first.
+
+    Where there are several independent clashes, the change repairs one requirement of each.
+    """
+    each: list[list[_Fix]] = []
+    for number, clash in enumerate(clashes):
+        others = [name for k, other in enumerate(clashes) if k != number for name in other]
+        alone = question.leaving_out(others)
+        found = [fix for name in clash for fix in _fixes(alone, name)]
+        works = [fix for fix in found if fix.apply(alone).feasible()]
+        each.append(sorted(works, key=lambda f: (f.relative is None, f.relative or 0.0)))
+    if len(each) == 1:
+        return tuple(fix.told(question) for fix in each[0])
+    if not each or not all(each):
+        return ()
+    together = _together([found[0] for found in each])
+    return (together.told(question),) if together.apply(question).feasible() else ()
+
+
+def _together(fixes: Sequence[_Fix]) -> _Fix:
+    relative = [fix.relative for fix in fixes if fix.relative is not None]
+    return _Fix(
+        requirement=" + ".join(fix.requirement for fix in fixes),
+        changes=tuple(change for fix in fixes for change in fix.changes),
+        text=" and ".join(fix.text for fix in fixes),
+        relative=max(relative) if relative else None,
+        dropped=tuple(name for fix in fixes for name in fix.dropped),
+    )
+
+
+def _written(value: object) -> str:
+    """Return a number as `--set` reads it back exactly."""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _fixes(question: Question, name: str) -> Iterator[_Fix]:
+    match name:
+        case "ttft" | "tpot":
+            yield from _latency(question, name)
+        case "memory":
+            yield from _memory(question)
+        case "throughput":
+            yield from _throughput(question)
+        case "all_to_all_within" | "tensor_parallel_within":
+            yield from _containers(question, name)
+        case "coverage":
+            yield from _coverage(question)
+            yield from _nodes(question)
+        case _:
+            yield _Fix(name, (), f"a plan exists without {name}", dropped=(name,))
+
+
+def _best(question: Question, name: str) -> tuple[float, Outcome] | None:
+    """Return the best value of a metric, in its unit, when its own limit is left out."""
+    task = question.aiming_at(name, [name])
+    outcome = optimise(task, prepare(task))
+    if outcome.vector is None:
+        return None
+    return OBJECTIVES[name].value(outcome.vector[0]), outcome
+
+
+def _latency(question: Question, name: str) -> Iterator[_Fix]:
+    limits = question.scenario.requirements
+    have_us = limits.max_ttft_us if name == "ttft" else limits.max_tpot_us
+    best = _best(question, name)
+    if best is None or have_us is None:
+        return
+    need_us = math.ceil(best[0] * 1e3) / 1e3  # times are counted in nanoseconds
+    text = f"{name.upper()} {format_us(have_us)} -> {format_us(need_us)}"
+    relative = (need_us - have_us) / have_us
+    yield _Fix(name, ((f"requirements.max_{name}_us", need_us),), text, relative)
+
+
+def _memory(question: Question) -> Iterator[_Fix]:
+    best = _best(question, "memory")
+    if best is None:
+        return
+    have = question.scenario.cluster.gpu.memory_bytes
+    share = question.scenario.requirements.max_memory_fraction
+    need = math.ceil(best[0] / share)
+    while need * share < best[0]:  # the product may round down
+        need += 1
+    text = f"+{format_bytes(need - have)} per GPU ({format_bytes(have)} -> {format_bytes(need)})"
+    yield _Fix("memory", (("cluster.gpu.memory_bytes", need),), text, (need - have) / have)
+
+
+def _throughput(question: Question) -> Iterator[_Fix]:
+    """Lower every rate that the plan with the most throughput misses."""
+    best = _best(question, "throughput")
+    if best is None or best[1].choice is None:
+        return
+    total, choice = best[0], best[1].choice
+    used = choice.candidate.replicas * sum(choice.candidate.stage_gpus(k) for k in choice.split)
+    limits = question.scenario.requirements
+    fixes = []
+    for field, have, reached in (
+        ("min_tokens_per_s", limits.min_tokens_per_s, total),
+        ("min_tokens_per_s_per_gpu", limits.min_tokens_per_s_per_gpu, total / used),
+    ):
+        if have is not None and reached < have:
+            rate = math.floor(reached * 1e3 * (1 - 1e-9)) / 1e3  # never more than is reached
+            text = f"{format_rate(have)} -> {format_rate(rate)}"
+            change = (f"requirements.{field}", rate)
+            fixes.append(_Fix("throughput", (change,), text, (have - rate) / have))
+    if fixes:
+        both = _together(fixes)
+        yield _Fix("throughput", both.changes, both.text, both.relative)
+
+
+def _containers(question: Question, name: str) -> Iterator[_Fix]:
+    """The smallest larger domain, in whole nodes, that admits a plan; then a wider level."""
+    cluster = question.scenario.cluster
+    level = getattr(question.scenario.requirements, name)
+    have = cluster.domain_gpus
+    if level == "domain" and have % cluster.gpus_per_node == 0:
+        sizes = range(have + cluster.gpus_per_node, cluster.num_gpus + 1, cluster.gpus_per_node)
+        for size in _spaced(sizes):
+            if question.changed("cluster.gpus_per_domain", size).feasible():
+                text = f"scale-up domains of {have} -> {size} GPUs"
+                change = ("cluster.gpus_per_domain", size)
+                yield _Fix(name, (change,), text, (size - have) / have)
+                break
+    for other in {"node": ("domain", "cluster"), "domain": ("cluster",)}[level]:
+        if question.changed(f"requirements.{name}", other).feasible():
+            text = f"may span a {other} instead of a {level}"
+            yield _Fix(name, ((f"requirements.{name}", other),), text)
+            break
+
+
+def _spaced(sizes: range) -> Iterator[int]:
+    """Yield all sizes where they are few, else the first ones and then doublings."""
+    if len(sizes) <= MOST_TRIES:
+        yield from sizes
+        return
+    yield from sizes[: MOST_TRIES // 2]
+    index = MOST_TRIES // 2
+    while index < len(sizes):
+        yield sizes[index]
+        index *= 2
+    yield sizes[-1]
+
+
+def _coverage(question: Question) -> Iterator[_Fix]:
+    have = question.scenario.requirements.coverage
+    for other in {"partition": ("every_gpu", "up_to"), "every_gpu": ("up_to",), "up_to": ()}[have]:
+        if question.changed("requirements.coverage", other).feasible():
+            change = ("requirements.coverage", other)
+            yield _Fix("coverage", (change,), f"coverage {have} -> {other}")
+            break
+
+
+def _nodes(question: Question) -> Iterator[_Fix]:
+    """The nearest number of nodes, fewer or more, up to twice as many, that admits a plan."""
+    cluster = question.scenario.cluster
+    have = cluster.num_nodes
+    tried = 0
+    for distance in range(1, have + 1):
+        for nodes in (have - distance, have + distance):
+            if nodes < 1 or not _may_tile(question, nodes):
+                continue
+            tried += 1
+            if question.changed("cluster.num_nodes", nodes).feasible():
+                gpus = (nodes - have) * cluster.gpus_per_node
+                text = f"{have} -> {nodes} nodes ({gpus:+d} GPUs)"
+                yield _Fix("coverage", (("cluster.num_nodes", nodes),), text, distance / have)
+                return
+            if tried >= MOST_TRIES:
+                return
+
+
+def _may_tile(question: Question, num_nodes: int) -> bool:
+    """Whether a partition could cover so many nodes: each expert has a whole number of GPUs."""
+    if question.scenario.requirements.coverage != "partition":
+        return True
+    llm = question.scenario.llm
+    num_gpus = num_nodes * question.scenario.cluster.gpus_per_node
+    return num_gpus % (llm.num_layers * llm.num_experts) == 0
