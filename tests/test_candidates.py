@@ -155,8 +155,6 @@ def test_the_table_is_that_of_a_brute_force(
         assert {astuple(row) for row in legal} == one_to_one(scenario, topology)
         return
     assert {astuple(row) for row in legal} == equal_stages(scenario, coverage, topology, fewer)
-    for row in legal:
-        shape = astuple(row)[1:]
 
 
 def test_declared_costs_bind_no_heads_and_the_analytic_ones_do(document_scenario: Build) -> None:
