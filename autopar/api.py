@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
 
+import numpy as np
+
 import autopar
 from autopar import plugins as plugin_files
 from autopar.constraints import Constraint, PlugIn
@@ -36,7 +38,7 @@ from autopar.results import (
     VerifyReport,
     Violation,
 )
-from autopar.search import Prepared, Task, make_task, prepare
+from autopar.search import Prepared, Task, has_plan, make_task, prepare
 from autopar.solver import Outcome, interrupted, optimise, relative_gap
 from autopar.specs import PlanSpec, Scenario
 from autopar.specs.change import changed
@@ -45,6 +47,7 @@ from autopar.verifier import verify_plan
 
 # The most candidates to look at when asking whether one requirement binds: about a second of work.
 BINDING_BUDGET = 200_000
+TIES_LOOKED_AT = 300
 
 
 def solve(
@@ -83,18 +86,19 @@ def solve(
     found = _Findings()
     if diagnose and not outcome.interrupted:
         found = _diagnose(task, outcome, Question(scenario, every_plugin))
+    tied = _tied_levels(task, prepared, outcome)
     clock.lap("diagnose")
     return Solution(
         scenario=scenario,
         status=outcome.status,
         plan=plan,
         metrics=metrics,
-        objectives=_objective_values(task, prepared, outcome),
+        objectives=_objective_values(task, outcome, tied),
         binding=found.binding,
         conflict=found.clashes[0] if found.clashes else (),
         repairs=found.repairs,
         uniqueness=outcome.uniqueness,
-        notes=(*task.problem.cost_model.notes(), *found.notes, *_ties(task, prepared, outcome)),
+        notes=(*task.problem.cost_model.notes(), *found.notes, *_ties(task, outcome, tied)),
         solver=_solver_info(task, prepared, outcome, every_plugin, clock),
         interrupted=outcome.interrupted or found.interrupted,
         because=_statements(
@@ -189,9 +193,12 @@ def _diagnose(task: Task, outcome: Outcome, question: Question) -> _Findings:
     found = _Findings()
     try:
         if outcome.status == "infeasible":
-            found.clashes = conflicts(question)
+            found.clashes, unsure = conflicts(question)
             found.notes += [
-                f"an independent clash needs a repair too: {', '.join(clash)}"
+                f"not decided whether {name} is needed for the clash" for name in unsure
+            ]
+            found.notes += [
+                f"another clash needs a repair too: {', '.join(clash)}"
                 for clash in found.clashes[1:]
             ]
             found.repairs = repairs(question, found.clashes)
@@ -278,17 +285,14 @@ def _trusted_metrics(task: Task, outcome: Outcome, plan: Plan) -> Metrics:
 
 
 def _objective_values(
-    task: Task, prepared: Prepared, outcome: Outcome
+    task: Task, outcome: Outcome, tied: Sequence[str | None]
 ) -> tuple[ObjectiveValue, ...]:
     if outcome.vector is None or outcome.bounds is None:
         return ()
     values = []
-    tied = _tied_levels(task, prepared, outcome)
     for level, objective in enumerate(task.objectives):
-        value, bound = (
-            objective.value(outcome.vector[level]),
-            objective.value(outcome.bounds[level]),
-        )
+        value = objective.value(outcome.vector[level])
+        bound = objective.value(outcome.bounds[level])
         values.append(
             ObjectiveValue(
                 name=objective.name,
@@ -304,39 +308,52 @@ def _objective_values(
     return tuple(values)
 
 
-def _tied_levels(task: Task, prepared: Prepared, outcome: Outcome) -> list[int | None]:
-    """For each objective, over how many candidates it ties, or None where it tells them apart.
+def _tied_levels(task: Task, prepared: Prepared, outcome: Outcome) -> list[str | None]:
+    """For each objective, over how many candidates it ties ("all 9"), None where it decides.
 
-    Candidates count that tie in all objectives before; by their optimistic values, which are what
-    the cost model promises at best.
+    Candidates count that have a plan and tie in all objectives before, by their optimistic values.
+    At most `TIES_LOOKED_AT` are looked at, so that a count may be a least one.
     """
-    assert outcome.vector is not None
-    optimum = task.oriented(outcome.vector)
-    left = prepared.optimistic
-    tied: list[int | None] = []
-    for level, best in enumerate(optimum):
-        column = left[:, level]
-        same = len(column) > 0 and bool((column == best).all())
-        tied.append(len(column) if same else None)
-        left = left[column <= best]
+    if outcome.vector is None:
+        return []
+    known: dict[int, bool] = {}
+
+    def has_one(index: int) -> bool:
+        if index not in known:
+            known[index] = has_plan(task, prepared.allowed.take(np.array([index])))
+        return known[index]
+
+    left = list(range(len(prepared.allowed)))
+    tied: list[str | None] = []
+    for level, best in enumerate(task.oriented(outcome.vector)):
+        column = prepared.optimistic[:, level].tolist()
+        worse = [index for index in left if column[index] > best]
+        left = [index for index in left if column[index] <= best]
+        looked_at = worse[:TIES_LOOKED_AT]
+        if any(has_one(index) for index in looked_at) or len(looked_at) < len(worse):
+            tied.append(None)
+            continue
+        count = sum(has_one(index) for index in left[:TIES_LOOKED_AT])
+        tied.append(f"{'all' if len(left) <= TIES_LOOKED_AT else 'at least'} {count}")
     return tied
 
 
-def _ties(task: Task, prepared: Prepared, outcome: Outcome) -> tuple[str, ...]:
+def _ties(task: Task, outcome: Outcome, tied: Sequence[str | None]) -> tuple[str, ...]:
     """Say which objective decided, where earlier ones left a choice."""
-    if outcome.vector is None or outcome.status != "optimal":
+    if outcome.status != "optimal" or not tied:
         return ()
-    tied = _tied_levels(task, prepared, outcome)
-    names = [o.name for o in task.objectives]
     first = next((i for i, count in enumerate(tied) if count is None), None)
-    if first is None:
-        return (f"every objective ties over the {tied[0]} candidates that satisfy the spec",)
     if first == 0:
         return ()
-    earlier = " and ".join(names[:first])
+    if first is None:
+        if tied[0] == "all 1":
+            return ("only one choice of degrees has a plan; no objective had to decide",)
+        return (f"every objective ties over {tied[0]} choices of degrees that have a plan",)
+    earlier = " and ".join(o.name for o in task.objectives[:first])
     verb = "tie" if first > 1 else "ties"
-    said = f"{earlier} {verb} over all {tied[first - 1]} candidates that satisfy the spec; "
-    return (said + f"{names[first]} decides: {task.objectives[first].says}",)
+    tie = f"{earlier} {verb} over {tied[first - 1]} choices of degrees that have a plan"
+    decided = task.objectives[first]
+    return (f"{tie}; {decided.name} decides: {decided.says}",)
 
 
 def _solver_info(

@@ -60,33 +60,37 @@ class Question:
             return None
 
 
-def conflicts(question: Question) -> list[tuple[str, ...]]:
-    """Return minimal sets of clashing requirements, no two of which share a member.
+def conflicts(question: Question) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return sets of clashing requirements, and members that were not shown to be needed.
 
-    A plan needs a repair for each of them.
+    No plan satisfies all members of a set, and without any one of them the others can be satisfied,
+    unless that was not decided within the limits. A plan needs a repair for each set; sets share no
+    member but coverage, which keeps the questions small and is therefore left out last.
     """
     found: list[tuple[str, ...]] = []
+    undecided: list[str] = []
     while question.feasible() is False:
-        names = _conflict(question)
+        names, unsure = _conflict(question)
         if not names:
             break
         found.append(names)
-        question = question.leaving_out(names)
-    return found
+        undecided += unsure
+        question = question.leaving_out([n for n in names if n != "coverage"] or names)
+    return found, undecided
 
 
-def _conflict(question: Question) -> tuple[str, ...]:
-    """Return a minimal set of requirements that no plan satisfies together.
-
-    Minimal: without any one of them the others can be satisfied, unless the limit left that open.
-    Empty where even the bare structure has no plan.
-    """
+def _conflict(question: Question) -> tuple[tuple[str, ...], list[str]]:
+    """Return one set; empty where even the bare structure has no plan."""
     names = [c.name for c in droppable(question.task().constraints)]
     dropped: list[str] = []
-    for name in names:
-        if question.feasible([*dropped, name]) is False:
+    unsure: list[str] = []
+    for name in sorted(names, key=lambda name: name == "coverage"):
+        feasible = question.feasible([*dropped, name])
+        if feasible is False:
             dropped.append(name)  # still no plan without it: not needed for the clash
-    return tuple(name for name in names if name not in dropped)
+        elif feasible is None:
+            unsure.append(name)
+    return tuple(name for name in names if name not in dropped), unsure
 
 
 def binding(question: Question, optimum: Vector, budget: int) -> tuple[tuple[str, ...], list[str]]:

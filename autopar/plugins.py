@@ -32,7 +32,7 @@ def load_file(path: str | Path) -> list[PlugIn]:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"plug-in {str(path)!r}: {type(error).__name__}: {error}") from error
     now = registered()
     added = [c for key, c in now.items() if before.get(key) is not c]

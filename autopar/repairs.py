@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autopar.diagnose import Question
+from autopar.diagnose import Question, conflicts
 from autopar.objectives import OBJECTIVES
 from autopar.results import Repair
 from autopar.search import prepare
 from autopar.solver import Outcome, optimise
 from autopar.units import format_bytes, format_rate, format_us
 
+MOST_FIXES = 6  # changes in one repair
 MOST_TRIES = 64  # sizes of a domain, or numbers of nodes, to try one after another
 
 
@@ -45,21 +46,43 @@ class _Fix:
 def repairs(question: Question, clashes: Sequence[tuple[str, ...]]) -> tuple[Repair, ...]:
     """Return changes after each of which a plan exists, the smallest relative one first.
 
-    Where there are several independent clashes, the change repairs one requirement of each.
+    With one clash, each change repairs it. With several, one change of several fields: the clashes
+    are repaired one after another, and asked for anew after each, since one repair may cause
+    another clash or spare one.
     """
-    each: list[list[_Fix]] = []
-    for number, clash in enumerate(clashes):
-        others = [name for k, other in enumerate(clashes) if k != number for name in other]
-        alone = question.leaving_out(others)
-        found = [fix for name in clash for fix in _fixes(alone, name)]
-        works = [fix for fix in found if fix.apply(alone).feasible()]
-        each.append(sorted(works, key=lambda f: (f.relative is None, f.relative or 0.0)))
-    if len(each) == 1:
-        return tuple(fix.told(question) for fix in each[0])
-    if not each or not all(each):
+    if len(clashes) == 1:
+        return tuple(fix.told(question) for fix in _working(question, clashes[0]))
+    fixes: list[_Fix] = []
+    repaired, left = question, list(clashes)
+    while left and len(fixes) < MOST_FIXES:
+        others = [
+            name
+            for clash in left[1:]
+            for name in clash
+            if name not in left[0] and (name != "coverage" or len(clash) == 1)
+        ]
+        found = _working(repaired.leaving_out(others), left[0])
+        if not found:
+            return ()
+        fixes.append(found[0])
+        repaired = found[0].apply(repaired)
+        left, _ = conflicts(repaired)
+    if not fixes or repaired.feasible() is not True:
         return ()
-    together = _together([found[0] for found in each])
-    return (together.told(question),) if together.apply(question).feasible() else ()
+    return (_together(fixes).told(question),)
+
+
+def _working(question: Question, clash: Sequence[str]) -> list[_Fix]:
+    """Return the fixes of one clash after which a plan exists, smallest relative change first.
+
+    Where no number can be changed, one member is dropped, which always ends a minimal clash.
+    """
+    found = [fix for name in clash for fix in _fixes(question, name)]
+    works = [fix for fix in found if fix.apply(question).feasible()]
+    if not works:
+        drops = [_Fix(n, (), f"a plan exists without {n}", dropped=(n,)) for n in clash]
+        works = [fix for fix in drops if fix.apply(question).feasible()]
+    return sorted(works, key=lambda f: (f.relative is None, f.relative or 0.0))
 
 
 def _together(fixes: Sequence[_Fix]) -> _Fix:

@@ -54,7 +54,8 @@ class Prepared:
     num_allowed: candidates that pass every filter; rows: those that can still be as good as the
     incumbent; tables: the segments of each; has_path: whether these join to a plan; incumbent and
     its vector: None where none was found.
-    optimistic: shape (allowed, objectives), oriented, in lexicographic order.
+    allowed: all candidates that pass every filter; optimistic: shape (allowed, objectives),
+    oriented; both in lexicographic order, of which `rows` is a prefix.
     """
 
     num_candidates: int
@@ -64,6 +65,7 @@ class Prepared:
     has_path: BoolArray
     incumbent: Choice | None
     vector: Vector | None
+    allowed: Candidates
     optimistic: IntArray
 
 
@@ -129,8 +131,21 @@ def prepare(task: Task) -> Prepared:
         has_path=np.array([has_path[i] for i in keep], dtype=np.bool_),
         incumbent=incumbent,
         vector=vector,
+        allowed=rows,
         optimistic=matrix,
     )
+
+
+def has_plan(task: Task, row: Candidates) -> bool:
+    """Whether one candidate has a split that every constraint accepts, by the dynamic programme.
+
+    row: a table of one candidate. False may be wrong only where a plug-in or a total refuses the
+    best split and would accept another.
+    """
+    start = _in_canonical_order(task.problem)
+    table = segment_table(start, row, task.constraints)
+    chosen = best_split(row, table, start.num_layers, task.objectives)
+    return chosen is not None and _accepted(task, row, table, chosen)
 
 
 def _in_canonical_order(problem: Problem) -> Problem:

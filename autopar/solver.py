@@ -116,7 +116,9 @@ def optimise(
     variables = PlanVariables(model, task.problem, prepared.rows, narrowed(task, prepared))
     for constraint in task.constraints:
         post(constraint, model, variables, task.problem)
-    expressions = [o.post(model, variables, task.problem) for o in task.objectives]
+    posted = [o.post(model, variables, task.problem) for o in task.objectives]
+    # A number is an objective too: only a solve shows whether there is a plan to have it.
+    expressions = [model.new_constant(e) if isinstance(e, int) else e for e in posted]
     session = _Session(model, task.problem.scenario.recipe.cp_sat)
     choice, vector, bounds, status = _lexicographic(
         session, task, prepared, variables, expressions, report
@@ -163,10 +165,6 @@ def _lexicographic(
     vector: list[int] = []
     bounds: list[int] = []
     for objective, expression in zip(task.objectives, expressions, strict=True):
-        if isinstance(expression, int):
-            vector.append(expression)
-            bounds.append(expression)
-            continue
         model.clear_hints()
         if choice is not None:
             variables.hint(choice)
@@ -253,8 +251,21 @@ def _uniqueness(session: _Session, variables: PlanVariables, choice: Choice) -> 
     return Uniqueness(
         unique=False,
         method=method.format("CP-SAT finds another plan"),
-        other=f"{other_choice.candidate}, layers per stage {list(other_choice.split)}",
+        other=_described(other_choice),
     )
+
+
+def _described(choice: Choice) -> str:
+    """Return a choice in a line: degrees, and layers per stage."""
+    candidate, sizes = choice.candidate, sorted(set(choice.split))
+    degrees = [f"{key} {getattr(candidate, key)}" for key in ("replicas", "pp", "tp", "cp")]
+    for key, of_size in (
+        ("attn_dp", candidate.stage_attn_dp), ("spread", candidate.stage_spread),
+    ):  # fmt: skip
+        values = {of_size(size) for size in sizes}
+        degrees.append(f"{key} {values.pop()}" if len(values) == 1 else f"{key} varies")
+    degrees += [f"{key} {getattr(candidate, key)}" for key in ("ep", "etp")]
+    return f"{', '.join(degrees)}; layers per stage {', '.join(map(str, choice.split))}"
 
 
 def _cost_depends_on_length_alone(table: SegmentTable) -> bool:

@@ -63,7 +63,15 @@ def everything(task: Task) -> Prepared:
     )
     has_path = np.ones(len(rows), dtype=np.bool_)
     return Prepared(
-        len(task.problem.candidates), len(rows), rows, tables, has_path, None, None, optimistic
+        num_candidates=len(task.problem.candidates),
+        num_allowed=len(rows),
+        rows=rows,
+        tables=tables,
+        has_path=has_path,
+        incumbent=None,
+        vector=None,
+        allowed=rows,
+        optimistic=optimistic,
     )
 
 

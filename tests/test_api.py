@@ -87,7 +87,7 @@ def test_independent_clashes_are_all_told(document_scenario: Build) -> None:
     both = {"cluster.gpus_per_domain": 4, "requirements.max_ttft_us": 1e3}
     solution = autopar.solve(document_scenario(LIGHT | both))
     assert solution.status == "infeasible"
-    (note,) = [n for n in solution.notes if "independent clash" in n]
+    (note,) = [n for n in solution.notes if "another clash" in n]
     for clash in ({"ttft"}, {"coverage", "all_to_all_within"}):
         assert set(solution.conflict) == clash or all(name in note for name in clash)
 
@@ -352,3 +352,36 @@ def test_progress_reaches_the_caller(document_scenario: Build) -> None:
     assert {step.objective for step in steps} <= {o.name for o in solution.objectives}
     assert all(isinstance(step, results.Progress) for step in steps)
     assert steps
+
+
+@pytest.mark.parametrize("objective", ["throughput", "ttft", "traffic", "memory", "gpus"])
+def test_one_objective_alone_does_not_hide_that_there_is_no_plan(
+    document_scenario: Build, objective: str
+) -> None:
+    """A model without any segment has sums over nothing, which are numbers and still no plan."""
+    changes = {"recipe.objectives": [objective], "cluster.gpus_per_domain": 16}
+    solution = autopar.solve(document_scenario(changes))
+    assert solution.status == "infeasible"
+    assert set(solution.conflict) == {"coverage", "all_to_all_within"}
+
+
+@pytest.mark.parametrize(
+    ("domain", "note"),
+    [
+        (64, "throughput and ttft tie over all 9 choices of degrees that have a plan; traffic"),
+        (32, "only one choice of degrees has a plan"),
+        (512, "throughput and ttft tie over all 16 choices of degrees that have a plan; traffic"),
+    ],
+)
+def test_ties_count_what_has_a_plan(document_scenario: Build, domain: int, note: str) -> None:
+    """In domains of 64, two layers of 32 GPUs fit, so PP is 8 to 16; in domains of 32, only 16."""
+    solution = autopar.solve(document_scenario({"cluster.gpus_per_domain": domain}))
+    assert any(said.startswith(note) for said in solution.notes), solution.notes
+
+
+def test_another_optimum_is_described_in_degrees(document_scenario: Build) -> None:
+    uniqueness = autopar.solve(document_scenario({"rules": []})).uniqueness
+    assert uniqueness is not None
+    assert uniqueness.unique is False
+    assert "spread 2" in uniqueness.other
+    assert "attn_dp 0" not in uniqueness.other

@@ -57,7 +57,8 @@ def test_conflicts_are_minimal_and_independent(
 ) -> None:
     """A set alone admits no plan; without any one member, the rest of it does."""
     question = Question(document_scenario(changes), ())
-    found = conflicts(question)
+    found, undecided = conflicts(question)
+    assert undecided == []
     every = {c.name for c in make_task(question.scenario).constraints}
     structure = {"grid_identity", "layer_cover", "divisibility", "gpu_blocks"}
     members = [name for clash in found for name in clash]
@@ -72,7 +73,7 @@ def test_conflicts_are_minimal_and_independent(
 
 
 def test_a_feasible_scenario_has_no_conflict(document_scenario: Build) -> None:
-    assert conflicts(Question(document_scenario(SMALL), ())) == []
+    assert conflicts(Question(document_scenario(SMALL), ())) == ([], [])
 
 
 def repaired(scenario: Scenario, repair: Repair) -> Scenario:
@@ -85,7 +86,7 @@ def repaired(scenario: Scenario, repair: Repair) -> Scenario:
 @pytest.mark.parametrize("changes", [changes for changes, _ in CLASHES])
 def test_every_repair_leaves_a_plan(document_scenario: Build, changes: dict[str, Any]) -> None:
     question = Question(document_scenario(changes), ())
-    offered = repairs(question, conflicts(question))
+    offered = repairs(question, conflicts(question)[0])
     assert offered
     for repair in offered:
         assert Question(repaired(question.scenario, repair), ()).feasible() is True, repair
@@ -114,7 +115,7 @@ def test_no_smaller_change_of_the_same_number_repairs(
 ) -> None:
     question = Question(document_scenario(changes), ())
     tried = 0
-    for repair in repairs(question, conflicts(question)):
+    for repair in repairs(question, conflicts(question)[0]):
         if repair.relative is None:
             continue
         path, _, text = repair.change.partition("=")
@@ -133,7 +134,7 @@ def test_no_smaller_change_of_the_same_number_repairs(
 def test_the_512_gpu_clash_is_repaired_by_domains_of_32(document_scenario: Build) -> None:
     """16 experts x 2 shards are 32 GPUs per layer; twice 16."""
     question = Question(document_scenario({"cluster.gpus_per_domain": 16}), ())
-    offered = {r.change: r for r in repairs(question, conflicts(question))}
+    offered = {r.change: r for r in repairs(question, conflicts(question)[0])}
     assert offered["cluster.gpus_per_domain=32"].relative == 1.0
     assert "requirements.all_to_all_within=cluster" in offered
     assert "requirements.coverage=every_gpu" in offered
@@ -142,7 +143,7 @@ def test_the_512_gpu_clash_is_repaired_by_domains_of_32(document_scenario: Build
 def test_ttft_repair_states_the_time_of_all_layers(document_scenario: Build) -> None:
     """4 layers of 100 ms, asked for 200 ms: twice as much."""
     question = Question(document_scenario(SMALL | {"requirements.max_ttft_us": 200e3}), ())
-    (repair,) = repairs(question, conflicts(question))
+    (repair,) = repairs(question, conflicts(question)[0])
     assert repair.requirement == "ttft"
     assert float(repair.change.removeprefix("requirements.max_ttft_us=")) == 400e3
     assert repair.relative == 1.0
@@ -154,7 +155,7 @@ def test_a_memory_repair_holds_where_only_a_fraction_may_be_used(document_scenar
     """39,062,500 bytes at 70 % are 55,803,571.43 bytes: the next byte is needed."""
     changes = {"requirements.max_memory_fraction": 0.7, "cluster.gpu.memory_bytes": 40e6}
     question = Question(document_scenario(changes), ())
-    for repair in repairs(question, conflicts(question)):
+    for repair in repairs(question, conflicts(question)[0]):
         assert Question(repaired(question.scenario, repair), ()).feasible() is True, repair
 
 
@@ -163,7 +164,7 @@ def test_a_throughput_repair_mends_both_rates(document_scenario: Build) -> None:
         "requirements.min_tokens_per_s": 5e6, "requirements.min_tokens_per_s_per_gpu": 200e3,
     }  # fmt: skip
     question = Question(document_scenario(SMALL | changes), ())
-    for repair in repairs(question, conflicts(question)):
+    for repair in repairs(question, conflicts(question)[0]):
         assert Question(repaired(question.scenario, repair), ()).feasible() is True, repair
 
 
@@ -173,7 +174,7 @@ def test_a_throughput_repair_does_not_round_the_rate_up(document_scenario: Build
         "requirements.min_tokens_per_s_per_gpu": 200e3, "declared.compute_efficiency": 0.61234995,
     }  # fmt: skip
     question = Question(document_scenario(SMALL | changes), ())
-    for repair in repairs(question, conflicts(question)):
+    for repair in repairs(question, conflicts(question)[0]):
         assert Question(repaired(question.scenario, repair), ()).feasible() is True, repair
 
 

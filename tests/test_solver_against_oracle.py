@@ -33,6 +33,8 @@ ORDERS = (
     ("memory", "throughput", "ttft", "tpot"),
     ("ttft", "tpot", "gpus", "memory"),
     ("traffic", "memory", "throughput", "gpus"),
+    ("ttft",),
+    ("memory",),
 )
 
 
