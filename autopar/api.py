@@ -194,9 +194,7 @@ def _diagnose(task: Task, outcome: Outcome, question: Question) -> _Findings:
     try:
         if outcome.status == "infeasible":
             found.clashes, unsure = conflicts(question)
-            found.notes += [
-                f"not decided whether {name} is needed for the clash" for name in unsure
-            ]
+            found.notes += [f"not decided whether {what}" for what in unsure]
             found.notes += [
                 f"another clash needs a repair too: {', '.join(clash)}"
                 for clash in found.clashes[1:]

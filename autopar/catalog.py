@@ -90,4 +90,4 @@ def _validated(model: type[_Model], resolved: Resolved) -> _Model:
     try:
         return model.model_validate(resolved.data)
     except ValidationError as error:
-        raise spec_error(error, model, resolved.data, resolved.where) from None
+        raise spec_error(error, model, resolved.data, resolved.where, resolved.where_rule) from None

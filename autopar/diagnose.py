@@ -61,7 +61,7 @@ class Question:
 
 
 def conflicts(question: Question) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Return sets of clashing requirements, and members that were not shown to be needed.
+    """Return sets of clashing requirements, and which members were not shown to be needed.
 
     No plan satisfies all members of a set, and without any one of them the others can be satisfied,
     unless that was not decided within the limits. A plan needs a repair for each set; sets share no
@@ -74,7 +74,7 @@ def conflicts(question: Question) -> tuple[list[tuple[str, ...]], list[str]]:
         if not names:
             break
         found.append(names)
-        undecided += unsure
+        undecided += [f"{name} is needed for the clash of {', '.join(names)}" for name in unsure]
         question = question.leaving_out([n for n in names if n != "coverage"] or names)
     return found, undecided
 

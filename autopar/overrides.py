@@ -52,7 +52,9 @@ def _assign(
             break
         if below.is_leaf:
             where = path_text(tuple(path))
-            raise SpecError(f"{label}: {where} is a single value, it has no field {steps[-1]!r}")
+            raise SpecError(
+                f"{label}: {where} is a single value, it has no field {shorten(steps[-1])}"
+            )
         existing = _get(target, place)
         if not isinstance(existing, dict | list):
             existing = {} if below.fields is not None else []
@@ -67,7 +69,9 @@ def _step_into(
     if shape.fields is not None:
         if step not in shape.fields:
             inside = f" in {path_text(path)}" if path else ""
-            raise SpecError(f"{label}: {step!r}{inside}: {unknown_field(step, list(shape.fields))}")
+            raise SpecError(
+                f"{label}: {shorten(step)}{inside}: {unknown_field(step, list(shape.fields))}"
+            )
         return shape_of(shape.fields[step]), step
     names = [e.get("name") for e in target if isinstance(e, dict)]
     size = len(target)
@@ -77,7 +81,7 @@ def _step_into(
         return shape_of(shape.element), names.index(step)
     near = suggest(step, [n for n in names if isinstance(n, str)])
     raise SpecError(
-        f"{label}: {path_text(path)} has {size} elements; found {step!r}, expected a place "
+        f"{label}: {path_text(path)} has {size} elements; found {shorten(step)}, expected a place "
         f"from 0 to {size}{' or a name' if names else ''}{near}"
     )
 

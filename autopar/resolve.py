@@ -24,11 +24,28 @@ class Resolved:
     data: Data
     origins: dict[Path, str] = field(default_factory=dict)
     place: str = "spec"  # where the document stands that fields without an origin belong to
+    laid_over: dict[Path, str] = field(
+        default_factory=dict
+    )  # fields over a base, the last one last
 
     def where(self, path: Path) -> str:
         """Return the file, or the `--set`, that gave the field at `path`."""
         ends = (path[:length] for length in range(len(path), -1, -1))
         return next((self.origins[end] for end in ends if end in self.origins), self.place)
+
+    def where_rule(self, path: Path) -> str:
+        """Return what to blame where the fields of the mapping at `path` do not fit together.
+
+        That is what was laid over the base last (`--set`, then the user's file), else the file.
+        """
+        over = [by for at, by in self.laid_over.items() if at[: len(path)] == path]
+        return over[-1] if over else self.where(path)
+
+    def lay_over(self, fields: Mapping[Path, str]) -> None:
+        """Note that fields replace what stood there."""
+        for path, label in fields.items():
+            self.laid_over.pop(path, None)
+            self.laid_over[path] = self.origins[path] = label
 
     def adopt(self, prefix: Path, other: "Resolved") -> None:
         """Take over the origins of a part that now stands at `prefix`."""
@@ -36,7 +53,10 @@ class Resolved:
         if () in other.origins:
             for path in stale:
                 del self.origins[path]
+                self.laid_over.pop(path, None)
         self.origins |= {(*prefix, *path): label for path, label in other.origins.items()}
+        inside = {(*prefix, *path): label for path, label in other.laid_over.items()}
+        self.laid_over = inside | self.laid_over  # what is outside comes later
 
 
 class _Opened(NamedTuple):
@@ -90,7 +110,7 @@ class Library:
         changed = overrides.apply(resolved.data, texts, Scenario)
         again = self.resolve(KINDS["scenario"], resolved.data, None, None, "--set")
         resolved.data = again.data
-        resolved.origins |= changed
+        resolved.lay_over(changed)
         for path, label in again.origins.items():
             resolved.origins.setdefault(path, label)
 
@@ -143,7 +163,7 @@ class Library:
         if not isinstance(base, str):
             raise SpecError(f"{user}: found {documents.found(base)}, expected a name or a path")
         parent = self.find(kind, base, folder, user)
-        parent.origins |= dict.fromkeys(_leaves(over.data), over.place)
+        parent.lay_over(dict.fromkeys(_leaves(over.data), over.place))
         parent.data = _merged(parent.data, over.data)
         return parent
 

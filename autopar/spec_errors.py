@@ -67,22 +67,27 @@ def spec_error(
     model: type[BaseModel],
     data: Mapping[str, Any],
     where: Callable[[Path], str],
+    where_rule: Callable[[Path], str] | None = None,
 ) -> SpecError:
     """Return the error that says the first problem in full, and how many more there are.
 
     where: gives the file, or the `--set`, that a path of `data` comes from.
+    where_rule: the same for fields that do not fit together; `path` is that of their mapping.
     """
     problems: dict[Path, list[str]] = {}
+    together: dict[Path, bool] = {}
     details = error.errors(include_url=False, include_context=True)
     # A misspelt field is also a missing one; the misspelling is what to say first.
     for detail in sorted(details, key=lambda d: d["type"] != "extra_forbidden"):
         path, value = _path_in(data, detail["loc"], missing=detail["type"] == "missing")
         sentence = _sentence(detail, model, path, value)
         said = problems.setdefault(path, [])
+        together.setdefault(path, detail["type"] == "value_error" and isinstance(value, dict))
         if sentence not in said:
             said.append(sentence)
     path, sentences = next(iter(problems.items()))
-    place = f"{where(path)}: {path_text(path)}" if path else where(path)
+    label = (where_rule or where)(path) if together[path] else where(path)
+    place = f"{label}: {path_text(path)}" if path else label
     more = len(problems) - 1
     tail = f" (and {more:,} more problem{'s' if more > 1 else ''})" if more else ""
     return SpecError(f"{place}: {_joined(sentences)}{tail}")

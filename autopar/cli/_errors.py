@@ -6,6 +6,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import click
@@ -22,49 +24,87 @@ def set_verbosity(level: int) -> None:
     _verbosity = level
 
 
+class OutputError(AutoparError):
+    """Standard output cannot be written: it is closed, or the disk is full."""
+
+    exit_code = 2
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(f"cannot write to standard output: {reason}")
+
+
 def run(command: Callable[[], Any]) -> NoReturn:
     """Run a command and end the process with its exit code."""
     set_verbosity(0)
+    if sys.stderr is None:  # closed by the caller; what is said there goes nowhere
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  to the end
+    if sys.stdout is None:
+        sys.exit(_fail(str(OutputError("it is closed")), OutputError.exit_code))
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None
-    code, stdout = 1, sys.stdout
-    try:
-        result = command()
-        code = result if isinstance(result, int) else 0
-        flush(sys.stdout)
-    except click.exceptions.Exit as error:
-        code = error.exit_code
-    except SystemExit:  # click ends so on a closed pipe, and puts a wrapper around the stream
-        code = 0 if sys.stdout is not stdout else 1
-    except click.UsageError as error:
-        error.show()
-        code = error.exit_code
-    except click.ClickException as error:
-        code = _fail(error.format_message(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted", INTERRUPTED)
-    except AutoparError as error:
-        code = _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        silence(sys.stdout)
-        code = 0
-    except MemoryError:
-        code = _fail("out of memory; the problem is too large for this machine", 1)
-    except Exception as error:  # noqa: BLE001  the last resort: a message, not a traceback
-        code = _unexpected(error)
-    flush(sys.stdout)
-    flush(sys.stderr)
+    code = _flushed(_code_of(command))
     if before is not None:
         signal.signal(signal.SIGTERM, before)
     sys.exit(code)
 
 
+def _code_of(command: Callable[[], Any]) -> int:
+    """Run a command, say its error, and return its exit code."""
+    stdout = sys.stdout
+    try:
+        result = command()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except SystemExit:  # click ends so on a closed pipe, and puts a wrapper around the stream
+        return 0 if sys.stdout is not stdout else 1
+    except click.UsageError as error:
+        with suppress(OSError):
+            error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", INTERRUPTED)
+    except OutputError as error:
+        silence(sys.stdout)
+        return _fail(str(error), error.exit_code)
+    except AutoparError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return 0
+    except MemoryError:
+        return _fail("out of memory; the problem is too large for this machine", 1)
+    except Exception as error:  # noqa: BLE001  the last resort: a message, not a traceback
+        return _unexpected(error)
+    return result if isinstance(result, int) else 0
+
+
+def _flushed(code: int) -> int:
+    """Write out what is buffered; return the exit code, another one if that fails."""
+    try:
+        flush(sys.stdout)
+    except OutputError as error:
+        silence(sys.stdout)
+        code = _fail(str(error), error.exit_code)
+    try:
+        flush(sys.stderr)
+    except OutputError:
+        silence(sys.stderr)
+    return code
+
+
 def flush(stream: TextIO) -> None:
-    """Flush a stream; a reader that has gone away is no error."""
+    """Flush a stream; a reader that has gone away is no error.
+
+    Raises OutputError if what is buffered cannot be written.
+    """
     try:
         stream.flush()
     except BrokenPipeError:
         silence(stream)
+    except OSError as error:
+        raise OutputError(error.strerror or error) from None
     except ValueError:
         pass  # closed
 
@@ -91,11 +131,18 @@ def _interrupt(*_: object) -> NoReturn:
 def _fail(message: str, code: int) -> int:
     if _verbosity > 1:
         traceback.print_exc()
-    click.echo(f"error: {one_line(message)}", err=True)
+    with suppress(OSError):  # nowhere to say it; the exit code remains
+        click.echo(f"error: {one_line(message)}", err=True)
     return code
 
 
 def _unexpected(error: Exception) -> int:
+    if isinstance(error, OSError):
+        try:
+            flush(sys.stdout)  # click wrote there, and what it wrote is still in the buffer
+        except OutputError as failure:
+            silence(sys.stdout)
+            return _fail(str(failure), failure.exit_code)
     message = f"{type(error).__name__}: {error}"
     return _fail(
         f"this is a bug in autopar, please report it with the output of -v -v: {message[:500]}", 1

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopar.cli._errors import silence
+from autopar.cli._errors import OutputError, silence
 from autopar.cli._options import Output
 from autopar.errors import SpecError
 
@@ -81,7 +81,10 @@ def rendered(output: Output, text: Callable[["Console"], None]) -> str:
 
 
 def put(text: str) -> None:
-    """Write to standard output; a reader that has gone away is no error."""
+    """Write to standard output; a reader that has gone away is no error.
+
+    Raises OutputError if it cannot be written.
+    """
     stream = sys.stdout
     encoding = stream.encoding or "utf-8"
     try:
@@ -89,6 +92,8 @@ def put(text: str) -> None:
         stream.flush()
     except BrokenPipeError:
         silence(stream)
+    except OSError as error:
+        raise OutputError(error.strerror or error) from None
 
 
 def write_document(file: Path, document: dict[str, Any]) -> None:

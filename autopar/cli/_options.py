@@ -42,6 +42,11 @@ class Query:
     plugins: tuple[str, ...]
     allow_plugins: bool
 
+    @property
+    def changes_spec(self) -> bool:
+        """Whether the scenario is another than the one that its author wrote."""
+        return bool(self.overrides or self.parts)
+
     def scenario(self) -> "Scenario":
         """Return the scenario, loaded and checked."""
         from autopar.catalog import load_scenario

@@ -1,15 +1,16 @@
 """Solve a recorded answer's scenario again and say where the two answers differ."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from autopar.catalog import read_document
 from autopar.cli._options import Query
-from autopar.errors import SpecError
+from autopar.errors import SpecError, shorten
 
 COMPARED = ("status", "degrees", "num_gpus", "stages", "replicas", "placement")
-_TOLERANCE = 1e-12  # relative; the same numbers, but for the last digit of a decimal text
+STATED = ("objective", "metrics", "idle_gpus")  # compared where the recorded answer has them
+_TOLERANCE = 1e-9  # relative; another machine may round the last digits otherwise
 
 
 def recorded_answer(source: str, query: Query) -> dict[str, Any]:
@@ -39,8 +40,20 @@ def differences(recorded: Mapping[str, Any], answer: Mapping[str, Any]) -> list[
         for key in ("value", "bound"):
             old = before.get(name, {}).get(key)
             if not _same(old, objective[key]):
-                found.append(f"{name} {key}: recorded {old!r}, now {objective[key]!r}")
+                found.append(f"{name} {key}: recorded {shorten(old)}, now {objective[key]!r}")
+    for key in STATED:
+        if recorded.get(key) is not None:
+            found.extend(_apart(key, recorded[key], answer[key]))
     return [sentence for sentence in found if sentence]
+
+
+def _apart(path: str, old: Any, new: Any) -> Iterator[str]:
+    """Yield one sentence per stated field that differs; what is not stated is not compared."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key, value in old.items():
+            yield from _apart(f"{path}.{key}", value, new.get(key))
+    elif old != new and not _same(old, new):
+        yield f"{path}: recorded {shorten(old)}, now {shorten(new)}"
 
 
 def _said(key: str, old: Any, new: Any) -> str:
@@ -55,7 +68,11 @@ def _said(key: str, old: Any, new: Any) -> str:
     return f"{key}: recorded {old!r}, now {new!r}"
 
 
-def _same(old: Any, new: float) -> bool:
-    if isinstance(old, bool) or not isinstance(old, int | float):
+def _same(old: Any, new: Any) -> bool:
+    if not (_is_number(old) and _is_number(new)):
         return False
     return abs(old - new) <= _TOLERANCE * max(abs(old), abs(new))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

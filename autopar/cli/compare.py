@@ -25,8 +25,12 @@ def command(ctx: click.Context, query: Query, plans: tuple[str, ...], output: Ou
 
     Every PLAN is a catalogue name, a path, or -. All are measured by the same verifier; the gaps
     are to the solver's proven bounds.
+
+    Exits with 3 if the scenario provably has no plan, with 4 if the limit was reached without one;
+    a PLAN that violates the scenario is reported and leaves the exit code at 0.
     """
     from autopar import api
+    from autopar.cli.solve import EXIT_CODES
     from autopar.report.json import comparison_document
 
     prepare(output)
@@ -44,7 +48,8 @@ def command(ctx: click.Context, query: Query, plans: tuple[str, ...], output: Ou
         lambda: comparison_document(comparison),
         lambda console: _print(console, comparison),
     )
-    ctx.exit(INTERRUPTED if comparison.solution.interrupted else 0)
+    solution = comparison.solution
+    ctx.exit(INTERRUPTED if solution.interrupted else EXIT_CODES[solution.status])
 
 
 def _print(console: "Console", comparison: "Comparison") -> None:

@@ -41,7 +41,11 @@ def command(ctx: click.Context, query: Query, replay: str | None, output: Output
     else:
         recorded = _replay.recorded_answer(replay, query)
         solution = _solve(_replay.embedded_query(recorded, query), output)
-    emit(output, lambda: solution_document(solution), lambda console: _print(console, solution))
+    emit(
+        output,
+        lambda: solution_document(solution),
+        lambda console: _print(console, solution, changed=query.changes_spec),
+    )
     if solution.interrupted:
         ctx.exit(INTERRUPTED)
     if recorded is not None:
@@ -68,7 +72,7 @@ def _report_replay(ctx: click.Context, differences: list[str], output: Output) -
         click.echo("replay: the answer is the same", err=True)
 
 
-def _print(console: "Console", solution: "Solution") -> None:
+def _print(console: "Console", solution: "Solution", *, changed: bool) -> None:
     from autopar.report.text import print_solution
 
-    print_solution(console, solution)
+    print_solution(console, solution, changed=changed)

@@ -31,8 +31,11 @@ _STATUS = {
 }
 
 
-def print_solution(console: Console, solution: Solution) -> None:
-    """Print the answer of `solve`: plan, metrics, objectives, what binds, and how it was proven."""
+def print_solution(console: Console, solution: Solution, *, changed: bool = False) -> None:
+    """Print the answer of `solve`: plan, metrics, objectives, what binds, and how it was proven.
+
+    changed: whether the scenario is another than the one whose author wrote the assumptions.
+    """
     scenario = solution.scenario
     _headline(console, scenario.name, solution)
     if solution.plan is None:
@@ -48,10 +51,13 @@ def print_solution(console: Console, solution: Solution) -> None:
         {
             "Unique": _uniqueness(solution),
             "Note": solution.notes,
-            "Assumed": scenario.assumptions,
+            "Assumed": () if changed else scenario.assumptions,
             "Solver": _solver(solution),
         },
     )
+    if changed:
+        assumed = (("", text) for text in scenario.assumptions)
+        _pairs(console, "Assumed, as the scenario was written", assumed)
 
 
 def print_verification(console: Console, report: VerifyReport, scenario: Scenario) -> None:
@@ -113,13 +119,16 @@ def print_conflict(
     clash = ((name, because.get(name, "")) for name in conflict)
     _pairs(console, "These clash; without any one of them the others can hold", clash, "red")
     if not repairs:
+        if conflict:
+            console.print("\n  no repair found by changing one requirement")
         return
-    table = _table("repair, as --set takes it", "what it means", "size")
-    table.columns[0].no_wrap = max(len(r.change) for r in repairs) <= console.width // 2 + 5
+    title = "Any one of these makes it feasible: add to the command"
+    console.print(Text.assemble("\n", (title, "bold")))
     for repair in repairs:
-        size = "" if repair.relative is None else percent(repair.relative)
-        table.add_row(repair.change, repair.size, size)
-    _section(console, "Any one of these repairs makes it feasible", table)
+        command = Text(f"  {words.set_options(repair.change)}", "cyan")
+        console.print(command, soft_wrap=True)  # to be copied, so never broken
+        relative = "" if repair.relative is None else f", {percent(repair.relative)}"
+        console.print(Padding(Text(f"{repair.size}{relative}"), (0, 0, 0, 6)))
 
 
 def print_catalog(console: Console, entries: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
@@ -282,7 +291,7 @@ def _relaxed(console: Console, solution: Solution, relaxed: Solution) -> None:
     for objective in relaxed.objectives:
         before = ours.get(objective.name)
         old = "no plan" if before is None else quantity(before.value, objective.unit)
-        apart = "" if before is None else words.difference(objective.value, before.value)
+        apart = "-" if before is None else words.difference(objective.value, before.value)
         table.add_row(
             objective.name, old, quantity(objective.value, objective.unit), apart or "same"
         )

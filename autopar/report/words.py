@@ -1,5 +1,6 @@
 """Numbers, ranges and layouts in words: plain text, no colour, every number whole."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -50,6 +51,11 @@ def difference(value: float, reference: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun: 1 stage, 8 stages."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def set_options(change: str) -> str:
+    """Return a repair as it is typed: `--set a=1 --set b=2`, quoted where a shell needs it."""
+    return " ".join(f"--set {shlex.quote(text)}" for text in change.split(" --set "))
 
 
 def ranges(ids: Sequence[int]) -> str:
