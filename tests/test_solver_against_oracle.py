@@ -6,7 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autopar import oracle
+from autopar import oracle, overrides
+from autopar.api import solve
+from autopar.constraints.active import droppable
+from autopar.diagnose import Question
 from autopar.search import make_task, prepare
 from autopar.solver import optimise
 from autopar.specs import Scenario
@@ -33,7 +36,7 @@ ORDERS = (
     ("memory", "throughput", "ttft", "tpot"),
     ("ttft", "tpot", "gpus", "memory"),
     ("traffic", "memory", "throughput", "gpus"),
-    ("ttft",),
+    ("ttft", "tpot"),
     ("memory",),
 )
 
@@ -202,6 +205,32 @@ def compare_with_oracle(scenario: Scenario) -> str:
 def test_the_solver_equals_exhaustive_search(scenario: Scenario) -> None:
     """DESIGN 7.2: on small problems the optimum is the exhaustive one, or both find none."""
     compare_with_oracle(scenario)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+@given(scenarios())
+def test_a_clash_is_minimal_and_every_repair_works_as_typed(scenario: Scenario) -> None:
+    """Infeasible ones: the clash alone has no plan, less of it has, and each repair gives one."""
+    solution = solve(scenario)
+    if solution.status != "infeasible":
+        return
+    assert solution.conflict
+    question = Question(scenario, ())
+    names = [c.name for c in droppable(question.task().constraints)]
+    others = [name for name in names if name not in solution.conflict]
+    assert question.feasible(others) is False
+    for member in solution.conflict:
+        assert question.feasible([*others, member]) is True, member
+    assert solution.repairs
+    for repair in solution.repairs:
+        document = scenario.document()
+        overrides.apply(document, repair.change.split(" --set "), Scenario)
+        assert Question(Scenario.model_validate(document), ()).feasible() is True, repair
 
 
 def test_the_random_scenarios_are_feasible_and_infeasible_in_good_measure() -> None:
