@@ -119,7 +119,7 @@ def verify(
         explicit, report = plan, verify_plan(scenario, plan)
     else:
         explicit = plan_from_spec(plan, scenario)
-        report = verify_plan(scenario, explicit, plan.claims, stated_metrics=stated_numbers(plan))
+        report = verify_plan(scenario, explicit, plan.claims, stated_numbers(plan), plan)
     every_plugin = (*plugin_files.load_installed(), *plugins)
     if not every_plugin:
         return report

@@ -86,11 +86,13 @@ def plan_parts(plan: Plan) -> dict[str, Any]:
 
 
 def stated_numbers(spec: PlanSpec) -> dict[str, Any]:
-    """Return the numbers that a plan file states about itself, for `verify` to recompute."""
+    """Return what a plan file states about itself beside the plan, for `verify` to recompute."""
     beside = {
         "num_gpus": spec.num_gpus,
         "idle_gpus": spec.idle_gpus,
         "objective": spec.objective,
+        "objectives": spec.objectives,
+        "status": spec.status,
     }
     return {**(spec.metrics or {}), **{k: v for k, v in beside.items() if v is not None}}
 

@@ -214,9 +214,11 @@ def test_differing_degrees_are_null_and_stand_with_the_stages(document_scenario)
 
 def test_stated_numbers_are_collected_for_verify():
     spec = spec_of(
-        num_gpus=512, idle_gpus=0, metrics={"ttft_ms": 1600}, objective={"name": "throughput"}
-    )
+        num_gpus=512, idle_gpus=0, metrics={"ttft_ms": 1600}, objective={"name": "throughput"},
+        objectives=[{"name": "throughput"}], status="optimal",
+    )  # fmt: skip
     assert stated_numbers(spec) == {
         "num_gpus": 512, "idle_gpus": 0, "ttft_ms": 1600, "objective": {"name": "throughput"},
+        "objectives": [{"name": "throughput"}], "status": "optimal",
     }  # fmt: skip
     assert stated_numbers(spec_of()) == {}

@@ -105,7 +105,7 @@ class PlanSpec(Document):
     placement: tuple[PlacementSpec, ...] | None = None
     claims: tuple[Claim, ...] = ()
     # What an answer of ours carries beside the plan:
-    status: str | None = None
+    status: Literal["optimal", "feasible", "infeasible", "unknown"] | None = None
     objective: dict[str, Any] | None = None
     objectives: list[dict[str, Any]] | None = None
     metrics: dict[str, Any] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from autopar.problem import Plan
 from autopar.results import VerifyReport
-from autopar.specs import Claim, Scenario
+from autopar.specs import Claim, PlanSpec, Scenario
 from autopar.verifier.claims import audit
 from autopar.verifier.consistency import consistency_notes
 from autopar.verifier.experts import expert_violations
@@ -19,9 +19,9 @@ from autopar.verifier.limits import (
     limit_notes,
     limit_violations,
     rule_violations,
-    stated_violations,
 )
 from autopar.verifier.metrics import measure
+from autopar.verifier.stated import header_violations, stated_violations
 from autopar.verifier.structure import structure_violations
 
 __all__ = ["KINDS", "verify_plan"]
@@ -32,11 +32,14 @@ def verify_plan(
     plan: Plan,
     claims: Sequence[Claim] = (),
     stated_metrics: Mapping[str, Any] | None = None,
+    document: PlanSpec | None = None,
 ) -> VerifyReport:
     """Return every way in which a plan breaks its scenario, its metrics, and a verdict per claim.
 
     stated_metrics: numbers that the plan states about itself, named and in units as in an answer's
-    `metrics` (`ttft_ms`, ...), with `num_gpus`, `idle_gpus` and `objective` beside them.
+    `metrics` (`ttft_ms`, ...), with `num_gpus`, `idle_gpus`, `objective`, `objectives` and
+    `status` beside them.
+    document: the file that the plan was read from, whose header must agree with its stages.
     Raises SpecError if a rule or a claim cannot be read, or if the cost model cannot be recomputed.
     """
     layout = layout_of(plan, scenario.llm.num_layers)
@@ -52,6 +55,8 @@ def verify_plan(
         violations += limit_violations(scenario, plan, measured)
         notes += limit_notes(scenario, measured.metrics)
         notes += consistency_notes(scenario, plan, measured)
+    if document is not None:
+        violations += header_violations(document, scenario, plan)
     if stated_metrics:
         violations += stated_violations(scenario, plan, layout, metrics, stated_metrics)
     return VerifyReport(

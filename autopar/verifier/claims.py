@@ -90,9 +90,9 @@ def _audit(scenario: Scenario, claim: Claim, book: Book) -> Verdict:
     if isinstance(claim.value, bool) or isinstance(real, bool) or isinstance(derived, bool):
         return _audit_condition(claim, real, derived)
     if not statement.agrees(real):
-        return _wrong(statement, real, reasons.of(statement, real, names, book))
+        return _wrong(statement, real, reasons.of(statement, real, book))
     if derived is not None and not statement.agrees(derived):
-        why = reasons.of(statement, derived, names, book)
+        why = reasons.of_derivation(statement, real, derived, names, book)
         return _wrong(
             statement, derived, f"{claim.derivation} gives {statement.said(derived)}; {why}"
         )

@@ -51,6 +51,9 @@ KINDS: Mapping[str, str] = {
     "throughput per GPU under target": "the plan produces too few tokens per second and GPU",
     "rule broken": "a rule of the scenario does not hold",
     "falsified metric": "a number that the plan states about itself is not what it gives",
+    "falsified degrees": "a degree that the header states is not that of the stages written out",
+    "falsified pool": "a stage names a pool that the cluster does not have",
+    "falsified proof": "status, bound and gap that a plan states contradict each other or the plan",
 }
 
 

@@ -1,6 +1,8 @@
-"""Why a stated number is not the recomputed one, found by trying units and degrees."""
+"""Why a stated number is not the recomputed one: a unit, a part, or a degree left out."""
 
-from math import prod
+import math
+from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from autopar.specs import Claim, Scenario
@@ -16,9 +18,28 @@ _GPU_PRODUCTS = (
     ("replicas", "pp", "ep", "etp", "spread"),
     ("replicas", "pp", "tp", "cp", "attn_dp"),
 )
+_TIMES = (("pp", "layers_per_stage"),)  # what a time is made of; no other degree multiplies it
+# Degrees that a derivation has in it when it speaks of these.
+_STAGE = ("tp", "cp", "attn_dp", "ep", "etp", "spread")
+_CONTAINS: Mapping[str, tuple[str, ...]] = {
+    "num_stages": ("pp",),
+    "stage_boundaries": ("pp",),
+    "gpus_per_expert": ("etp",),
+    "gpus_per_layer": ("ep", "etp"),
+    "gpus_per_expert_grid": ("ep", "etp"),
+    "expert_grids": ("replicas", "pp", "spread"),
+    "gpus_per_stage": _STAGE,
+    "num_gpus": ("replicas", "pp", *_STAGE),
+    "tensor_groups": ("replicas", "pp", *_STAGE),
+    "expert_parts": ("replicas", "etp"),
+    "concurrency": ("replicas", "pp"),
+}
+# Recomputed from the spec alone, so that no degree of a plan is in them.
+_SPEC_ONLY = ("expert_instances", "weight_bytes", "num_domains", "effective_flops_per_s")
 _MEANINGS = {
     "replicas": "independent copies of the whole model",
     "pp": "pipeline stages",
+    "layers_per_stage": "layers that one stage works through",
     "tp": "GPUs of one tensor-parallel group",
     "cp": "GPUs that share one sequence",
     "attn_dp": "data-parallel attention groups of one stage",
@@ -26,21 +47,17 @@ _MEANINGS = {
     "etp": "GPUs that share one expert",
     "spread": "disjoint expert grids of one stage, whose layers then do not share GPUs",
 }
-# What a stated number may be too large or too small by, likeliest first.
-_FACTORS = (
-    "spread", "replicas", "cp", "etp", "tp", "layers_per_stage", "pp", "ep", "attn_dp",
-    "gpus_per_expert", "gpus_per_node", "num_domains", "num_layers", "num_experts",
-    "gpus_per_layer", "gpus_per_stage", "num_gpus", "expert_instances", "batch_tokens",
-    "bytes_per_parameter", "compute_efficiency", "utilisation", "experts_per_token",
-)  # fmt: skip
-_RATIO = 1e-3  # relative; a ratio this close to a degree is taken for it
+_RATIO = 1e-3  # relative; a derivation that a degree brings this close to its metric lacks it
+_EXACT = 1e-9  # relative; the float error of a ratio
+_NEAR = 0.01  # relative; a number this close to the right one in another unit is a slip of the unit
+_EXTREME = 1e-30  # ratios below this, or above its inverse, are written with an exponent
 _MEMORY_METRICS = ("peak_memory_bytes_per_gpu", "memory_fraction")
 
 
-def of(statement: "Statement", real: float, names: frozenset[str], book: Book) -> str:
+def of(statement: "Statement", real: float, book: Book) -> str:
     """Return why the stated number differs from `real`, in base units.
 
-    names: the quantities from which the claim derives its number.
+    Every plan has degrees that happen to be the ratio, so none is blamed here.
     """
     claim = statement.claim
     if not real or not claim.value:
@@ -49,9 +66,28 @@ def of(statement: "Statement", real: float, names: frozenset[str], book: Book) -
     return (
         _unit_slip(statement, real)
         or _weights_alone(statement, book)
-        or _missing(ratio, names, book)
-        or f"off by a factor of {number(ratio)}"
+        or f"off by a factor of {times(ratio)}"
     )
+
+
+def of_derivation(
+    statement: "Statement", real: float, derived: float, names: frozenset[str], book: Book
+) -> str:
+    """Return why a derivation does not give the number of its metric, which is right.
+
+    names: the quantities in the derivation. A degree is missing where the derivation, multiplied by
+    it, gives the metric; where several do, each is named.
+    """
+    if not real or not derived:
+        return f"{statement.claim.metric} is {statement.said(real)}"
+    ratio = real / derived
+    possible = _missing(statement.claim.metric or "", ratio, names, book)
+    if not possible:
+        return f"off by a factor of {times(ratio)}"
+    said = " or ".join(" x ".join(f"{k} = {number(v)}" for k, v in way) for way in possible)
+    meanings = dict.fromkeys(f"{key}: {_MEANINGS[key]}" for way in possible for key, _ in way)
+    head = f"missing factor {times(ratio)}: " + ("" if len(possible) == 1 else "possibly ")
+    return f"{head}{said} ({'; '.join(meanings)})"
 
 
 def caveat(scenario: Scenario, claim: Claim, book: Book) -> str:
@@ -85,21 +121,40 @@ def number(value: float | bool) -> str:
     return f"{value:,.2f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def times(ratio: float) -> str:
+    """Return a ratio for people: "2", "1/16", "about 1,000" where it is not quite that."""
+    size = abs(ratio)
+    if size < _EXTREME or size > 1 / _EXTREME:
+        return f"{ratio:.4g}"
+    large, about = size if size >= 1 else 1 / size, ""
+    if abs(large - round(large)) <= _EXACT * large:
+        said = f"{round(large):,}"
+    elif abs(large - 1) <= _RATIO:
+        said = f"{large:.7g}"
+    elif abs(large - round(large)) <= _RATIO * large:
+        about, said = "about ", f"{round(large):,}"
+    else:
+        said = number(large)
+    return about + ("-" if ratio < 0 else "") + ("" if size >= 1 else "1/") + said
+
+
 def _unit_slip(statement: "Statement", real: float) -> str:
-    """Return the unit in which the stated number would be right."""
-    unit = statement.claim.unit
-    right = [
-        other
-        for other, factor in DIMENSIONS[statement.dimension].items()
-        if factor != statement.factor and statement.agrees(real, factor)
-    ]
+    """Return the unit in which the stated number would be right, or right but for 1 %."""
+    claim = statement.claim
+    units = DIMENSIONS[statement.dimension]
+    others = [unit for unit, factor in units.items() if factor != statement.factor]
+    right, about = [unit for unit in others if statement.agrees(real, units[unit])], ""
+    if not right:
+        right = [u for u in others if abs(claim.value * units[u] - real) <= _NEAR * abs(real)]
+        about = "about "
     if not right:
         return ""
-    ratio = statement.claim.value * statement.factor / real
-    wrong_by = f"{number(ratio)}" if ratio > 1 else f"1/{number(1 / ratio)}"
+    ratio = claim.value * statement.factor / real
+    if about:  # what the units alone make of it
+        ratio = statement.factor / units[right[0]]
     return (
-        f"unit slip: {number(statement.claim.value)} is right in {right[0] or 'units of one'}, "
-        f"not in {unit or 'units of one'}; wrong by {wrong_by}"
+        f"unit slip: {number(claim.value)} is {about}right in {right[0] or 'units of one'}, "
+        f"not in {claim.unit or 'units of one'}; wrong by {about}{times(ratio)}"
     )
 
 
@@ -113,41 +168,35 @@ def _weights_alone(statement: "Statement", book: Book) -> str:
     return "it is the weights alone; the scenario states more on a GPU than weights"
 
 
-def _missing(ratio: float, names: frozenset[str], book: Book) -> str:
-    """Return the degrees whose product is the ratio, and what they count."""
-    over = ratio > 1
-    size = ratio if over else 1 / ratio
-    if over and names:
-        for product in _GPU_PRODUCTS:
-            left = _left_out(product, names, book)
-            if left and _close(prod(value for _, value in left), size):
-                said = " x ".join(f"{key} = {number(value)}" for key, value in left)
-                meaning = "; ".join(f"{key}: {_MEANINGS[key]}" for key, _ in left)
-                return f"missing factor {number(size)}: {said} ({meaning})"
-    for key in _FACTORS:
-        value = book[key].value if key in book else None
-        if not value or value == 1 or (key in names and over):
-            continue
-        value = value if value > 1 else 1 / value
-        if _close(value, size):
-            word = (
-                "missing factor" if over and names else "too large by" if over else "too small by"
-            )
-            meaning = f" ({_MEANINGS[key]})" if key in _MEANINGS else ""
-            return f"{word} {number(size)}, which is {key}{meaning}"
-    return ""
+def _missing(
+    metric: str, ratio: float, names: frozenset[str], book: Book
+) -> list[tuple[tuple[str, float], ...]]:
+    """Return every set of degrees that the derivation lacks and whose product is the ratio.
+
+    Degrees of one product go together. A quantity that the spec alone decides lacks none.
+    """
+    if book[metric].origin == "spec" or metric in _SPEC_ONLY:
+        return []
+    ways: dict[tuple[str, ...], tuple[tuple[str, float], ...]] = {}
+    for product in _TIMES if book[metric].dimension == "duration" else _GPU_PRODUCTS:
+        left = _left_out(product, names, book)
+        for size in range(1, len(left) + 1):
+            for way in combinations(left, size):
+                if _close(math.prod(value for _, value in way), ratio):
+                    ways.setdefault(tuple(key for key, _ in way), way)
+    return list(ways.values())
 
 
 def _left_out(
     product: tuple[str, ...], names: frozenset[str], book: Book
 ) -> list[tuple[str, float]]:
-    """Return the degrees of a product that the derivation does not name and that are not 1.
+    """Return the degrees of a product that the derivation does not have in it and that are not 1.
 
     "TP" of a text covers attention and experts where the two sizes are equal.
     """
     values = {key: book[key].value for key in (*product, "tp", "etp")}
-    covered = set(names)
-    if values["tp"] == values["etp"] and names & {"tp", "etp"}:
+    covered = {key for name in names for key in (name, *_CONTAINS.get(name, ()))}
+    if values["tp"] == values["etp"] and covered & {"tp", "etp"}:
         covered |= {"tp", "etp"}
     return [
         (key, value)

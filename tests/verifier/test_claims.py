@@ -10,6 +10,7 @@ from autopar.errors import SpecError
 from autopar.plans import plan_from_spec
 from autopar.specs import Claim, PlanSpec
 from autopar.verifier import verify_plan
+from autopar.verifier.reasons import times
 
 DOCUMENT = load_plan("ep16-tp2-pp8").model_copy(update={"cluster": None})
 CLAIMS = {claim.name: claim for claim in DOCUMENT.claims}
@@ -85,6 +86,82 @@ def test_missing_factor_of_ep_tp_pp_is_the_spread(verdict):
     assert found.factor == 2
     assert "missing factor 2: spread = 2" in found.why
     assert verdict("ep-tp-pp", derivation="ep * tp * pp * spread").verdict == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("weights", 40, "off by a factor of 2"),
+        ("ttft", 3.2, "off by a factor of 2"),
+        ("parts", 256, "off by a factor of 1/2"),
+        ("tensor-groups", 512, "off by a factor of 2"),
+        ("stage-time", 800, "off by a factor of 4"),
+        ("parts", 511.9, "off by a factor of 1/1.000195"),
+        ("ttft", 3.2001, "off by a factor of about 2"),
+    ],
+)
+def test_changed_number_is_off_by_a_factor_and_no_degree_is_blamed(verdict, name, value, why):
+    assert verdict(name, value=value).why == why
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"metric": "num_gpus", "derivation": "ep * pp * spread", "value": 512},
+         "missing factor 2: possibly etp = 2 or tp = 2 ("),
+        ({"metric": "num_gpus", "derivation": "256", "value": 512},
+         "missing factor 2: possibly etp = 2 or spread = 2 or tp = 2 ("),
+        ({"metric": "num_gpus", "derivation": "gpus_per_expert * ep * pp", "value": 512},
+         "missing factor 2: spread = 2 ("),
+        ({"metric": "ttft_us", "derivation": "pp * stage_time_us / 2", "value": 1.6, "unit": "s"},
+         "missing factor 2: layers_per_stage = 2 ("),
+        ({"metric": "ttft_us", "derivation": "stage_time_us", "value": 1.6, "unit": "s"},
+         "missing factor 8: pp = 8 ("),
+        ({"metric": "weight_bytes", "derivation": "num_parameters", "value": 20, "unit": "GB"},
+         "off by a factor of 2"),
+        ({"metric": "max_ttft_us", "derivation": "max_ttft_us / 8", "value": 10, "unit": "s"},
+         "off by a factor of 8"),
+        ({"metric": "num_gpus", "derivation": "ep * tp * pp * spread * 2", "value": 512},
+         "off by a factor of 1/2"),
+        ({"metric": "idle_gpus", "derivation": "num_gpus", "value": 0}, "idle_gpus is 0"),
+    ],
+)  # fmt: skip
+def test_degree_is_blamed_where_the_derivation_with_it_gives_the_metric(verdict, fields, why):
+    found = verdict(Claim.model_validate({"name": "claim", **fields}))
+    assert found.verdict == "wrong"
+    assert found.why.startswith(f"{fields['derivation']} gives ")
+    assert f"; {why}" in found.why
+
+
+def test_derivation_without_a_metric_blames_no_degree(verdict):
+    assert verdict("ep-tp-pp", metric=None).why == "off by a factor of 2"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "unit", "right"),
+    [
+        ("peak-throughput", 480_001, "tokens/ms", "tokens/s"),
+        ("peak-throughput", 476_000, "tokens/ms", "tokens/s"),
+        ("ttft", 1605, "s", "ms"),
+    ],
+)
+def test_unit_slip_is_recognised_when_the_number_is_slightly_off(verdict, name, value, unit, right):
+    why = verdict(name, value=value, unit=unit).why
+    expected = f"{value:,} is about right in {right}, not in {unit}; wrong by about 1,000"
+    assert why == f"unit slip: {expected}"
+    assert "unit slip" not in verdict(name, value=value * 1.02, unit=unit).why
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [
+        (2.0, "2"), (0.5, "1/2"), (1 / 3, "1/3"), (1000.002, "about 1,000"),
+        (1 / 1000.002, "about 1/1,000"), (1.5, "1.5"), (1.00019, "1.00019"), (-2.0, "-2"),
+        (1234.56, "about 1,235"), (1e300, "1e+300"), (0.0, "0"), (float("inf"), "inf"),
+    ],
+)  # fmt: skip
+def test_factor_reads_sensibly(ratio, said):
+    assert times(ratio) == said
 
 
 def test_missing_factor_is_found_in_the_plan_at_hand(verdict):
@@ -168,8 +245,8 @@ def _dense():
         ({"derivation": "pp", "value": True}, "wrong", "a number"),
         ({"metric": "gpus_per_stage", "derivation": "num_gpus / ep", "value": 64}, "wrong",
          "num_gpus / ep gives 32"),
-        ({"metric": "expert_instances", "value": 512}, "wrong", "too large by 2"),
-        ({"metric": "expert_parts", "value": 32}, "wrong", "too small by 16"),
+        ({"metric": "expert_instances", "value": 512}, "wrong", "off by a factor of 2"),
+        ({"metric": "expert_parts", "value": 32}, "wrong", "off by a factor of 1/16"),
         ({"metric": "tokens_per_s_per_gpu", "value": 120, "unit": "tokens/ms per GPU"},
          "reproduced", ""),
     ],

@@ -223,6 +223,7 @@ def test_corruption_is_caught_and_named(document_scenario, kind, says, changes, 
         ({"objective": {"name": "throughput", "value": 7e7, "unit": "tokens/s"}}, "throughput"),
         ({"objective": {"name": "ttft", "value": 1.5, "unit": "s"}}, "objective ttft"),
         ({"objective": {"name": "ttft", "value": 1.6, "unit": "kg"}}, "unit 'kg'"),
+        ({"num_gpus": 10**400}, "num_gpus is stated as 1000"),
     ],
 )
 def test_falsified_metric_is_caught_and_named(document_scenario, stated, says):
@@ -245,7 +246,9 @@ def test_true_metrics_are_not_called_falsified(document_scenario):
 
 
 def test_every_kind_of_violation_has_a_corruption():
-    assert {kind for kind, *_ in CORRUPTIONS} | {"falsified metric"} == set(KINDS)
+    """Those of documents, "falsified ...", have theirs here and in test_stated.py."""
+    stated = {"falsified metric", "falsified degrees", "falsified pool", "falsified proof"}
+    assert {kind for kind, *_ in CORRUPTIONS} | stated == set(KINDS)
 
 
 @pytest.mark.parametrize(
