@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast lint types imports build-check bench constraints clean
+.PHONY: help demo test test-fast lint types imports build-check bench docs constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -51,6 +51,9 @@ bench: $(VENV)/.demo ## measure, and write results/
 	$(BIN)/python benchmarks/bench_solve.py
 	$(BIN)/python benchmarks/domain_sizes.py
 	$(BIN)/python benchmarks/formulations.py
+
+docs: $(VENV)/.demo ## write docs/cli.md from the help texts
+	$(BIN)/python docs/make_cli_reference.py
 
 constraints: $(VENV)/.dev ## write constraints.txt from what is installed in .venv
 	@{ sed -n '/^#/p' constraints.txt; \

@@ -39,6 +39,7 @@ from autopar.results import (
     Violation,
 )
 from autopar.search import Prepared, Task, has_plan, make_task, prepare
+from autopar.segments import ShapeCache
 from autopar.solver import Outcome, interrupted, optimise, relative_gap
 from autopar.specs import PlanSpec, Scenario
 from autopar.specs.change import changed
@@ -315,10 +316,11 @@ def _tied_levels(task: Task, prepared: Prepared, outcome: Outcome) -> list[str |
     if outcome.vector is None:
         return []
     known: dict[int, bool] = {}
+    shapes: ShapeCache = {}
 
     def has_one(index: int) -> bool:
         if index not in known:
-            known[index] = has_plan(task, prepared.allowed.take(np.array([index])))
+            known[index] = has_plan(task, prepared.allowed.take(np.array([index])), shapes)
         return known[index]
 
     left = list(range(len(prepared.allowed)))

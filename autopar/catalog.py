@@ -6,6 +6,7 @@ mapping; a mapping with `base` is the named document with its other fields merge
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,9 +64,11 @@ def load_scenario(
     """
     library = Library(catalogs)
     resolved = library.scenario(spec, dict(parts or {}))
-    if overrides:
-        library.override(resolved, overrides)
-    return _validated(Scenario, resolved)
+    if not overrides:
+        return _validated(Scenario, resolved)
+    before = deepcopy(resolved)
+    library.override(resolved, overrides)
+    return _validated(Scenario, resolved, before)
 
 
 def load_plan(source: str | Path | Mapping[str, Any], *, catalogs: Sequence[Path] = ()) -> PlanSpec:
@@ -86,8 +89,19 @@ def load_plan(source: str | Path | Mapping[str, Any], *, catalogs: Sequence[Path
     return _validated(PlanSpec, resolved)
 
 
-def _validated(model: type[_Model], resolved: Resolved) -> _Model:
+def _validated(model: type[_Model], resolved: Resolved, before: Resolved | None = None) -> _Model:
+    """Return the document, checked; what was wrong `before` the overrides is not their fault."""
     try:
         return model.model_validate(resolved.data)
     except ValidationError as error:
+        if before is not None and _problems(model, resolved) <= _problems(model, before):
+            resolved.laid_over = before.laid_over
         raise spec_error(error, model, resolved.data, resolved.where, resolved.where_rule) from None
+
+
+def _problems(model: type[Document], resolved: Resolved) -> set[tuple[tuple[int | str, ...], str]]:
+    try:
+        model.model_validate(resolved.data)
+    except ValidationError as error:
+        return {(detail["loc"], detail["msg"]) for detail in error.errors(include_url=False)}
+    return set()

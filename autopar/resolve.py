@@ -14,6 +14,7 @@ from autopar.spec_errors import Path
 from autopar.specs import Scenario
 
 MAX_BASES = 16  # how many documents deep a reference may lead
+_TITLES = (("schema",), ("kind",), ("name",), ("description",))  # fields that clash with no other
 _ANSWERS = ("plan", "answer")  # what `solve` writes; both embed the scenario as `spec`
 
 
@@ -38,7 +39,11 @@ class Resolved:
 
         That is what was laid over the base last (`--set`, then the user's file), else the file.
         """
-        over = [by for at, by in self.laid_over.items() if at[: len(path)] == path]
+        over = [
+            by
+            for at, by in self.laid_over.items()
+            if at[: len(path)] == path and at[len(path) :] not in _TITLES
+        ]
         return over[-1] if over else self.where(path)
 
     def lay_over(self, fields: Mapping[Path, str]) -> None:
@@ -46,6 +51,11 @@ class Resolved:
         for path, label in fields.items():
             self.laid_over.pop(path, None)
             self.laid_over[path] = self.origins[path] = label
+
+    def relabel(self, old: str, new: str) -> None:
+        """Name what gave some of the fields otherwise."""
+        for labels in (self.origins, self.laid_over):
+            labels.update({path: new for path, label in labels.items() if label == old})
 
     def adopt(self, prefix: Path, other: "Resolved") -> None:
         """Take over the origins of a part that now stands at `prefix`."""
@@ -163,17 +173,19 @@ class Library:
         if not isinstance(base, str):
             raise SpecError(f"{user}: found {documents.found(base)}, expected a name or a path")
         parent = self.find(kind, base, folder, user)
-        parent.lay_over(dict.fromkeys(_leaves(over.data), over.place))
+        parent.lay_over({path: over.place for path in _leaves(over.data) if path})
         parent.data = _merged(parent.data, over.data)
         return parent
 
     def _fill(self, result: Resolved, name: str, kind: Kind, folder: FilePath | None) -> None:
         value = result.data.get(name)
-        place = f"{result.where((name,))}: {name}"
+        owner = result.where((name, "base") if isinstance(value, dict) else (name,))
+        place = f"{owner}: {name}"
         if isinstance(value, str):
             part = self.find(kind, value, folder, place)
         elif isinstance(value, dict):
             part = self.resolve(kind, value, None, folder, place)
+            part.relabel(place, owner)  # the path of a field says the rest
             part.data.setdefault("name", kind.name)
         else:
             return  # absent or of a wrong type: the schema says so

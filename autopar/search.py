@@ -136,14 +136,14 @@ def prepare(task: Task) -> Prepared:
     )
 
 
-def has_plan(task: Task, row: Candidates) -> bool:
+def has_plan(task: Task, row: Candidates, shapes: ShapeCache) -> bool:
     """Whether one candidate has a split that every constraint accepts, by the dynamic programme.
 
-    row: a table of one candidate. False may be wrong only where a plug-in or a total refuses the
-    best split and would accept another.
+    row: a table of one candidate. shapes: remembers segments between calls for one task. False may
+    be wrong only where a plug-in or a total refuses the best split and would accept another.
     """
     start = _in_canonical_order(task.problem)
-    table = segment_table(start, row, task.constraints)
+    table = segment_table(start, row, task.constraints, shapes)
     chosen = best_split(row, table, start.num_layers, task.objectives)
     return chosen is not None and _accepted(task, row, table, chosen)
 

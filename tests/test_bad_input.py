@@ -200,6 +200,54 @@ def test_the_file_of_the_part_is_named(tmp_path):
     assert "bad.yaml" not in line
 
 
+TWO_RULES = """\
+rules:
+  - {name: a, require: pp > 1, because: x}
+  - {name: a, require: pp > 1, because: x}
+"""
+BASED = "base: moe-16x16-512gpu\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "blamed"),
+    [
+        (BASED + TWO_RULES, [], "bad.yaml: two rules"),
+        (BASED + TWO_RULES, ["--set", "cluster.gpus_per_domain=32"], "bad.yaml: two rules"),
+        (BASED + TWO_RULES.replace("a,", "b,", 1), ["--set", "rules.0.name=a"], "--set: two rules"),
+        (BASED + "cluster: {base: doc-8x64, gpus_per_node: 6}", [], "bad.yaml: cluster: gpus_per"),
+        (BASED + "cluster: {gpus_per_node: 6}", [], "bad.yaml: cluster: gpus_per"),
+        (BASED, ["--set", "cluster.gpus_per_node=6"], "--set: cluster: gpus_per"),
+    ],
+)
+def test_fields_that_do_not_fit_together_are_blamed_on_who_changed_them(
+    tmp_path, text, options, blamed
+):
+    line = complaint(run("solve", write(tmp_path, text), *options))
+    assert blamed in line
+    assert "doc-8x64.yaml" not in line
+    assert "moe-16x16-512gpu.yaml" not in line
+
+
+def test_a_file_that_only_names_its_base_is_not_blamed(tmp_path):
+    write(tmp_path, BASED + TWO_RULES, "middle.yaml")
+    line = complaint(run("solve", write(tmp_path, "{base: ./middle.yaml, name: mine}")))
+    assert "middle.yaml: two rules" in line
+
+
+def test_a_field_of_a_part_with_a_base_is_named_with_its_file(tmp_path):
+    text = BASED + "cluster: {base: doc-8x64, gpus_per_node: six}"
+    line = complaint(run("solve", write(tmp_path, text)))
+    assert "bad.yaml: cluster.gpus_per_node: found 'six'" in line
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["x" * 100_000, "cluster." + "x" * 100_000, "name." + "x" * 100_000, "rules." + "x" * 99],
+)
+def test_a_long_path_of_set_is_not_repeated(path):
+    complaint(run("solve", "moe-16x16-512gpu", "--set", f"{path}=1"))
+
+
 def test_a_circle_of_bases_is_refused(tmp_path):
     write(tmp_path, "{base: ./b.yaml, name: a}", "a.yaml")
     write(tmp_path, "{base: ./a.yaml, name: b}", "b.yaml")

@@ -1,5 +1,6 @@
 """Exceptions -> one line on standard error and an exit code."""
 
+import errno
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import click
 from autopar.errors import AutoparError
 
 INTERRUPTED = 130
+_STREAM_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
 _verbosity = 0
 
 
@@ -73,6 +75,12 @@ def _code_of(command: Callable[[], Any]) -> int:
     except BrokenPipeError:
         silence(sys.stdout)
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in _STREAM_ERRORS:
+            return _unexpected(error)
+        silence(sys.stdout)  # --help and --version: click itself writes them
+        failure = OutputError(error.strerror)
+        return _fail(str(failure), failure.exit_code)
     except MemoryError:
         return _fail("out of memory; the problem is too large for this machine", 1)
     except Exception as error:  # noqa: BLE001  the last resort: a message, not a traceback
@@ -137,12 +145,6 @@ def _fail(message: str, code: int) -> int:
 
 
 def _unexpected(error: Exception) -> int:
-    if isinstance(error, OSError):
-        try:
-            flush(sys.stdout)  # click wrote there, and what it wrote is still in the buffer
-        except OutputError as failure:
-            silence(sys.stdout)
-            return _fail(str(failure), failure.exit_code)
     message = f"{type(error).__name__}: {error}"
     return _fail(
         f"this is a bug in autopar, please report it with the output of -v -v: {message[:500]}", 1

@@ -71,7 +71,7 @@ def _said(key: str, old: Any, new: Any) -> str:
 def _same(old: Any, new: Any) -> bool:
     if not (_is_number(old) and _is_number(new)):
         return False
-    return abs(old - new) <= _TOLERANCE * max(abs(old), abs(new))
+    return bool(abs(old - new) <= _TOLERANCE * max(abs(old), abs(new)))
 
 
 def _is_number(value: Any) -> bool:

@@ -55,9 +55,11 @@ def print_solution(console: Console, solution: Solution, *, changed: bool = Fals
             "Solver": _solver(solution),
         },
     )
-    if changed:
-        assumed = (("", text) for text in scenario.assumptions)
-        _pairs(console, "Assumed, as the scenario was written", assumed)
+    if changed and scenario.assumptions:
+        assumed = Table.grid()
+        for said in scenario.assumptions:
+            assumed.add_row(Text(said))
+        _section(console, "Assumed, as the scenario was written", assumed)
 
 
 def print_verification(console: Console, report: VerifyReport, scenario: Scenario) -> None:
@@ -127,7 +129,7 @@ def print_conflict(
     for repair in repairs:
         command = Text(f"  {words.set_options(repair.change)}", "cyan")
         console.print(command, soft_wrap=True)  # to be copied, so never broken
-        relative = "" if repair.relative is None else f", {percent(repair.relative)}"
+        relative = "" if repair.relative is None else f", a change of {percent(repair.relative)}"
         console.print(Padding(Text(f"{repair.size}{relative}"), (0, 0, 0, 6)))
 
 

@@ -91,3 +91,43 @@ def test_a_closed_pipe_ends_quietly(args):
     os.close(writer)
     assert done.stderr == b""
     assert done.returncode == 0
+
+
+def shell(line):
+    """Run a line in which $autopar is the command."""
+    return subprocess.run(
+        ["sh", "-c", line.replace("$autopar", f"{sys.executable} -m autopar")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@pytest.mark.parametrize("args", ["solve moe-16x16-512gpu", "--help", "catalog --json"])
+def test_a_closed_standard_output_is_said_in_one_line(args):
+    done = shell(f"$autopar {args} >&-")
+    assert done.stderr == "error: cannot write to standard output: it is closed\n"
+    assert done.returncode == 2
+    done = shell(f"$autopar {args} >&- 2>&-")
+    assert (done.returncode, done.stderr) == (2, "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_a_closed_standard_error_leaves_the_result_and_the_exit_code():
+    done = shell("$autopar catalog scenarios 2>&-")
+    assert done.returncode == 0
+    assert "moe-16x16-512gpu" in done.stdout
+    assert shell("$autopar solv 2>&-").returncode == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+@pytest.mark.parametrize(
+    "args", ["solve moe-16x16-512gpu", "solve moe-16x16-512gpu --json", "--help", "--version"]
+)
+def test_a_full_disk_is_said_in_one_line(args):
+    done = shell(f"$autopar {args} > /dev/full")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: cannot write to standard output: No space left")
+    assert done.returncode == 2
+    assert shell("$autopar solv 2> /dev/full").returncode == 2

@@ -11,6 +11,7 @@ from autopar import api
 from autopar.catalog import load_scenario, names, read_text
 from autopar.cli import main
 from autopar.documents import parse
+from autopar.report.json import dump, solution_document
 
 DOCUMENT, PLAN = "moe-16x16-512gpu", "ep16-tp2-pp8"
 CLASH = ("--set", "cluster.gpus_per_domain=16")
@@ -130,6 +131,63 @@ def test_compare_puts_plans_side_by_side():
         p["name"] for p in json.loads(run("compare", DOCUMENT, PLAN, "--json").stdout)["plans"]
     ]
     assert names_of == [PLAN, "autopar"]
+
+
+def test_compare_exits_with_3_only_where_no_plan_exists():
+    result = run("compare", DOCUMENT, PLAN, *CLASH)
+    assert result.exit_code == 3
+    costs = result.stdout.partition("What coverage partition costs")[2]
+    rows = [line for line in costs.splitlines() if " no plan  " in line]
+    assert rows
+    assert all(row.rstrip().endswith("-") for row in rows)
+    violated = run("compare", DOCUMENT, PLAN, "--set", "cluster.gpus_per_domain=32")
+    assert violated.exit_code == 0
+    assert f"Violations of {PLAN}" in violated.stdout
+    said = " ".join(run("compare", "--help").stdout.split())
+    assert "Exits with 3 if the scenario provably has no plan" in said
+
+
+def test_assumptions_are_marked_where_an_option_changed_the_scenario():
+    marked = "Assumed, as the scenario was written"
+    assert marked not in run("solve", DOCUMENT).stdout
+    changed = run("solve", DOCUMENT, "--set", "cluster.gpus_per_domain=32").stdout
+    assert "eight scale-up domains of 64" in changed.partition(marked)[2]
+    assert marked in run("solve", DOCUMENT, "--recipe", "explicit").stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        (("objective", "value"), "objective.value"),
+        (("objective", "bound"), "objective.bound"),
+        (("objectives", 1, "bound"), "ttft bound"),
+        (("metrics", "ttft_ms"), "metrics.ttft_ms"),
+        (("metrics", "memory", "weights"), "metrics.memory.weights"),
+    ],
+)
+def test_replay_names_a_number_that_differs(tmp_path, solution, path, named):
+    recorded = json.loads(dump(solution_document(solution)))
+    *steps, last = path
+    place = recorded
+    for step in steps:
+        place = place[step]
+    file = tmp_path / "answer.json"
+    place[last] *= 1 + 1e-12
+    file.write_text(json.dumps(recorded))
+    assert run("solve", "--replay", file).exit_code == 0
+    place[last] *= 2
+    file.write_text(json.dumps(recorded))
+    result = run("solve", "--replay", file)
+    assert result.exit_code == 1
+    assert f"replay: {named}: recorded" in result.stderr
+
+
+def test_replay_compares_only_the_metrics_that_are_stated(tmp_path, solution):
+    recorded = json.loads(dump(solution_document(solution)))
+    del recorded["metrics"], recorded["objective"]
+    file = tmp_path / "answer.json"
+    file.write_text(json.dumps(recorded))
+    assert run("solve", "--replay", file).exit_code == 0
 
 
 def test_explain_names_the_clash_and_exits_like_solve():
