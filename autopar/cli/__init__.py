@@ -4,6 +4,7 @@ This module imports nothing but click, so that `autopar --help` answers at once:
 imported when the verb is used, and the help texts of the list stand here.
 """
 
+import gc
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -56,6 +57,8 @@ class _Verbs(click.Group):
     ) -> Any:
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        # Imports make many objects and little garbage; the default of 700 collects in vain.
+        gc.set_threshold(100_000, *gc.get_threshold()[1:])
         from autopar.cli._errors import run  # noqa: PLC0415  keeps this module to click alone
 
         return run(
