@@ -89,6 +89,7 @@ def unpruned(task: Task) -> Prepared:
     )
     return Prepared(
         len(rows), len(rows), rows, tables, np.ones(len(rows), dtype=np.bool_), None, None,
+            rows,
         np.zeros((len(rows), len(task.objectives)), dtype=np.int64),
     )  # fmt: skip
 

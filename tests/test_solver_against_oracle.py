@@ -196,7 +196,7 @@ def compare_with_oracle(scenario: Scenario) -> str:
 
 
 @settings(
-    max_examples=300,
+    max_examples=240,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
