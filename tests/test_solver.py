@@ -69,7 +69,7 @@ def test_without_a_common_tensor_size_several_plans_tie_and_one_is_named(
     assert outcome.uniqueness.unique is False
     assert "pp 8," in outcome.uniqueness.other
     assert f" tp {outcome.choice.candidate.tp}," not in outcome.uniqueness.other
-    others = [f"tp={tp}," for tp in (1, 2, 4, 8) if tp != outcome.choice.candidate.tp]
+    others = [f" tp {tp}," for tp in (1, 2, 4, 8) if tp != outcome.choice.candidate.tp]
     assert any(other in outcome.uniqueness.other for other in others)
 
 
