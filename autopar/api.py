@@ -41,6 +41,7 @@ from autopar.results import (
 from autopar.search import Prepared, Task, has_plan, make_task, prepare
 from autopar.segments import ShapeCache
 from autopar.solver import Outcome, interrupted, optimise, relative_gap
+from autopar.space import outside, searched
 from autopar.specs import PlanSpec, Scenario
 from autopar.specs.change import changed
 from autopar.unfold import unfold
@@ -99,11 +100,16 @@ def solve(
         conflict=found.clashes[0] if found.clashes else (),
         repairs=found.repairs,
         uniqueness=outcome.uniqueness,
-        notes=(*task.problem.cost_model.notes(), *found.notes, *_ties(task, outcome, tied)),
+        notes=(
+            searched(scenario),
+            *task.problem.cost_model.notes(),
+            *found.notes,
+            *_ties(task, outcome, tied),
+        ),
         solver=_solver_info(task, prepared, outcome, every_plugin, clock),
         interrupted=outcome.interrupted or found.interrupted,
         because=_statements(
-            task, scenario, (*found.binding, *(name for c in found.clashes for name in c))
+            task, scenario, (*(found.binding or ()), *(name for c in found.clashes for name in c))
         ),
     )
 
@@ -154,13 +160,18 @@ def compare(
         own = verify_plan(scenario, solution.plan)
         compared.append(ComparedPlan("autopar", solution.plan, own, {}))
     bounds = _lone_bounds(Question(scenario, (*plugin_files.load_installed(), *plugins)))
-    compared = [replace(p, gaps=_gaps(task, p.report.metrics, bounds)) for p in compared]
+    beyond = {p.name: outside(p.plan, scenario) for p in compared}
+    compared = [
+        p if beyond[p.name] else replace(p, gaps=_gaps(task, p.report.metrics, bounds))
+        for p in compared
+    ]
+    _hold_bounds(compared)
     return Comparison(
         solution=solution,
         plans=tuple(compared),
         best=_leaders(task, compared),
         bounds=bounds,
-        notes=_load_note(compared),
+        notes=(*_beyond_notes(beyond), *_load_note(compared)),
         relaxed=_weaker(scenario, solution, plugins),
     )
 
@@ -182,7 +193,7 @@ def explain(scenario: Scenario, *, plugins: Sequence[PlugIn] = ()) -> Explanatio
 class _Findings:
     """What was learnt about an answer after it stood, as far as it went."""
 
-    binding: tuple[str, ...] = ()
+    binding: tuple[str, ...] | None = None  # not determined
     clashes: list[tuple[str, ...]] = field(default_factory=list)
     repairs: tuple[Repair, ...] = ()
     notes: list[str] = field(default_factory=list)
@@ -194,6 +205,7 @@ def _diagnose(task: Task, outcome: Outcome, question: Question) -> _Findings:
     found = _Findings()
     try:
         if outcome.status == "infeasible":
+            found.binding = ()
             found.clashes, unsure = conflicts(question)
             found.notes += [f"not decided whether {what}" for what in unsure]
             found.notes += [
@@ -418,6 +430,26 @@ def _gaps(
             else:
                 gaps[objective.name] = worse / abs(bound) if bound else None
     return gaps
+
+
+def _hold_bounds(compared: Sequence[ComparedPlan]) -> None:
+    """Raise VerificationError if a plan that satisfies the spec beats a bound that covers it."""
+    for plan in compared:
+        for name, gap in plan.gaps.items():
+            if plan.report.ok and gap is not None and gap < -1e-9:
+                raise VerificationError(
+                    f"plan {plan.name!r} satisfies the spec and beats the bound of {name} by "
+                    f"{-gap:.3%}; the bound is wrong, please report this"
+                )
+
+
+def _beyond_notes(beyond: Mapping[str, str]) -> tuple[str, ...]:
+    """Say which plans the bounds do not cover."""
+    return tuple(
+        f"the bounds do not cover {name}, which solve would not search: {why}"
+        for name, why in beyond.items()
+        if why
+    )
 
 
 def _load_note(compared: Sequence[ComparedPlan]) -> tuple[str, ...]:

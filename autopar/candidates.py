@@ -14,8 +14,10 @@ The space, by coverage:
              containers have room is a candidate, unless `fewer_replicas` says that something
              may prefer less.
 Groups and stages larger than the container that confines them are left out at once.
-In the last two, a stage has `spread` disjoint expert grids (1 in every engine today), each of which
-holds at least one layer of every stage, so spread * pp <= layers.
+In the last two, all stages have the same degrees, and a stage has `spread` disjoint expert grids (1
+in every engine today), each of which holds at least one layer of every stage, so spread * pp <=
+layers. In a dense model ep is 1 and the feed-forward is sharded by tp, so etp = tp and spread
+counts its copies, cp * attn_dp. `autopar.space` says the same to users.
 """
 
 from functools import lru_cache
@@ -135,8 +137,14 @@ def _stage_degrees(scenario: Scenario, stage_gpus: int, largest: int) -> IntArra
         if cp <= scenario.requirements.max_context_parallel_size
     ]
     if not llm.is_moe:
-        # Data parallelism of a dense stage is the same as more replicas; one form is enough.
-        return _table([(tp, cp, 1, 1, tp, cp) for tp, cp, attn_dp in attention if attn_dp == 1])
+        # The feed-forward follows attention: sharded by tp, copied over cp and attn_dp.
+        return _table(
+            [
+                (tp, cp, attn_dp, 1, tp, cp * attn_dp)
+                for tp, cp, attn_dp in attention
+                if _ffn_divides(scenario, tp)
+            ]
+        )
     experts = [
         (ep, etp, stage_gpus // (ep * etp))
         for ep in divisors(stage_gpus)

@@ -88,7 +88,7 @@ class Solution:
     plan: Plan | None
     metrics: Metrics | None
     objectives: tuple[ObjectiveValue, ...]
-    binding: tuple[str, ...]
+    binding: tuple[str, ...] | None  # None: not determined
     conflict: tuple[str, ...]
     repairs: tuple[Repair, ...]
     uniqueness: Uniqueness | None
@@ -165,5 +165,5 @@ class Explanation:
     conflict: tuple[str, ...]
     because: dict[str, str]
     repairs: tuple[Repair, ...]
-    binding: tuple[str, ...]
+    binding: tuple[str, ...] | None  # None: not determined
     notes: tuple[str, ...] = field(default=())

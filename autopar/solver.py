@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autopar.constraints.base import post
+from autopar.constraints.base import Constraint, post
 from autopar.errors import AutoparError, PluginError
 from autopar.ortools_loader import load_cp_model
 from autopar.results import Progress, Status, Uniqueness
@@ -125,6 +125,9 @@ def optimise(
     )
     unique = None
     if uniqueness and status == "optimal" and choice is not None and not session.interrupted:
+        if report is not None:
+            elapsed = time.perf_counter() - session.started
+            report(Progress(elapsed, "is the plan unique?", None, None, None))
         unique = _uniqueness(session, variables, choice)
     return Outcome(
         status, choice, vector, bounds, unique, session.deterministic_time, session.interrupted
@@ -174,8 +177,8 @@ def _lexicographic(
         status = _status(solver)
         if status == "infeasible" and choice is not None:
             raise PluginError(
-                f"a plan that every check accepts is infeasible in the model ({choice.candidate}, "
-                f"split {choice.split}): post and check of a plug-in disagree"
+                f"post and check of {_plugins(task)} disagree: the checks accept a plan that the "
+                f"model forbids ({_described(choice)})"
             )
         if status == "infeasible" or (status == "unknown" and choice is None):
             return None, None, None, status
@@ -253,6 +256,11 @@ def _uniqueness(session: _Session, variables: PlanVariables, choice: Choice) -> 
         method=method.format("CP-SAT finds another plan"),
         other=_described(other_choice),
     )
+
+
+def _plugins(task: Task) -> str:
+    names = [repr(c.name) for c in task.constraints if not isinstance(c, Constraint)]
+    return f"plug-in {' or '.join(names)}" if names else "a built-in constraint"
 
 
 def _described(choice: Choice) -> str:

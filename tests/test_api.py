@@ -96,7 +96,7 @@ def test_without_diagnosis_nothing_is_blamed(document_scenario: Build) -> None:
     bad = api.solve(document_scenario({"cluster.gpus_per_domain": 16}), diagnose=False)
     assert (bad.status, bad.conflict, bad.repairs) == ("infeasible", (), ())
     good = api.solve(document_scenario(SMALL), diagnose=False)
-    assert (good.status, good.binding, good.uniqueness) == ("optimal", (), None)
+    assert (good.status, good.binding, good.uniqueness) == ("optimal", None, None)
 
 
 def test_verify_takes_a_plan_or_a_file_and_returns_a_report(document_scenario: Build) -> None:

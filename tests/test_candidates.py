@@ -59,8 +59,8 @@ def equal_stages(
             stage = tp * cp * attn_dp
             if stage != ep * etp * spread:
                 continue
-            if not llm.is_moe and (attn_dp, ep, etp) != (1, 1, tp):
-                continue  # a dense stage: more data parallelism is more replicas
+            if not llm.is_moe and (ep, etp) != (1, tp):
+                continue  # a dense stage: the feed-forward is sharded as attention is
             for pp in range(1, llm.num_layers + 1):
                 if llm.is_moe and spread * pp > llm.num_layers:
                     continue

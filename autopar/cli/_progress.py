@@ -62,6 +62,8 @@ def progress_text(progress: Progress | None, wall_s: float) -> str:
     head = f"{wall_s:.0f} s"
     if progress is None:
         return f"{head}  preparing"
+    if progress.value is None and progress.bound is None and progress.objective not in _UNITS:
+        return f"{head}  {progress.objective}"  # a question, not an objective
     unit = _UNITS.get(progress.objective, "")
     value = "none yet" if progress.value is None else quantity(progress.value, unit)
     bound = "none yet" if progress.bound is None else quantity(progress.bound, unit)

@@ -48,7 +48,7 @@ def solution_document(solution: Solution) -> Json:
         **{key: parts[key] for key in _PLAN_FIELDS if key in parts and key != "placement"},
         "idle_gpus": idle,
         "metrics": metrics_document(solution.metrics),
-        "binding": list(solution.binding),
+        "binding": None if solution.binding is None else list(solution.binding),
         "conflict": list(solution.conflict),
         "repairs": [asdict(r) for r in solution.repairs],
         "uniqueness": None if solution.uniqueness is None else asdict(solution.uniqueness),

@@ -26,7 +26,7 @@ _STYLES = {"reproduced": "green", "wrong": "bold red", "not derivable": "yellow"
 _STATUS = {
     "optimal": ("proven optimal", "bold green"),
     "feasible": ("feasible, optimality not proven", "bold yellow"),
-    "infeasible": ("infeasible, proven: no plan satisfies the spec", "bold red"),
+    "infeasible": ("infeasible, proven: no layout searched satisfies the spec", "bold red"),
     "unknown": ("not decided: the limit was reached without a plan or a proof", "bold yellow"),
 }
 
@@ -302,7 +302,10 @@ def _relaxed(console: Console, solution: Solution, relaxed: Solution) -> None:
         console.print(f"  {weaker}: {words.degrees(relaxed.plan)}")
 
 
-def _binding(console: Console, binding: Sequence[str], because: Mapping[str, str]) -> None:
+def _binding(console: Console, binding: Sequence[str] | None, because: Mapping[str, str]) -> None:
+    if binding is None:
+        _footer(console, {"Binding": ("not determined",)})
+        return
     if not binding:
         _footer(console, {"Binding": ("no single requirement stands in the way of a better plan",)})
         return

@@ -1,0 +1,38 @@
+"""The layouts that `solve` searches, in words, and whether an explicit plan is one of them.
+
+What `verify` accepts is wider: a plan may be right and lie outside. Bounds, "optimal", "unique" and
+"infeasible" speak of the layouts searched, so every answer names them, and a comparison says which
+plans they do not cover.
+"""
+
+from autopar.problem import Plan
+from autopar.specs import Scenario
+
+
+def searched(scenario: Scenario) -> str:
+    """Return the kind of layouts that the scenario's coverage makes `solve` search."""
+    same = "all stages with the same tp, cp, ep and etp"
+    if scenario.requirements.coverage == "partition":
+        return f"searched: one expert grid per layer, tiled by tp x cp; {same}"
+    return f"searched: stages of equal GPU count; {same}, attn_dp and spread"
+
+
+def outside(plan: Plan, scenario: Scenario) -> str:
+    """Return why a plan is none of the layouts that `solve` searches; empty if it is one."""
+    keys = ["tp", "cp", "ep", "etp"]
+    partition = scenario.requirements.coverage == "partition"
+    if not partition:
+        keys += ["attn_dp", "spread"]
+    differing = [key for key in keys if len({getattr(s, key) for s in plan.stages}) > 1]
+    if differing:
+        return f"{', '.join(differing)} differ between its stages"
+    for stage in plan.stages:
+        if stage.cp > scenario.requirements.max_context_parallel_size:
+            return f"cp {stage.cp} is more than requirements.max_context_parallel_size"
+        if partition and stage.spread != len(stage.layers):
+            return f"stage {stage.index} has not one expert grid per layer"
+        if partition and stage.ep * stage.etp % (stage.tp * stage.cp):
+            return "tp x cp does not tile the grid of one layer"
+        if not scenario.llm.is_moe and (stage.ep, stage.etp) != (1, stage.tp):
+            return "the feed-forward of a dense model is not sharded by tp"
+    return ""

@@ -1,0 +1,122 @@
+"""What solve searches is said, and plans beyond it are told apart from plans that beat a bound."""
+
+from collections.abc import Callable
+
+import pytest
+
+import autopar
+from autopar import api
+from autopar.errors import VerificationError
+from autopar.search import make_task
+from autopar.space import outside, searched
+from autopar.specs import PlanSpec, Scenario
+from autopar.testing import every_choice
+from autopar.unfold import unfold
+
+Build = Callable[..., Scenario]
+
+
+def unequal(scenario: Scenario) -> PlanSpec:
+    """One layer on GPU 0, the other two on GPUs 1 and 2 with their experts spread over both."""
+    one = {"tp": 1, "cp": 1, "attn_dp": 1, "ep": 1, "etp": 1, "spread": 1}
+    two = one | {"attn_dp": 2, "ep": 2}
+    return PlanSpec.model_validate(
+        {
+            "name": "unequal",
+            "llm": scenario.llm.name,
+            "degrees": {"replicas": 1, "pp": 2},
+            "stages": [
+                {"index": 0, "layers": [0], "gpus": [0], **one},
+                {"index": 1, "layers": [1, 2], "gpus": [1, 2], **two},
+            ],
+        }
+    )
+
+
+def three_gpus(build: Build, coverage: str) -> Scenario:
+    scenario = build(num_layers=3, phase="prefill", num_nodes=1)
+    cluster = scenario.cluster.model_copy(update={"gpus_per_node": 3, "gpus_per_domain": 3})
+    requirements = scenario.requirements.model_copy(update={"coverage": coverage})
+    return scenario.model_copy(update={"cluster": cluster, "requirements": requirements})
+
+
+def test_a_plan_with_unequal_stages_is_right_but_not_covered(analytic_scenario: Build) -> None:
+    scenario = three_gpus(analytic_scenario, "every_gpu")
+    plan = unequal(scenario)
+    assert autopar.verify(scenario, plan).ok
+    comparison = autopar.compare(scenario, [plan])
+    (column,) = [p for p in comparison.plans if p.name == "unequal"]
+    assert column.gaps == {}
+    assert any(
+        note.startswith("the bounds do not cover unequal") and "ep, attn_dp" in note
+        for note in comparison.notes
+    )
+
+
+@pytest.mark.parametrize("coverage", ["partition", "every_gpu", "up_to"])
+def test_every_layout_that_solve_can_choose_is_inside(
+    document_scenario: Build, coverage: str
+) -> None:
+    changes = {
+        "llm.num_layers": 4,
+        "llm.num_experts": 2,
+        "cluster.num_nodes": 2,
+        "cluster.gpus_per_domain": 8,
+        "requirements.coverage": coverage,
+        "rules": [],
+    }
+    scenario = document_scenario(changes)
+    problem = make_task(scenario).problem
+    count = 0
+    for choice in every_choice(problem):
+        plan = unfold(problem, choice.candidate, choice.split)
+        assert outside(plan, scenario) == "", choice
+        count += 1
+    assert count > 10
+
+
+def test_every_answer_names_what_was_searched(document_scenario: Build) -> None:
+    for domain in (64, 16):
+        scenario = document_scenario({"cluster.gpus_per_domain": domain})
+        assert searched(scenario) in autopar.solve(scenario).notes
+        assert "one expert grid per layer" in searched(scenario)
+
+
+def test_a_dense_model_may_split_a_batch_over_attention_groups(analytic_scenario: Build) -> None:
+    """More data parallelism inside a stage halves the batch per GPU; another replica does not."""
+    scenario = analytic_scenario(num_layers=4, num_experts=0, num_nodes=1, phase="decode")
+    candidates = make_task(scenario).problem.candidates
+    assert {row.attn_dp for row in candidates} > {1}
+    best = autopar.solve(
+        scenario.model_copy(
+            update={"recipe": scenario.recipe.model_copy(update={"objectives": ("tpot",)})}
+        )
+    )
+    hand = {"replicas": 1, "pp": 1, "tp": 2, "cp": 1, "attn_dp": 2, "ep": 1, "etp": 2, "spread": 2}
+    spec = {"name": "dp2", "llm": scenario.llm.name, "degrees": hand, "layers_per_stage": 4}
+    report = autopar.verify(scenario, PlanSpec.model_validate(spec))
+    assert report.ok
+    assert report.metrics is not None
+    assert best.metrics is not None
+    assert best.metrics.tpot_us is not None
+    assert report.metrics.tpot_us is not None
+    assert best.metrics.tpot_us <= report.metrics.tpot_us
+
+
+def test_a_plan_that_beats_its_bound_is_a_bug_and_not_a_result(
+    document_scenario: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = document_scenario()
+    plan = autopar.load_plan("ep16-tp2-pp8").model_copy(update={"cluster": None, "claims": ()})
+    monkeypatch.setattr(api, "_lone_bounds", lambda _question: {"traffic": 8.0})
+    with pytest.raises(VerificationError, match="beats the bound of traffic"):
+        autopar.compare(scenario, [plan])
+
+
+def test_an_answer_without_proof_says_that_binding_is_not_determined(
+    document_scenario: Build,
+) -> None:
+    limits = {"symmetry": "explicit", "deterministic_time_limit": 1e-6}
+    solution = autopar.solve(document_scenario({"recipe.cp_sat": limits}))
+    assert solution.status == "feasible"
+    assert solution.binding is None
