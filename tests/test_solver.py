@@ -275,7 +275,7 @@ class Refuses:
 def test_a_plugin_whose_post_refuses_what_its_check_accepts_is_an_error(
     document_scenario: Build,
 ) -> None:
-    with pytest.raises(PluginError, match="post and check of a plug-in disagree"):
+    with pytest.raises(PluginError, match="post and check of plug-in 'refuses' disagree"):
         run(document_scenario(SMALL), plugins=[Refuses()])
 
 
