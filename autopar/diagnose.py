@@ -4,7 +4,6 @@ A requirement is blamed by leaving it out and solving again: a deletion filter f
 every member is needed for the clash.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,8 +14,6 @@ from autopar.search import Prepared, Task, Vector, make_task, prepare
 from autopar.solver import optimise
 from autopar.specs import Scenario
 from autopar.specs.change import changed
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from autopar.errors import InfeasibleError, SolveLimitError
 from autopar.problem import Metrics, Plan
 from autopar.specs import Scenario
 
@@ -96,6 +97,19 @@ class Solution:
     solver: SolverInfo
     interrupted: bool = False
     because: dict[str, str] = field(default_factory=dict)  # what each named constraint demands
+
+    def require_plan(self) -> Plan:
+        """Return the plan, for callers that cannot go on without one.
+
+        Raises InfeasibleError, with the clashing constraints, if there provably is none, and
+        SolveLimitError if the limit was reached without one.
+        """
+        if self.plan is not None:
+            return self.plan
+        if self.status == "infeasible":
+            clash = ", ".join(self.conflict) or "the structure of a plan"
+            raise InfeasibleError(f"{self.scenario.name}: no plan exists: {clash}", self.conflict)
+        raise SolveLimitError(f"{self.scenario.name}: no plan was found within the limit")
 
 
 @dataclass(frozen=True, slots=True)

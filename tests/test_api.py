@@ -385,3 +385,15 @@ def test_another_optimum_is_described_in_degrees(document_scenario: Build) -> No
     assert uniqueness.unique is False
     assert "spread 2" in uniqueness.other
     assert "attn_dp 0" not in uniqueness.other
+
+
+def test_require_plan_returns_the_plan_or_raises_with_the_clash(document_scenario: Build) -> None:
+    solution = autopar.solve(document_scenario(SMALL))
+    assert solution.require_plan() is solution.plan
+    bad = autopar.solve(document_scenario({"cluster.gpus_per_domain": 16}))
+    with pytest.raises(autopar.InfeasibleError, match="all_to_all_within") as caught:
+        bad.require_plan()
+    assert caught.value.conflict == bad.conflict
+    assert caught.value.exit_code == 3
+    with pytest.raises(autopar.SolveLimitError, match="within the limit"):
+        replace(bad, status="unknown").require_plan()
