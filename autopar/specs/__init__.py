@@ -1,9 +1,31 @@
 """What is legal input: one pydantic model per kind of document."""
 
+from autopar.specs.architecture import (
+    Architecture,
+    DenseFeedForward,
+    ExpertFeedForward,
+    GroupedQueryAttention,
+    LatentAttention,
+    Layer,
+    LayerRun,
+    LinearAttention,
+    NextTokenPrediction,
+    Precision,
+)
 from autopar.specs.base import SCHEMA_VERSION, Document, Spec
-from autopar.specs.cluster import Cluster, Gpu, Link, Links
-from autopar.specs.llm import LLM, Architecture
-from autopar.specs.plan import Claim, DegreesSpec, PlacementSpec, PlanSpec, ReplicaSpec, StageSpec
+from autopar.specs.cluster import Cluster, Link, Links
+from autopar.specs.gpu import Gpu
+from autopar.specs.llm import LLM, Precisions
+from autopar.specs.plan import (
+    Claim,
+    DegreesSpec,
+    LayoutSpec,
+    PlacementSpec,
+    PlanSpec,
+    ReplicaSpec,
+    RolesSpec,
+    StageSpec,
+)
 from autopar.specs.recipe import CpSatParameters, Recipe, RulePack, RuleSpec
 from autopar.specs.scenario import Declared, Requirements, Scenario
 from autopar.specs.workload import Workload
@@ -17,15 +39,27 @@ __all__ = [
     "CpSatParameters",
     "Declared",
     "DegreesSpec",
+    "DenseFeedForward",
     "Document",
+    "ExpertFeedForward",
     "Gpu",
+    "GroupedQueryAttention",
+    "LatentAttention",
+    "Layer",
+    "LayerRun",
+    "LayoutSpec",
+    "LinearAttention",
     "Link",
     "Links",
+    "NextTokenPrediction",
     "PlacementSpec",
     "PlanSpec",
+    "Precision",
+    "Precisions",
     "Recipe",
     "ReplicaSpec",
     "Requirements",
+    "RolesSpec",
     "RulePack",
     "RuleSpec",
     "Scenario",

@@ -1,21 +1,12 @@
-"""What GPUs there are and how they are connected."""
+"""How many GPUs there are and how they are connected."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from autopar.specs.base import MAX_GPUS, Document, Spec
-from autopar.units import Bytes, BytesPerS, FlopsPerS, LatencyUs
-
-
-class Gpu(Document):
-    """One kind of GPU: dense peak rates (no sparsity), per direction where it matters."""
-
-    kind: Literal["gpu"] = "gpu"
-    peak_flops_per_s: FlopsPerS  # dense, in the precision the model runs in
-    memory_bytes: Annotated[Bytes, Field(gt=0)]
-    memory_bandwidth_bytes_per_s: BytesPerS | None = None
-    power_w: Annotated[float, Field(gt=0, le=100_000)] | None = None
+from autopar.specs.gpu import Gpu
+from autopar.units import BytesPerS, LatencyUs
 
 
 class Link(Spec):

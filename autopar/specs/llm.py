@@ -4,45 +4,41 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from autopar.specs.base import MAX_EXPERTS, MAX_LAYERS, Document, NonNegativeInt, PositiveInt, Spec
+from autopar.specs.architecture import Architecture, ExpertFeedForward, Precision
+from autopar.specs.base import MAX_EXPERTS, MAX_LAYERS, Document, PositiveInt, Spec
+from autopar.specs.counting import parameters
 from autopar.units import Count
 
+# A stated number of parameters may be rounded ("70 B" for 70.55 B), but not be another model's.
+STATED_PARAMETERS_TOLERANCE = 0.02
 
-class Architecture(Spec):
-    """Shapes of one transformer layer and of the two ends; every layer has the same shape.
 
-    The analytic cost model needs it; the declared one does not.
-    """
+class Precisions(Spec):
+    """How the parts of a checkpoint, and the cache, are stored; activations are bf16."""
 
-    hidden_size: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    head_dim: PositiveInt
-    ffn_hidden_size: PositiveInt  # of one expert, or of the dense feed-forward
-    num_shared_experts: NonNegativeInt = 0
-    vocab_size: PositiveInt
-    shares_embeddings: bool = False
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
-                f"num_key_value_heads {self.num_key_value_heads}"
-            )
-        return self
+    attention: Precision = "bf16"  # its projections
+    feed_forward: Precision = "bf16"  # dense feed-forwards and shared experts
+    experts: Precision = "bf16"  # routed experts
+    embeddings: Precision = "bf16"  # embedding, head, router, norms
+    kv_cache: Precision = "bf16"
 
 
 class LLM(Document):
-    """A model: how many layers and experts, how many parameters, how many bytes each."""
+    """A model: how many layers and experts, how many parameters, and what each layer is.
+
+    num_layers, num_experts, experts_per_token and num_parameters stand beside the architecture so
+    that a reader sees them and a slip in either is found; the architecture decides.
+    """
 
     kind: Literal["llm"] = "llm"
     num_layers: Annotated[int, Field(ge=1, le=MAX_LAYERS, strict=True)]
     num_experts: Annotated[int, Field(ge=0, le=MAX_EXPERTS, strict=True)] = 0  # per layer
     experts_per_token: PositiveInt | None = None
     num_parameters: Count
+    # Declared costs know no more of a weight than this; analytic ones go by `precisions`.
     bytes_per_parameter: Annotated[float, Field(gt=0, le=8)] = 2.0
-    kv_bytes_per_element: Annotated[float, Field(gt=0, le=8)] = 2.0
+    precisions: Precisions = Precisions()
+    max_context_tokens: Annotated[int, Field(ge=1, le=10**9, strict=True)] | None = None
     architecture: Architecture | None = None
 
     @model_validator(mode="after")
@@ -57,12 +53,39 @@ class LLM(Document):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _agrees_with_architecture(self) -> Self:
+        if self.architecture is None:
+            return self
+        for key in ("num_layers", "num_experts", "experts_per_token"):
+            stated, built = getattr(self, key), getattr(self.architecture, key)
+            if stated is not None and stated != built:
+                raise ValueError(f"{key} is {stated}, but the architecture has {built}")
+        counted = parameters(self.architecture)
+        if abs(counted - self.num_parameters) > STATED_PARAMETERS_TOLERANCE * counted:
+            raise ValueError(
+                f"num_parameters is {self.num_parameters:,.0f}, but the architecture has "
+                f"{counted:,}"
+            )
+        return self
+
     @property
     def is_moe(self) -> bool:
-        """Whether the layers have experts."""
+        """Whether there are layers with experts."""
         return self.num_experts > 0
 
     @property
+    def expert_layers(self) -> tuple[int, ...]:
+        """The layers that have routed experts, ascending."""
+        if self.architecture is None:
+            return tuple(range(self.num_layers)) if self.is_moe else ()
+        kinds = [
+            isinstance(self.architecture.feed_forward_of(kind), ExpertFeedForward)
+            for kind in self.architecture.layer_kinds
+        ]
+        return tuple(i for i, k in enumerate(self.architecture.kind_of_layer) if kinds[k])
+
+    @property
     def weight_bytes(self) -> float:
-        """Bytes of one full copy of the weights."""
+        """Bytes of one full copy of the weights, as a document counts them."""
         return self.num_parameters * self.bytes_per_parameter

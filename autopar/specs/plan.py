@@ -7,6 +7,11 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from autopar.specs.base import MAX_GPUS, Document, Name, NonNegativeInt, PositiveInt, Spec, Text
 from autopar.specs.recipe import Expression
 
+# Fields of a plan that belong to its layout; a plan with roles has them in each role.
+_OF_A_LAYOUT = (
+    "degrees", "batch", "chunks", "layers_per_stage", "stages", "replicas", "placement",
+)  # fmt: skip
+
 
 class DegreesSpec(Spec):
     """Parallel degrees; what is absent is 1, attn_dp and spread are derived where they can be.
@@ -84,9 +89,32 @@ class Claim(Spec):
         return self
 
 
+class LayoutSpec(Spec):
+    """How one model lies over GPUs; stages and placement left out are laid out in rank order."""
+
+    degrees: DegreesSpec
+    num_gpus: Annotated[int, Field(ge=1, le=MAX_GPUS, strict=True)] | None = None
+    batch: PositiveInt | None = None
+    chunks: PositiveInt | None = None
+    layers_per_stage: PositiveInt | tuple[PositiveInt, ...] | None = None
+    stages: tuple[StageSpec, ...] | None = None
+    replicas: tuple[ReplicaSpec, ...] | None = None
+    placement: tuple[PlacementSpec, ...] | None = None
+    metrics: dict[str, Any] | None = None
+
+
+class RolesSpec(Spec):
+    """The layouts of a disaggregated service: of the GPUs for prompts, and of those for answers."""
+
+    prefill: LayoutSpec
+    decode: LayoutSpec
+
+
 class PlanSpec(Document):
     """A plan; stages and placement may be left out, and are then laid out in rank order.
 
+    A plan with `roles` has one layout for each of them and none of its own: `degrees` is null or
+    absent then, and lists that belong to a layout are empty or absent.
     Fields that `solve --json` adds to the plan part (objective, metrics, solver, ...) are accepted
     and not trusted: verify recomputes them.
     """
@@ -98,7 +126,10 @@ class PlanSpec(Document):
     cluster: Name | None = None
     num_gpus: Annotated[int, Field(ge=1, le=MAX_GPUS, strict=True)] | None = None
     idle_gpus: NonNegativeInt | None = None
-    degrees: DegreesSpec
+    degrees: DegreesSpec  # those of a plan with roles stand there
+    roles: RolesSpec | None = None
+    batch: PositiveInt | None = None  # sequences per attention group and micro-batch
+    chunks: PositiveInt | None = None  # parts in which a prompt is computed; the fewest if absent
     layers_per_stage: PositiveInt | tuple[PositiveInt, ...] | None = None
     stages: tuple[StageSpec, ...] | None = None
     replicas: tuple[ReplicaSpec, ...] | None = None
@@ -116,6 +147,26 @@ class PlanSpec(Document):
     notes: list[str] | None = None
     spec: dict[str, Any] | None = None  # the resolved scenario, for replay
     solver: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_form(cls, data: Any) -> Any:
+        """Take either degrees or roles; fields of a layout beside roles must be empty."""
+        if not isinstance(data, dict) or data.get("roles") is None:
+            return data
+        stated = [key for key in _OF_A_LAYOUT if data.get(key)]
+        if stated:
+            raise ValueError(f"a plan with roles states {', '.join(stated)} for each role instead")
+        beside = {key: value for key, value in data.items() if key not in _OF_A_LAYOUT}
+        return {**beside, "degrees": {}}
+
+    def role(self, name: str) -> "PlanSpec":
+        """Return the plan of one role alone."""
+        layout: LayoutSpec = getattr(self.roles, name)
+        fields = {key: getattr(layout, key) for key in layout.model_fields_set}
+        return PlanSpec.model_validate(
+            {"name": self.name, "llm": self.llm, "cluster": self.cluster, **fields}
+        )
 
     @model_validator(mode="after")
     def _claims_have_names(self) -> Self:

@@ -26,6 +26,9 @@ class Requirements(Spec):
     tensor_parallel_within: Level = "cluster"
     all_to_all_within: Level = "cluster"
     max_context_parallel_size: PositiveInt = 1
+    # Disjoint expert grids of a stage; where absent, 1 as in every engine if the batch is open, and
+    # no limit if it is given.
+    max_spread: PositiveInt | None = None
 
 
 class Declared(Spec):
@@ -63,6 +66,13 @@ class Scenario(Document):
             raise ValueError(
                 "coverage 'partition' means one expert shard on every GPU, but the model is dense; "
                 "expected 'every_gpu' or 'up_to'"
+            )
+        if self.requirements.coverage == "partition" and len(self.llm.expert_layers) < (
+            self.llm.num_layers
+        ):
+            raise ValueError(
+                "coverage 'partition' means one expert shard on every GPU, but some layers have no "
+                "experts; expected 'every_gpu' or 'up_to'"
             )
         seen: set[str] = set()
         for rule in self.all_rules:

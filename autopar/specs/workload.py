@@ -4,44 +4,123 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from autopar.specs.base import Document
+from autopar.specs.base import Document, Spec
+from autopar.units import Fraction
 
 _Tokens = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 
+# Prompt tokens that a scheduler takes into one step: `--chunked-prefill-size` of SGLang,
+# `--max-num-batched-tokens` of vLLM. 8,192 is what SGLang takes on GPUs of 80 GB and more.
+PREFILL_CHUNK_TOKENS = 8192
+# Sequences that one attention group runs at once at most: the largest CUDA graph that engines
+# capture by default (vLLM, SGLang: 512 on 80 GB GPUs). Memory and TPOT usually bind before.
+MAX_BATCH_SEQUENCES = 512
+
+
+class Speculation(Spec):
+    """Draft tokens that the model itself proposes (multi-token prediction) and then checks.
+
+    acceptance: probability that a draft token is right, given that those before it were.
+    """
+
+    draft_tokens: Annotated[int, Field(ge=1, le=16, strict=True)]
+    acceptance: Fraction
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Mean tokens that one sequence gains in one step: 1 + a + a^2 + ... + a^draft_tokens.
+
+        Source: Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding",
+        equation 1.
+        """
+        return sum(self.acceptance**i for i in range(self.draft_tokens + 1))
+
 
 class Workload(Document):
-    """A steady stream of equal batches through every replica.
+    """Steady work for every replica: with a batch that is given, or one that is to be found.
 
-    prefill: a batch is `batch_tokens` prompt tokens, in sequences of `sequence_tokens`.
-    decode: a batch is `batch_sequences` running sequences per replica, each with `sequence_tokens`
-    tokens of context; every step gives each of them one token.
+    Given: `prefill` with batch_tokens and sequence_tokens (prompts of that length fill a batch of
+    so many tokens per replica), `decode` with batch_sequences and sequence_tokens (so many running
+    sequences per replica, each with so many tokens of context).
+
+    To be found, with input_tokens and, but for prefill, output_tokens per request:
+    `prefill` and `decode`, each alone; `serving`, both on the same GPUs, prompts mixed into the
+    steps of running sequences (continuous batching, chunked prefill); `disaggregated`, each on
+    replicas of its own.
     """
 
     kind: Literal["workload"] = "workload"
-    phase: Literal["prefill", "decode"]
+    phase: Literal["prefill", "decode", "serving", "disaggregated"]
     batch_tokens: _Tokens | None = None
     batch_sequences: _Tokens | None = None
-    sequence_tokens: _Tokens
+    sequence_tokens: _Tokens | None = None
+    input_tokens: _Tokens | None = None
+    output_tokens: _Tokens | None = None
+    prefill_chunk_tokens: _Tokens = PREFILL_CHUNK_TOKENS
+    max_batch_sequences: Annotated[int, Field(ge=1, le=65_536, strict=True)] = MAX_BATCH_SEQUENCES
+    # Prompts of its own group that a request finds waiting before it, where requests come in bursts
+    prompts_ahead: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    # How tokens spread over experts: evenly, or by the power laws of measured expert kernels.
+    expert_load: Literal["even", "power_law_1.01", "power_law_1.2"] = "even"
+    speculation: Speculation | None = None
 
     @model_validator(mode="after")
-    def _batch_of_the_phase(self) -> Self:
-        wanted, other = "batch_tokens", "batch_sequences"
-        if self.phase == "decode":
-            wanted, other = other, wanted
-        if getattr(self, wanted) is None:
-            raise ValueError(f"phase {self.phase!r} needs {wanted}")
-        if getattr(self, other) is not None:
-            raise ValueError(f"phase {self.phase!r} does not take {other}")
+    def _one_form(self) -> Self:
+        given = ("batch_tokens", "batch_sequences", "sequence_tokens")
+        wanted, refused = self._fields_of_the_form()
+        for name in wanted:
+            if getattr(self, name) is None:
+                raise ValueError(f"phase {self.phase!r} needs {name}{self._hint(given)}")
+        for name in refused:
+            if getattr(self, name) is not None:
+                raise ValueError(f"phase {self.phase!r} with {wanted[0]} does not take {name}")
+        if self.phase == "prefill" and self.speculation is not None:
+            raise ValueError("phase 'prefill' does not take speculation: it has no output tokens")
         return self
+
+    def _fields_of_the_form(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return which fields the phase needs in the form that was written, and refuses."""
+        if self.is_open:
+            length = ("input_tokens",)
+            given = ("batch_tokens", "batch_sequences", "sequence_tokens")
+            if self.phase == "prefill":
+                return length, (*given, "output_tokens")
+            return (*length, "output_tokens"), given
+        open_fields = ("input_tokens", "output_tokens", "speculation")
+        if self.phase == "prefill":
+            return ("batch_tokens", "sequence_tokens"), ("batch_sequences", *open_fields)
+        return ("batch_sequences", "sequence_tokens"), ("batch_tokens", *open_fields)
+
+    def _hint(self, given: tuple[str, ...]) -> str:
+        if self.phase in ("serving", "disaggregated"):
+            return " (tokens of one request; the batch is found)"
+        if self.is_open or any(getattr(self, name) is not None for name in given):
+            return ""
+        return " (a given batch), or input_tokens (the batch is found)"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the batch is to be found."""
+        return self.phase in ("serving", "disaggregated") or self.input_tokens is not None
+
+    @property
+    def is_prefill(self) -> bool:
+        """Whether prompts alone are worked on."""
+        return self.phase == "prefill"
+
+    @property
+    def fewest_chunks(self) -> int:
+        """In how many parts a prompt must be computed at least; 1 where the batch is given."""
+        return max(1, -(-(self.input_tokens or 1) // self.prefill_chunk_tokens))
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one batch takes through the model in one step, per replica."""
+        """Tokens of a given batch that one step takes through the model, per replica."""
         return self.batch_tokens or self.batch_sequences or 0
 
     @property
     def num_sequences(self) -> float:
-        """Sequences of one batch, per replica; not whole where the last prompt is cut."""
+        """Sequences of a given batch, per replica; not whole where the last prompt is cut."""
         if self.batch_tokens is not None:
-            return max(1.0, self.batch_tokens / self.sequence_tokens)
+            return max(1.0, self.batch_tokens / (self.sequence_tokens or 1))
         return float(self.batch_sequences or 0)
