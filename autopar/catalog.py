@@ -53,17 +53,20 @@ def load_scenario(
     *,
     overrides: Sequence[str] = (),
     parts: Mapping[str, str] | None = None,
+    rule_packs: Sequence[str] = (),
     catalogs: Sequence[Path] = (),
 ) -> Scenario:
     """Return the scenario that a name, a path, `-` or a mapping describes, checked.
 
     A plan or an answer of `solve` counts as the scenario that it embeds. `parts` swaps llm,
     cluster, workload or recipe for another name or path; without `spec` it must give the first
-    three, and the cost model is analytic. `overrides` are `path=value` texts of `--set`.
+    three, and the cost model is analytic. An llm may be a config.json of Hugging Face, or a folder
+    that holds one. `rule_packs` are added to those of the scenario. `overrides` are `path=value`
+    texts of `--set`.
     Raises SpecError for everything that is wrong with the input.
     """
     library = Library(catalogs)
-    resolved = library.scenario(spec, dict(parts or {}))
+    resolved = library.scenario(spec, dict(parts or {}), rule_packs)
     if not overrides:
         return _validated(Scenario, resolved)
     before = deepcopy(resolved)
@@ -80,7 +83,9 @@ def load_plan(source: str | Path | Mapping[str, Any], *, catalogs: Sequence[Path
         if isinstance(source, Mapping)
         else library.find(kind, source, None, "")
     )
-    if resolved.data.get("degrees") is None and resolved.data.get("status") is not None:
+    if not any(resolved.data.get(key) for key in ("degrees", "roles")) and (
+        resolved.data.get("status") is not None
+    ):
         status = shorten(resolved.data["status"])
         raise SpecError(f"{resolved.where(())}: an answer of status {status}, it holds no plan")
     degrees = resolved.data.get("degrees")

@@ -84,9 +84,15 @@ class Library:
         self.depth = 0
 
     def scenario(
-        self, spec: str | FilePath | Mapping[str, Any] | None, parts: dict[str, str]
+        self,
+        spec: str | FilePath | Mapping[str, Any] | None,
+        parts: dict[str, str],
+        rule_packs: Sequence[str] = (),
     ) -> Resolved:
-        """Return the scenario of a SPEC, with some of its parts swapped, or made of parts alone."""
+        """Return the scenario of a SPEC, with some of its parts swapped, or made of parts alone.
+
+        rule_packs: names or paths of rule packs to add.
+        """
         kind = KINDS["scenario"]
         swapped = {
             name: self.find(KINDS[kind.parts[name]], value, None, f"--{name}")
@@ -110,6 +116,9 @@ class Library:
             **opened.data,
             **{name: part.data for name, part in swapped.items()},
         }
+        given = data.get("rule_packs")
+        if rule_packs:
+            data["rule_packs"] = [*(given if isinstance(given, list) else []), *rule_packs]
         resolved = self.resolve(kind, data, opened.label, opened.folder)
         for name, part in swapped.items():
             resolved.adopt((name,), part)
@@ -222,7 +231,7 @@ class Library:
         elif isinstance(reference, FilePath) or is_path(text):
             path = FilePath(text) if folder is None else folder / text
             try:
-                data = documents.read(path, max_bytes=limit)
+                data = _read(kind, path, limit)
             except SpecError as error:
                 raise SpecError(f"{user}: {error}" if user else str(error)) from None
             opened = _Opened(data, documents.label_of(path), path.parent, path.stem)
@@ -248,6 +257,23 @@ class Library:
             f"{place}unknown {kind.name} {shorten(name)}{suggest(name, known) or hint} "
             f"(autopar catalog {kind.folder} lists them; a path ends in .yaml or .json)"
         )
+
+
+def _is_config(data: Data) -> bool:
+    """Whether a document is a config.json of Hugging Face, not a spec of ours."""
+    return "kind" not in data and ("model_type" in data or "architectures" in data)
+
+
+def _read(kind: Kind, path: FilePath, limit: int) -> Data:
+    """Return the data of a file; a config.json, or a folder that holds one, becomes an LLM."""
+    if kind.name != "llm":
+        return documents.read(path, max_bytes=limit)
+    data = {} if path.is_dir() else documents.read(path, max_bytes=limit)
+    if not path.is_dir() and not _is_config(data):
+        return data
+    from autopar.ingest import read_config  # noqa: PLC0415  only configs need it
+
+    return read_config(path).document()
 
 
 def _texts(value: Any) -> list[str]:

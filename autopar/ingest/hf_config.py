@@ -1,0 +1,157 @@
+"""config.json of a model on Hugging Face -> LLM: the text part, counted exactly, or a refusal."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from autopar import documents
+from autopar.documents import found, shorten_text
+from autopar.errors import SpecError, suggest
+from autopar.ingest.aliases import CONTEXT, TEXT_PARTS
+from autopar.ingest.families import FAMILIES, NOT_EXPRESSED
+from autopar.ingest.fields import Fields, Flag
+from autopar.ingest.precisions import bytes_per_parameter, data_type, precisions_of
+from autopar.ingest.unread import refuse_unread
+from autopar.specs import LLM, SCHEMA_VERSION
+from autopar.specs.counting import active_parameters, parameters
+
+MAX_NAME = 120  # as autopar.specs.base.Name
+_MAX_CONTEXT = 10**9  # as autopar.specs.llm.LLM.max_context_tokens
+# Python's json writes these where RFC 8259 has no such numbers; config.json files contain them.
+# A string is matched to its end, or to that of the file, so that the time is linear.
+_NON_FINITE = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|-?Infinity|NaN', re.DOTALL)
+_HASH = re.compile(r"[0-9a-f]{40}")  # a snapshot's folder in the cache of Hugging Face
+
+
+def read_config(path: Path) -> LLM:
+    """Return the model that a config.json describes; `path` is the file, or a folder that has it.
+
+    hf_quant_config.json, in which ModelOpt keeps the quantisation, is read where it stands beside.
+    Raises SpecError, which names file and field, if the model cannot be told from it exactly.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    data = _read(file)
+    quantization = None
+    beside = file.parent / "hf_quant_config.json"
+    if file.name == "config.json" and beside.exists():
+        method = {"quant_method": "modelopt"}
+        quantization = Fields(method | _read(beside), documents.label_of(beside))
+    place = file.parent.resolve() if file.stem == "config" else Path(file.stem)
+    # `_name_or_path` is often the model this one was made from, so it counts for less.
+    name = _folder_name(place) or _stated_name(data)
+    return _llm(data, name, documents.label_of(file), quantization)
+
+
+def llm_from_config(config: Mapping[str, Any], *, name: str | None = None, where: str) -> LLM:
+    """Return the model that the fields of a config.json describe.
+
+    name: of the model, else `_name_or_path`, else its model_type. where: the file, as messages
+    name it. Parameters are those of the text part, without layers that only draft tokens.
+    Raises SpecError, which names file and field, if the model cannot be told from it exactly.
+    """
+    return _llm(config, name or _stated_name(config), where, None)
+
+
+def _llm(
+    config: Mapping[str, Any], name: str | None, where: str, quantization: Fields | None
+) -> LLM:
+    outer = Fields(config, where)
+    fields = _text_part(outer)
+    model_type = fields.text("model_type") or outer.text("model_type")
+    builder = FAMILIES.get(model_type or "")
+    if model_type is None or builder is None:
+        raise outer.error("model_type", _unknown(model_type))
+    try:
+        blueprint = builder.build(fields)
+        refuse_unread(fields, model_type)
+        stated = (f.section("quantization_config") for f in (outer, fields))
+        section = next((s for s in stated if s is not None), quantization)
+        base = data_type(outer, fields)
+        precisions, remarks = precisions_of(blueprint, base, section)
+        architecture = blueprint.architecture
+        count = parameters(architecture)
+        return LLM(
+            schema=SCHEMA_VERSION,
+            name=_legal_name(name or model_type),
+            description=_description(model_type, count, active_parameters(architecture), remarks),
+            sources=(where,),
+            num_layers=architecture.num_layers,
+            num_experts=architecture.num_experts,
+            experts_per_token=architecture.experts_per_token,
+            num_parameters=count,
+            bytes_per_parameter=bytes_per_parameter(architecture, precisions),
+            precisions=precisions,
+            max_context_tokens=_context(fields),
+            architecture=architecture,
+        )
+    except ValidationError as error:  # sizes that are legal one by one, but not together
+        detail = error.errors(include_url=False)[0]
+        raise SpecError(
+            f"{where}: found sizes that make no model: {shorten_text(str(detail['msg']))}"
+        ) from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return a JSON file; infinities and NaN become text, so that no size can be one."""
+    label = documents.label_of(file)
+    text = documents.read_text(file, max_bytes=documents.MAX_SPEC_BYTES)
+    words = _NON_FINITE.sub(lambda m: m[0] if m[0][0] == '"' else f'"{m[0]}"', text)
+    return documents.parse(words, label)
+
+
+def _text_part(outer: Fields) -> Fields:
+    """Return the fields of the text part, with what only the whole model says about it."""
+    name = next((part for part in TEXT_PARTS if outer.has(part)), None)
+    section = None if name is None else outer.section(name)
+    if name is None or section is None:
+        return outer
+    tie = Flag("tie_word_embeddings")
+    if outer.has(tie.name):
+        whole = outer.switch(tie)
+        if section.has(tie.name) and section.switch(tie) != whole:
+            message = f"found {found(not whole)}, but the whole model has {found(whole)}"
+            raise section.error(tie.name, f"{message}; expected one value")
+        return Fields({**section.data, tie.name: whole}, outer.where, section.path)
+    return section
+
+
+def _context(fields: Fields) -> int | None:
+    """Return the longest context; of several fields, which need not agree, the usual one."""
+    name = next((name for name in CONTEXT if fields.has(name)), CONTEXT[0])
+    return fields.optional(name, high=_MAX_CONTEXT)
+
+
+def _unknown(model_type: str | None) -> str:
+    if model_type is None:
+        return "found nothing, expected the family of the model, such as 'llama'"
+    if model_type in NOT_EXPRESSED:
+        return (
+            f"found {found(model_type)}; what it has, {NOT_EXPRESSED[model_type]}, is not expressed"
+        )
+    near = suggest(model_type, FAMILIES)
+    return f"found {found(model_type)}, expected one of those in docs/ingest.md{near}"
+
+
+def _description(model_type: str, count: int, active: int, remarks: str) -> str:
+    share = f", {active:,} of them for one token" if active != count else ""
+    return f"{model_type}: {count:,} parameters of the text part{share}.{remarks}"
+
+
+def _stated_name(config: Mapping[str, Any]) -> str | None:
+    stated = config.get("_name_or_path")
+    return Path(stated.rstrip("/")).name or None if isinstance(stated, str) else None
+
+
+def _folder_name(path: Path) -> str:
+    """Return the name of a file or folder, without the organisation in front: `ORG--NAME`."""
+    if _HASH.fullmatch(path.name) and path.parent.name == "snapshots":
+        path = path.parent.parent
+    return path.name.rpartition("--")[2]
+
+
+def _legal_name(name: str) -> str:
+    """Return a text as a catalogue name: lower case, other characters as hyphens."""
+    return re.sub(r"[^a-z0-9._+-]+", "-", name.lower()).strip("-._+")[:MAX_NAME] or "llm"
