@@ -1,99 +1,138 @@
-"""Time of one collective: a start, a latency per step, bytes over a bandwidth.
+"""Time of one collective: a start, bytes over a bandwidth, and a bend between the two.
 
-`size_bytes` is what one GPU holds, in the sense that each function states. A group of one GPU, and
-a message of no bytes, take no time. The level of the network follows from the group's size alone.
+A group of n GPUs is n consecutive ones: inside a node, a scale-up domain, or over several. Every
+time is the best of a few ways to do the collective, and each way has constants that depend on n
+alone, which are tabled once per cluster. A group of one GPU, and a message of no bytes, take no
+time; more bytes never take less.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from autopar.costs.operations.arrays import FloatArray, real
+from autopar.costs.operations.assumed import ASSUMED_EXCHANGE
+from autopar.costs.operations.links import Fabric, Inside, Way
 from autopar.errors import SpecError
 from autopar.specs import Cluster
-
-# AIC below is the repository ai-dynamo/aiconfigurator at commit 095f58a5 (Apache-2.0).
-COLLECTIVE_START_US = 4.6  # AIC h100_sxm NCCL 2.29.2 all-reduce of 512 bytes: 6.18 us on 2 GPUs and
-#                            15.59 on 8; a ring has 2(n-1) steps, so 0.78 a step and 4.6 at no step
-LINK_FRACTION = 0.70  # AIC h100_sxm NCCL 2.29.2 all-to-all, 8 GPUs, 512 MiB: 315 of 450 GB/s
-
-_US_PER_S = 1e6
+from autopar.specs.kernels import ExchangeFit
 
 
 @dataclass(frozen=True, slots=True)
-class LinkRates:
-    """Bandwidth per GPU and direction, latency of one message; arrays that broadcast."""
+class Network:
+    """The network of one cluster, as groups of GPUs see it."""
 
-    bandwidth_bytes_per_s: FloatArray
-    latency_us: FloatArray
+    inside: Inside
+    fabric: Fabric
+    exchange: tuple[ExchangeFit, ...]
+    all_reduce: tuple[Way, ...]
+    all_gather: tuple[Way, ...]
+    reduce_scatter: tuple[Way, ...]
 
+    @classmethod
+    def of(cls, cluster: Cluster) -> Self:
+        """Return the network of a cluster.
 
-def link_of(cluster: Cluster, group_gpus: ArrayLike) -> LinkRates:
-    """Link that a group of `group_gpus` GPUs talks over, by its size alone.
-
-    At most a node: the node link; at most a domain: the domain link; else the fabric. The whole
-    message is charged to that level, also the part that stays inside.
-    Raises SpecError if the cluster states no links.
-    """
-    links = cluster.links
-    if links is None:
-        raise SpecError(
-            f"cluster.links: missing for cluster {cluster.name!r}; expected node, domain and "
-            "fabric, which cost_model 'analytic' needs"
+        Raises SpecError if the cluster states no links.
+        """
+        if cluster.links is None:
+            raise SpecError(
+                f"cluster.links: missing for cluster {cluster.name!r}; expected node, domain and "
+                "fabric, which cost_model 'analytic' needs"
+            )
+        kernels = cluster.gpu.kernels
+        fits = None if kernels is None else kernels.collectives
+        inside = Inside.of(cluster, cluster.links, fits)
+        fabric = Fabric(cluster.links.fabric, inside)
+        return cls(
+            inside=inside,
+            fabric=fabric,
+            exchange=(fits.exchange if fits is not None else ()) or ASSUMED_EXCHANGE,
+            all_reduce=fabric.ways("all_reduce", cluster.num_gpus),
+            all_gather=fabric.ways("all_gather", cluster.num_gpus),
+            reduce_scatter=fabric.ways("reduce_scatter", cluster.num_gpus),
         )
-    size = np.asarray(group_gpus)
-    levels = (links.node, links.domain, links.fabric)
-    level = np.where(size <= cluster.gpus_per_node, 0, np.where(size <= cluster.domain_gpus, 1, 2))
-    bandwidth = np.array([link.bandwidth_bytes_per_s for link in levels])
-    latency = np.array([link.latency_us for link in levels])
-    return LinkRates(real(bandwidth[level]), real(latency[level]))
+
+    def all_reduce_us(self, size_bytes: ArrayLike, num_gpus: ArrayLike) -> FloatArray:
+        """Time of an all-reduce; size_bytes: the tensor that every GPU holds before and after.
+
+        Sources of the formulas: Thakur et al. 2005, "Optimization of Collective Communication
+        Operations in MPICH", sec. 4; over several domains, reduce-scatter inside, all-reduce of
+        the parts between them, all-gather inside.
+        """
+        return _best_us(self.all_reduce, size_bytes, num_gpus)
+
+    def all_gather_us(self, size_bytes: ArrayLike, num_gpus: ArrayLike) -> FloatArray:
+        """Time of an all-gather; size_bytes: the whole tensor that every GPU holds afterwards."""
+        return _best_us(self.all_gather, size_bytes, num_gpus)
+
+    def reduce_scatter_us(self, size_bytes: ArrayLike, num_gpus: ArrayLike) -> FloatArray:
+        """Time of a reduce-scatter; size_bytes: the whole tensor that every GPU holds before."""
+        return _best_us(self.reduce_scatter, size_bytes, num_gpus)
+
+    def all_to_all_us(
+        self,
+        size_bytes: ArrayLike,
+        num_parts: ArrayLike,
+        span_gpus: ArrayLike,
+        copies: ArrayLike = 1.0,
+    ) -> FloatArray:
+        """Time of an all-to-all; size_bytes: what the busiest GPU sends or receives, own share too.
+
+        num_parts: places that rows go to, spread evenly over span_gpus GPUs; 1/n of them stay at
+        home. The part that leaves the scale-up domain goes over the fabric, while the rest moves
+        inside. copies: rows of one token, which some ways send only once to each place.
+        Source: DeepEP (github.com/deepseek-ai/DeepEP), normal and low-latency kernels.
+        """
+        size, parts, span = real(size_bytes), real(num_parts), real(span_gpus)
+        domains = np.ceil(span / self.inside.unit_gpus)
+        held = np.minimum(np.maximum(domains, 1.0), parts)  # domains with a place
+        doublings = np.log2(held)
+        leaving = size * (1.0 - 1.0 / held)
+        staying = size * (1.0 / held - 1.0 / parts)
+        link = self.inside.us_per_byte_of(span)
+        best: FloatArray | None = None
+        for way in self.exchange:
+            out, near = leaving, staying
+            if way.sends_once:
+                out, near = out * _distinct(held, copies), near * _distinct(parts, copies)
+            rounds = way.fabric_steps + way.doubling_steps * doublings
+            start_us = way.start_us + np.where(held > 1, rounds * self.fabric.latency_us, 0.0)
+            moved_us = np.maximum(
+                near * (link / way.link_fraction),
+                out * (self.fabric.us_per_byte / way.fabric_fraction),
+            )
+            time_us = start_us + moved_us
+            best = time_us if best is None else np.minimum(best, time_us)
+        assert best is not None  # there is always an assumed way
+        return real(np.where((parts > 1) & (size > 0), best, 0.0))
+
+    def point_to_point_us(self, size_bytes: ArrayLike, span_gpus: ArrayLike) -> FloatArray:
+        """Time of one message between two GPUs of a span of GPUs."""
+        size, span = real(size_bytes), real(span_gpus)
+        far = span > self.inside.unit_gpus
+        start_us, per_byte = self.inside.message(span)
+        far_start_us, far_per_byte = self.fabric.message()
+        start_us = np.where(far, far_start_us, start_us)
+        time_us = start_us + size * np.where(far, far_per_byte, per_byte)
+        return real(np.where(size > 0, time_us, 0.0))
 
 
-def all_reduce_us(size_bytes: ArrayLike, num_gpus: ArrayLike, link: LinkRates) -> FloatArray:
-    """Time of a ring all-reduce; size_bytes: the tensor that every GPU holds before and after.
-
-    2(n-1) steps of 1/n of the tensor each.
-    Source: Thakur et al. 2005, "Optimization of Collective Communication Operations", sec. 4.
-    """
-    n = real(num_gpus)
-    return _time_us(2.0 * (n - 1), 2.0 * (n - 1) / n, size_bytes, n, link)
-
-
-def all_gather_us(size_bytes: ArrayLike, num_gpus: ArrayLike, link: LinkRates) -> FloatArray:
-    """Time of a ring all-gather; size_bytes: the whole tensor that every GPU holds afterwards.
-
-    n-1 steps of 1/n of the tensor each. Source: Thakur et al. 2005, sec. 4.
-    """
-    n = real(num_gpus)
-    return _time_us(n - 1, (n - 1) / n, size_bytes, n, link)
+def _best_us(ways: Sequence[Way], size_bytes: ArrayLike, num_gpus: ArrayLike) -> FloatArray:
+    size = real(size_bytes)
+    group = np.asarray(num_gpus).astype(np.int64)
+    best: FloatArray | None = None
+    for way in ways:
+        time_us = way.time_us(size, group)
+        best = time_us if best is None else np.minimum(best, time_us)
+    assert best is not None
+    return real(np.where((size > 0) & (group > 1), best, 0.0))
 
 
-def all_to_all_us(size_bytes: ArrayLike, num_parts: ArrayLike, link: LinkRates) -> FloatArray:
-    """Time of an all-to-all; size_bytes: what the busiest GPU sends or receives, own share too.
-
-    num_parts: places that rows go to; 1/n of them stay at home. The latency grows with log2(n), as
-    measured (AIC h100_sxm: 7.4 us for 512 bytes on 8 GPUs with NCCL 2.29.2; 20, 26 and 28 us at no
-    bytes on 16, 32 and 64 GPUs with DeepEP), the bytes as in pairwise exchange.
-    Source: Thakur et al. 2005, sec. 4.
-    """
-    n = real(num_parts)
-    return _time_us(np.ceil(np.log2(n)), (n - 1) / n, size_bytes, n, link)
-
-
-def point_to_point_us(size_bytes: ArrayLike, link: LinkRates) -> FloatArray:
-    """Time of one message from one GPU to another."""
-    return _time_us(1.0, 1.0, size_bytes, 2.0, link)
-
-
-def _time_us(
-    steps: ArrayLike,
-    share: ArrayLike,
-    size_bytes: ArrayLike,
-    num_gpus: ArrayLike,
-    link: LinkRates,
-) -> FloatArray:
-    rate = LINK_FRACTION * link.bandwidth_bytes_per_s
-    transfer_us = real(share) * real(size_bytes) / rate * _US_PER_S
-    time_us = COLLECTIVE_START_US + real(steps) * link.latency_us + transfer_us
-    return real(np.where((real(num_gpus) > 1) & (real(size_bytes) > 0), time_us, 0.0))
+def _distinct(places: FloatArray, copies: ArrayLike) -> FloatArray:
+    """Return the share of `copies` rows of a token that go to different places of `places`."""
+    c = np.maximum(real(copies), 1.0)
+    return real(places * (1.0 - (1.0 - 1.0 / places) ** c) / c)

@@ -7,7 +7,7 @@ rounds up where a GPU holds a whole head or row.
 from numpy.typing import ArrayLike
 
 from autopar.costs.operations.arrays import FloatArray, real
-from autopar.costs.operations.kernels import ACTIVATION_BYTES, FFN_MATRICES
+from autopar.costs.operations.precisions import ACTIVATION_BYTES
 
 # Context, kernels and workspace, and NCCL's buffers at 8 GPUs; both AIC systems/h100_sxm.yaml, that
 # is ai-dynamo/aiconfigurator at commit 095f58a5 (Apache-2.0).
@@ -19,40 +19,11 @@ def shard_bytes(whole_bytes: ArrayLike, num_shards: ArrayLike) -> FloatArray:
     return real(whole_bytes) / real(num_shards)
 
 
-def attention_weight_bytes(
-    hidden_size: int,
-    heads: ArrayLike,
-    kv_heads: ArrayLike,
-    head_dim: int,
-    bytes_per_parameter: float,
-) -> FloatArray:
-    """Bytes of one layer's query, key, value and output projections with these many heads."""
-    columns = 2.0 * real(heads) + 2.0 * real(kv_heads)  # q and o; k and v
-    return hidden_size * head_dim * columns * bytes_per_parameter
-
-
 def ffn_weight_bytes(
-    hidden_size: int, ffn_size: ArrayLike, bytes_per_parameter: float
+    hidden_size: int, ffn_size: ArrayLike, num_matrices: int, bytes_per_parameter: float
 ) -> FloatArray:
-    """Bytes of one gated feed-forward: a dense one, or the shared experts of a layer as one."""
-    return FFN_MATRICES * hidden_size * real(ffn_size) * bytes_per_parameter
-
-
-def expert_weight_bytes(
-    hidden_size: int, ffn_size: ArrayLike, bytes_per_parameter: float
-) -> FloatArray:
-    """Bytes of one shard, of `ffn_size` columns, of one routed expert."""
-    return ffn_weight_bytes(hidden_size, ffn_size, bytes_per_parameter)
-
-
-def router_weight_bytes(hidden_size: int, num_experts: int, bytes_per_parameter: float) -> float:
-    """Bytes of one layer's router, which every GPU holds whole."""
-    return hidden_size * num_experts * bytes_per_parameter
-
-
-def norm_weight_bytes(hidden_size: int, bytes_per_parameter: float) -> float:
-    """Bytes of one normalisation; a layer has two, the model one more before its head."""
-    return hidden_size * bytes_per_parameter
+    """Bytes of a feed-forward of `ffn_size` columns: up and down, and a gate if there are three."""
+    return num_matrices * hidden_size * real(ffn_size) * bytes_per_parameter
 
 
 def embedding_weight_bytes(
@@ -63,10 +34,10 @@ def embedding_weight_bytes(
 
 
 def kv_cache_bytes(
-    tokens: ArrayLike, kv_heads: ArrayLike, head_dim: int, kv_bytes_per_element: float
+    tokens: ArrayLike, elements_per_token: ArrayLike, bytes_per_element: float
 ) -> FloatArray:
-    """Bytes of the keys and values of `tokens` tokens in one layer."""
-    return (real(tokens) * (2.0 * real(kv_heads) * head_dim)) * kv_bytes_per_element
+    """Bytes of what one layer keeps of `tokens` tokens."""
+    return real(tokens) * real(elements_per_token) * bytes_per_element
 
 
 def activation_bytes(rows: ArrayLike, elements_per_row: ArrayLike) -> FloatArray:

@@ -6,27 +6,20 @@ import pytest
 from autopar.costs.operations import parts
 
 
-def test_attention_weights():
-    """h = 8, d = 4, 6 heads, 2 kv heads: q and o 8 x 24 each, k and v 8 x 8: 512; x 2 bytes."""
-    assert parts.attention_weight_bytes(8, 6, 2, 4, 2.0) == 1024
+def test_a_gated_feed_forward_has_three_matrices_and_a_plain_one_two():
+    """3 x 8 x 10 = 240 parameters at half a byte: 120; 2 x 8 x 10 = 160: 80."""
+    assert parts.ffn_weight_bytes(8, 10, 3, 0.5) == 120
+    assert parts.ffn_weight_bytes(8, 10, 2, 0.5) == 80
 
 
-def test_feed_forward_and_experts_have_three_matrices():
-    """3 x 8 x 10 = 240 parameters at half a byte: 120."""
-    assert parts.ffn_weight_bytes(8, 10, 0.5) == 120
-    assert parts.expert_weight_bytes(8, 10, 0.5) == 120
-
-
-def test_router_norm_and_embedding():
-    """8 x 5 x 2 = 80; 8 x 2 = 16; 8 x 100 x 2 = 1600."""
-    assert parts.router_weight_bytes(8, 5, 2.0) == 80
-    assert parts.norm_weight_bytes(8, 2.0) == 16
+def test_embedding():
+    """8 x 100 x 2 = 1600."""
     assert parts.embedding_weight_bytes(8, 100, 2.0) == 1600
 
 
 def test_kv_cache_of_llama_3_1_70b_is_320_kib_per_token():
     """2 x 8 kv heads x 128 x 2 bytes = 4,096 a layer; x 80 = 327,680 = 320 KiB."""
-    assert 80 * parts.kv_cache_bytes(1, 8, 128, 2.0) == 320 * 1024
+    assert 80 * parts.kv_cache_bytes(1, 2 * 8 * 128, 2.0) == 320 * 1024
 
 
 def test_activations_take_two_bytes():

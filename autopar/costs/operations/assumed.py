@@ -1,0 +1,188 @@
+"""Constants for GPUs whose kernels nobody measured: those of H100, and of B200 in 4 bits.
+
+Fractions of peak carry over, times of starts are taken as they are. Tables of grouped GEMMs do not
+carry over, so experts get a roofline. Sources: models/gpus/h100-sxm-80gb.yaml and
+b200-sxm-180gb.yaml, section `kernels`, whose numbers these are.
+"""
+
+import numpy as np
+
+from autopar.specs.architecture import Precision
+from autopar.specs.kernels import (
+    EXPERT_ROWS,
+    DecodeFit,
+    ElementwiseFit,
+    ExchangeFit,
+    ExpertsFit,
+    GemmFit,
+    Kernels,
+    LinearFit,
+    PrefillFit,
+)
+
+# Everything here is fitted: benchmarks/fit_kernels.py.
+ASSUMED = Kernels(
+    gemm={
+        "bf16": GemmFit(
+            start_us=2.82,
+            inner_us=3.51e-4,
+            compute_fraction=0.786,
+            memory_fraction=0.873,
+            activation_fraction=0.586,
+            sharpness=4,
+        ),
+        "fp8": GemmFit(
+            start_us=4.75,
+            inner_us=5.96e-4,
+            compute_fraction=0.624,
+            memory_fraction=0.98,
+            activation_fraction=0.195,
+            sharpness=2,
+        ),
+        "fp8_block": GemmFit(
+            start_us=4.15,
+            inner_us=8.24e-4,
+            compute_fraction=0.714,
+            memory_fraction=1.0,
+            activation_fraction=0.458,
+            sharpness=1,
+        ),
+        "nvfp4": GemmFit(  # B200
+            start_us=6.6,
+            inner_us=4.08e-4,
+            compute_fraction=0.481,
+            memory_fraction=1.0,
+            activation_fraction=0.484,
+            sharpness=2,
+        ),
+    },
+    prefill_attention={
+        "bf16": PrefillFit(
+            start_us=13.8,
+            key_us=6.44e-5,
+            extra_keys=333.0,
+            extra_dim=47.5,
+            compute_fraction=0.789,
+            memory_fraction=0.588,
+        ),
+    },
+    latent_prefill_attention={
+        "bf16": PrefillFit(
+            start_us=14.4,
+            key_us=1.25e-4,
+            extra_keys=85.6,
+            extra_dim=21.7,
+            compute_fraction=0.773,
+            memory_fraction=0.877,
+        ),
+    },
+    decode_attention={
+        "bf16": DecodeFit(
+            start_us=10.3,
+            doubling_us=0.346,
+            compute_fraction=0.0629,
+            memory_fraction=0.892,
+            activation_fraction=0.161,
+            bend_us=10.8,
+            bend_bytes=8.36e7,
+        ),
+        "fp8": DecodeFit(
+            start_us=5.52,
+            doubling_us=0.877,
+            compute_fraction=0.0709,
+            memory_fraction=0.941,
+            activation_fraction=0.271,
+            bend_us=6.53,
+            bend_bytes=1.75e8,
+        ),
+    },
+    latent_decode_attention={
+        "bf16": DecodeFit(
+            start_us=12.3,
+            doubling_us=0.616,
+            compute_fraction=0.644,
+            memory_fraction=0.933,
+            activation_fraction=0.402,
+            bend_us=4.32,
+            bend_bytes=1.31e8,
+        ),
+        "fp8": DecodeFit(
+            start_us=11.8,
+            doubling_us=0.71,
+            compute_fraction=0.777,
+            memory_fraction=0.863,
+            activation_fraction=0.326,
+            bend_us=4.01,
+            bend_bytes=9.31e7,
+        ),
+    },
+    linear_attention={
+        "fp32": LinearFit(start_us=16.0, compute_fraction=0.0504, memory_fraction=0.613)
+    },
+    # Not fitted: AIC systems/h100_sxm.yaml, its constants per memory-bound kernel (ai-dynamo/
+    # aiconfigurator at commit 095f58a5, Apache-2.0).
+    elementwise=ElementwiseFit(start_us=3.0, memory_fraction=0.8),
+    expert_skew=(
+        (1.0, 1.0, 1.0, 1.05),
+        (1.0, 1.01, 1.05, 1.14),
+        (1.11, 1.18, 1.34, 1.64),
+        (1.16, 1.4, 1.85, 2.44),
+        (1.16, 1.48, 2.33, 3.73),
+    ),
+)
+
+# DeepEP on H100 nodes, low-latency and normal kernels. fitted: benchmarks/fit_kernels.py
+ASSUMED_EXCHANGE = (
+    ExchangeFit(
+        start_us=13.1,
+        link_fraction=0.496,
+        fabric_fraction=0.925,
+        fabric_steps=1.65,
+        doubling_steps=0.667,
+    ),
+    ExchangeFit(
+        start_us=41.2,
+        link_fraction=0.631,
+        fabric_fraction=0.761,
+        fabric_steps=3.72,
+        doubling_steps=5.46,
+        sends_once=True,
+    ),
+)
+
+# Of peak arithmetic, in grouped GEMMs of 2,048 rows per expert: what their tables end at, on H100,
+# in fp4 on B200, and of narrow weights that are widened to bf16.
+_EXPERTS_COMPUTE = {
+    "fp32": 0.91,
+    "bf16": 0.91,
+    "fp16": 0.91,
+    "fp8": 0.88,
+    "int8": 0.88,
+    "fp8_block": 0.45,
+}
+_EXPERTS_FP4 = 0.55
+_EXPERTS_WIDENED = 0.57
+_EXPERTS_MEMORY = 0.93  # of peak traffic, at one row per expert
+
+
+def assumed_experts(
+    precision: Precision, *, is_widened: bool, width: float, ridge: float
+) -> ExpertsFit:
+    """Return constants for experts without measurements.
+
+    is_widened: narrow weights are computed with in bf16. width: bytes per parameter. ridge: peak
+    FLOPs per byte of peak memory traffic.
+    """
+    fraction = _EXPERTS_COMPUTE.get(precision, _EXPERTS_FP4)
+    if is_widened:
+        fraction = _EXPERTS_WIDENED
+    passes = 2.0 * np.array(EXPERT_ROWS) / (width * ridge * fraction)
+    table = (passes**4 + _EXPERTS_MEMORY**-4) ** 0.25
+    return ExpertsFit(
+        start_us=20.4,
+        inner_us=8.59e-4,
+        expert_us=0.1,
+        row_passes=7.4,
+        token_passes=2.2,
+        weight_passes=tuple(table.tolist()),
+    )

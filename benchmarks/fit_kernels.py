@@ -1,0 +1,387 @@
+"""Fit the constants of every kernel and collective to measured tables, and say how well they fit.
+
+    python benchmarks/fit_kernels.py DIRECTORY [--gpu NAME ...] [--write] [--report]
+
+DIRECTORY: `systems/data` of the package aiconfigurator-core 0.12.0 (Apache-2.0), unpacked. Needs
+pyarrow and scipy. --write puts the section `kernels` into models/gpus; --report writes
+results/kernel-fits.md. Errors are those of the product's own formulas with the rounded constants.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from kernel_collectives import exchanges, fit_collective, fit_exchange, measured, network
+from kernel_forms import FIT_TYPES, FORMS, Form, experts
+from kernel_report import (
+    MODELS,
+    NO_ERROR,
+    SCRIPT,
+    Error,
+    Fit,
+    Result,
+    Source,
+    document,
+    report,
+    write,
+)
+from kernel_tables import Rows, Tables
+from measure import RESULTS
+from numpy.typing import NDArray
+
+from autopar.costs.operations.device import Device
+from autopar.specs import Gpu
+from autopar.specs.kernels import EXPERT_ROWS, SKEW_RANKS, SKEW_TOKENS, Kernels
+
+Floats = NDArray[np.float64]
+
+MOST_ROWS = 6_000  # for a fit; errors are of all rows
+BAD = 0.12  # median error above which another framework's table is tried
+DROPPED = 0.25  # median error above which a fit is worse than an assumption
+NEGLIGIBLE = 1e-7  # below what any constant can be worth
+NEARLY_RANDOM = "power_law_1.01"  # the measured routing that is nearest to random
+OCTAVES = ("m", "num_tokens")  # columns that count by powers of two
+
+
+SOURCES = {
+    "a100-sxm-80gb": Source(
+        *("a100_sxm", "1.0.0", "0.14.0", "0.5.10", "2.27.3", 300.0),
+        # trtllm's table has 1.6 times the memory bandwidth.
+        first={("decode_attention", "bf16"): "vllm"},
+    ),
+    # The only tables of several nodes are of DeepEP at an older version.
+    "h100-sxm-80gb": Source("h100_sxm", links_gb_per_s=450.0, deepep="0.5.6.post2"),
+    "h200-sxm-141gb": Source("h200_sxm", links_gb_per_s=450.0),
+    "b200-sxm-180gb": Source(
+        "b200_sxm",
+        links_gb_per_s=900.0,
+        # A tenth of its rows were disturbed: twice as long as those of B300, with which all others
+        # of this operation agree within 3 %.
+        borrowed={("experts", "nvfp4"): "b300_sxm"},
+    ),
+    "b300-sxm-288gb": Source("b300_sxm", links_gb_per_s=900.0),
+    "gb200-186gb": Source("gb200", links_gb_per_s=900.0, gpus_per_node=4),
+    "gb300-288gb": Source("gb300", links_gb_per_s=900.0, gpus_per_node=4),
+    # PCIe cards: what several get at once depends on the machine, so their links decide.
+    "l40s-48gb": Source("l40s"),
+    "rtx-pro-6000-96gb": Source("rtx_pro_6000_server"),
+}
+# Whose table is the base, where not trtllm's. Its FP8 and FP4 layers quantise their input in a
+# kernel of their own, so that they start in 12 to 14 us; engines do it in the norm before.
+FIRST = {("gemm", "fp8"): "vllm", ("gemm", "nvfp4"): "vllm"}
+# What one node does not show of an exchange, from the H100 tables of 2, 4 and 8 nodes.
+FABRIC_OF_H100 = {
+    False: {"fabric_fraction": 0.925, "fabric_steps": 1.65, "doubling_steps": 0.667},
+    True: {"fabric_fraction": 0.761, "fabric_steps": 3.72, "doubling_steps": 5.46},
+}
+# Chips that differ from a measured one in their links alone.
+TWINS = {"h100-sxm-80gb": ("h800-sxm-80gb",)}
+
+
+def _fitted(form: Form, rows: Rows, precision: str, device: Device) -> dict[str, Any]:
+    """Return the constants with the least robust error of log(ours / measured)."""
+    optimize: Any = importlib.import_module("scipy.optimize")
+    rows = _sample(rows)
+    weights = _weights(rows, form.weigh)
+    measured = np.log(rows.number("us"))
+
+    def misses(x: Floats, which: int) -> Floats:
+        trial = _with(device, form, precision, form.make(x)[which])
+        misses_by: Floats = np.log(form.predict(rows, precision, trial)) - measured
+        return weights * misses_by
+
+    best: tuple[float, dict[str, Any]] | None = None
+    for which in range(len(form.make(np.array(form.start)))):
+        done = optimize.least_squares(
+            misses,
+            form.start,
+            bounds=(form.low, form.high),
+            args=(which,),
+            loss="soft_l1",
+            f_scale=0.1,
+            max_nfev=60,
+        )
+        if best is None or done.cost < best[0]:
+            best = done.cost, form.make(done.x)[which]
+    assert best is not None
+    return _rounded(best[1])
+
+
+def _with(device: Device, form: Form, name: str, constants: dict[str, Any]) -> Device:
+    """Return the device with other constants of one operation, not validated."""
+    fit = FIT_TYPES[form.operation].model_construct(**constants)
+    section = {**getattr(device.kernels, form.operation), name: fit}
+    return replace(device, kernels=device.kernels.model_copy(update={form.operation: section}))
+
+
+def _rounded(constants: dict[str, Any]) -> dict[str, Any]:
+    """Return constants with three digits that the spec accepts."""
+    rounded = {name: _digits(value) for name, value in constants.items()}
+    passes = rounded.get("weight_passes")
+    if passes is not None:  # rounding may not break what makes time grow
+        for i in range(1, len(passes)):
+            most = passes[i - 1] * EXPERT_ROWS[i] / EXPERT_ROWS[i - 1]
+            passes[i] = min(max(passes[i], passes[i - 1]), most)
+    return rounded
+
+
+def _digits(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_digits(each) for each in value]
+    if isinstance(value, int):
+        return value
+    return 0.0 if abs(value) < NEGLIGIBLE else float(f"{value:.3g}")
+
+
+def _sample(rows: Rows) -> Rows:
+    if len(rows) <= MOST_ROWS:
+        return rows
+    chosen = np.zeros(len(rows), dtype=bool)
+    chosen[np.random.default_rng(1).choice(len(rows), MOST_ROWS, replace=False)] = True
+    return rows.where(chosen)
+
+
+def _weights(rows: Rows, names: Sequence[str]) -> Floats:
+    """Return weights under which every combination of these columns counts as much."""
+    keys = np.zeros(len(rows), dtype=np.int64)
+    for name in names:
+        column = rows.number(name)
+        values, index = np.unique(
+            np.floor(np.log2(column)) if name in OCTAVES else column, return_inverse=True
+        )
+        keys = keys * len(values) + index
+    _, index, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    weights = 1.0 / np.sqrt(counts[index])
+    scaled: Floats = weights / np.sqrt(np.mean(weights**2))
+    return scaled
+
+
+def fit_form(fit: Fit, form: Form) -> None:
+    """Fit one operation in every precision that was measured."""
+    versions = list(fit.source.frameworks())
+    found = {framework: _tables(fit, form, framework, version) for framework, version in versions}
+    for precision in dict.fromkeys(name for tables in found.values() for name in tables):
+        tried: list[Result] = []
+        first = {**FIRST, **fit.source.first}.get((form.operation, precision), "trtllm")
+        for framework in sorted(found, key=lambda name: name != first):
+            if precision not in found[framework]:
+                continue
+            rows = found[framework][precision]
+            constants = _constants(fit, form, precision, framework, rows)
+            device = _with(fit.device(), form, precision, constants)
+            error = Error.of(form.predict(rows, precision, device), rows.number("us"))
+            tried.append(Result(form.operation, precision, framework, constants, error))
+            if error.median <= BAD:
+                break
+        best = min(tried, key=lambda result: result.error.median)
+        device = _with(fit.device(), form, precision, best.constants)
+        for framework, tables in found.items():
+            if framework != best.framework and precision in tables:
+                rows = tables[precision]
+                predicted = form.predict(rows, precision, device)
+                best.others[framework] = Error.of(predicted, rows.number("us"))
+        best.others.update(_slices(form, found[best.framework][precision], precision, device))
+        if form.operation == "experts":
+            version = dict(fit.source.frameworks())[best.framework]
+            random = alone(fit.tables.experts(best.framework, version, NEARLY_RANDOM))
+            if precision in random:
+                predicted = form.predict(random[precision], precision, device)
+                best.others["random routing"] = Error.of(predicted, random[precision].number("us"))
+        if best.error.median > DROPPED:
+            print(f"  {form.operation} {precision} dropped: {best.error.text()}", flush=True)
+            continue
+        fit.results.append(best)
+        print(f"  {form.operation} {precision} {best.framework}: {best.error.text()}", flush=True)
+
+
+def _constants(fit: Fit, form: Form, precision: str, framework: str, rows: Rows) -> dict[str, Any]:
+    """Fit to these rows, or to those of the system that the GPU borrows from."""
+    system = fit.source.borrowed.get((form.operation, precision))
+    if system is not None:
+        theirs = replace(fit, tables=Tables(fit.tables.folder.parent / system))
+        version = dict(fit.source.frameworks())[framework]
+        rows = _tables(theirs, form, framework, version)[precision]
+    return _fitted(form, rows, precision, fit.device())
+
+
+def _slices(form: Form, rows: Rows, precision: str, device: Device) -> dict[str, Error]:
+    """Return the errors of parts of a table that models differ by."""
+    parts = {}
+    if form.operation == "prefill_attention":
+        parts["head 128"] = rows["qk_dim"] == 128
+    elif form.operation == "experts":
+        parts["without gates"] = rows["matrices"] == 2
+    found = {}
+    for name, mask in parts.items():
+        part = rows.where(mask)
+        if len(part):
+            found[name] = Error.of(form.predict(part, precision, device), part.number("us"))
+    return found
+
+
+def _tables(fit: Fit, form: Form, framework: str, version: str) -> dict[str, Rows]:
+    tables = fit.tables
+    if form.operation == "experts":
+        even = tables.experts(framework, version, "balanced")
+        return even or alone(tables.experts(framework, version, NEARLY_RANDOM))
+    read = {
+        "gemm": tables.gemm,
+        "prefill_attention": tables.prefill,
+        "latent_prefill_attention": tables.latent_prefill,
+        "decode_attention": tables.decode,
+        "latent_decode_attention": tables.latent_decode,
+        "linear_attention": tables.linear,
+    }
+    return read[form.operation](framework, version)
+
+
+def alone(tables: dict[str, Rows]) -> dict[str, Rows]:
+    """Return the rows of a single rank, on which no rank is busier than the others."""
+    found = {name: rows.where(rows["moe_ep_size"] == 1) for name, rows in tables.items()}
+    return {name: rows for name, rows in found.items() if len(rows)}
+
+
+def fit_skew(fit: Fit) -> None:
+    """Table what skewed routing costs over random routing, from all gated experts of the base."""
+    framework, version = next(fit.source.frameworks())
+    even = fit.tables.experts(framework, version, "balanced")
+    skewed = fit.tables.experts(framework, version, "power_law_1.2")
+    tokens: list[Floats] = []
+    ranks: list[Floats] = []
+    factors: list[Floats] = []
+    for precision in even.keys() & skewed.keys():
+        one, other = _paired(even[precision], skewed[precision])
+        wide = (one.number("num_experts") >= 64) & (one.number("moe_tp_size") == 1)
+        one, other = one.where(wide), other.where(wide)
+        if not len(one):
+            continue
+        # Even routing touches an expert with every row; random routing, ours, touches fewer.
+        touched = experts(_random(one), precision, fit.device())
+        touched /= experts(one, precision, fit.device())
+        tokens.append(one.number("num_tokens"))
+        ranks.append(one.number("moe_ep_size"))
+        factors.append(other.number("us") / one.number("us") / touched)
+    if not tokens:
+        return
+    all_tokens, all_ranks, all_factors = map(np.concatenate, (tokens, ranks, factors))
+    table = np.ones((len(SKEW_TOKENS), len(SKEW_RANKS)))
+    for i, token in enumerate(SKEW_TOKENS):
+        for j, rank in enumerate(SKEW_RANKS):
+            near = (np.abs(np.log2(all_tokens / token)) <= 1.0) & (all_ranks == rank)
+            table[i, j] = max(float(np.median(all_factors[near])), 1.0)
+    table = np.maximum.accumulate(np.maximum.accumulate(table, axis=0), axis=1)
+    fit.skew = np.round(table, 2).tolist()
+
+
+def _random(rows: Rows) -> Rows:
+    return Rows({**rows.columns, "even": np.zeros(len(rows), dtype=bool)})
+
+
+def _paired(one: Rows, other: Rows) -> tuple[Rows, Rows]:
+    """Return the rows of both that are equal but for their routing."""
+    names = (
+        *("num_tokens", "hidden_size", "inter_size", "topk"),
+        *("num_experts", "moe_tp_size", "moe_ep_size", "matrices"),
+    )
+
+    def keys(rows: Rows) -> list[tuple[float, ...]]:
+        return list(zip(*(rows.number(name).tolist() for name in names), strict=True))
+
+    index = {key: i for i, key in enumerate(keys(other))}
+    places = [(i, index[key]) for i, key in enumerate(keys(one)) if key in index]
+    first, second = np.array(places, dtype=np.int64).reshape(-1, 2).T
+    return one.where(first), other.where(second)
+
+
+def fit_collectives(fit: Fit) -> None:
+    """Fit collectives inside a node, and exchanges also over nodes where they were measured."""
+    source = fit.source
+    if not source.links_gb_per_s:
+        return
+    for kind in ("all_reduce", "all_gather", "reduce_scatter"):
+        rows = measured(fit.tables, kind, ("trtllm", source.trtllm), source.nccl)
+        assert rows is not None
+        constants = {name: _digits(values) for name, values in fit_collective(rows).items()}
+        origin = f"NCCL {source.nccl}"
+        if kind == "all_reduce":
+            origin += f" or trtllm {source.trtllm}, the faster"
+        fit.results.append(Result("collectives", kind, origin, constants, NO_ERROR))
+    for part in exchanges(fit.tables, source.deepep):
+        constants = fit_exchange(
+            part, source.gpus_per_node, _exchange_of(fit), FABRIC_OF_H100[part.sends_once]
+        )
+        constants = {name: _digits(value) for name, value in constants.items()}
+        found = _exchange_of(fit)(constants, part.rows, source.gpus_per_node)
+        error = Error.of(found, part.rows.number("us"))
+        name = "normal" if part.sends_once else "low latency"
+        fit.results.append(Result("exchange", name, f"DeepEP {source.deepep}", constants, error))
+        print(f"  exchange {name}: {error.text()}", flush=True)
+    for result in fit.results:
+        if result.operation == "collectives":
+            rows = measured(fit.tables, result.name, ("trtllm", source.trtllm), source.nccl)
+            assert rows is not None
+            net = network(fit.gpu, fit.section(), source.links_gb_per_s, 2, 16)
+            found = getattr(net, f"{result.name}_us")(rows.number("bytes"), rows.number("gpus"))
+            result.error = Error.of(found, rows.number("us"))
+            print(f"  {result.name}: {result.error.text()}", flush=True)
+
+
+def _exchange_of(fit: Fit) -> Callable[[dict[str, Any], Rows, int], Floats]:
+    """Return a function that predicts exchanges with given constants."""
+
+    def predict(constants: dict[str, Any], rows: Rows, gpus_per_node: int) -> Floats:
+        section = fit.section()
+        section["collectives"]["exchange"] = [constants]
+        net = network(fit.gpu, section, fit.source.links_gb_per_s, 8, gpus_per_node)
+        ranks = rows.number("nodes") * gpus_per_node
+        return net.all_to_all_us(rows.number("bytes"), ranks, ranks, rows.number("copies"))
+
+    return predict
+
+
+def fit_gpu(name: str, folder: Path) -> Fit:
+    """Fit everything that was measured of one GPU."""
+    path = MODELS / f"{name}.yaml"
+    gpu = Gpu.model_validate({**yaml.safe_load(path.read_text("utf-8")), "kernels": None})
+    source = SOURCES[name]
+    fit = Fit(name, gpu, source, Tables(folder / source.system))
+    for form in FORMS:
+        fit_form(fit, form)
+    fit_skew(fit)
+    fit_collectives(fit)
+    Kernels.model_validate(fit.section())  # what is written can be read
+    return fit
+
+
+def main() -> int:
+    """Fit the GPUs that were asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("directory", type=Path, help="unpacked systems/data")
+    parser.add_argument("--gpu", action="append", choices=sorted(SOURCES), help="default: all")
+    parser.add_argument("--write", action="store_true", help="write models/gpus")
+    parser.add_argument("--report", action="store_true", help="write results/kernel-fits.md")
+    options = parser.parse_args()
+    fits = []
+    for name in options.gpu or SOURCES:
+        print(name, flush=True)
+        fits.append(fit_gpu(name, options.directory))
+        print(document(fits[-1]))
+        if options.write:
+            write(fits[-1])
+            for twin in TWINS.get(name, ()):
+                write(fits[-1], twin)
+    text = report(fits, f"python {SCRIPT} DIRECTORY --write --report")
+    print(text)
+    if options.report:
+        (RESULTS / "kernel-fits.md").write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
