@@ -1,8 +1,8 @@
 """Spec -> legal candidates: every choice of degrees that the arithmetic of the model allows.
 
 Legal means: the grid identity holds, experts divide over expert ranks, and, where the cost model
-knows the architecture, heads divide over tp and feed-forward columns over etp. Degrees are any
-integers. What a scenario *requires* (coverage apart, which shapes the table) is left to
+knows the architecture, heads and dense columns divide over tp and expert columns over etp. Degrees
+are any integers. What a scenario *requires* (coverage apart, which shapes the table) is left to
 constraints, so that each of them can be dropped, blamed and explained.
 
 The space, by coverage:
@@ -15,23 +15,30 @@ The space, by coverage:
              may prefer less.
 Groups and stages larger than the container that confines them are left out at once.
 In the last two, all stages have the same degrees, and a stage has `spread` disjoint expert grids (1
-in every engine today), each of which holds at least one layer of every stage, so spread * pp <=
-layers. In a dense model ep is 1 and the feed-forward is sharded by tp, so etp = tp and spread
-counts its copies, cp * attn_dp. `autopar.space` says the same to users.
+in every engine today), each of which holds at least one layer with experts of every stage. In a
+dense model ep is 1 and the feed-forward is sharded by tp, so etp = tp and spread counts its copies,
+cp * attn_dp; where the batch is open they are replicas of their own (a stage with attn_dp = a and
+`batch` sequences per group does in every metric what a replicas do), so attn_dp is 1.
+
+Where the batch is open, a row of this table stands for every batch (`batch` is 1); which of them
+are looked at is decided in `autopar.batches`. `autopar.space` says the same to users.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
+from autopar.costs.steps import most_sequences
 from autopar.errors import SolveLimitError
-from autopar.problem import Candidates, IntArray
+from autopar.problem import Candidates, IntArray, Problem
 from autopar.specs import Architecture, Scenario
 from autopar.topology import Topology
 
-_DEGREES = 6  # tp, cp, attn_dp, ep, etp, spread
-# Pairs of (pp, stage GPUs), each with tens of ways to tile the stage: seconds and a GB of memory.
-MOST_PAIRS = 150_000
+# Rows of degrees that can be listed: seconds of bounds and a GB of memory.
+MOST_ROWS = 2_000_000
+# Prompts are not cut finer: below that, a GPU reads weights longer than it computes with them.
+LEAST_CHUNK_TOKENS = 256
 
 
 def generate(
@@ -41,55 +48,160 @@ def generate(
 
     topology: the containers that confine groups and stages.
     fewer_replicas: whether candidates with fewer replicas than fit are wanted too (up_to only).
-    Raises SolveLimitError if up_to leaves more stage sizes open than can be listed.
+    Raises SolveLimitError if the coverage leaves more layouts open than can be listed.
     """
     if coverage == "partition":
         return _partition(scenario, topology.group_container)
+    tilings = _tilings(scenario, topology, coverage)  # tp, cp, attn_dp, ep, etp, spread
+    stage_gpus, spread = tilings[:, :3].prod(axis=1), tilings[:, 5]
     llm, num_gpus = scenario.llm, scenario.cluster.num_gpus
-    if coverage == "up_to":
-        _refuse_too_many(llm.num_layers, num_gpus, topology.stage_container)
-    tables: list[IntArray] = []
-    for stage_gpus, depths in _stage_sizes(num_gpus, llm.num_layers, coverage):
-        if stage_gpus > topology.stage_container:
-            break
-        inner = _stage_degrees(scenario, stage_gpus, topology.group_container)
-        outer = np.repeat(depths, len(inner))
-        inner = np.tile(inner, (len(depths), 1))
-        if llm.is_moe:
-            keep = inner[:, 5] * outer <= llm.num_layers
-            outer, inner = outer[keep], inner[keep]
-        replicas = _replicas(topology, coverage, stage_gpus, outer, inner)
-        if fewer_replicas and coverage == "up_to":
-            repeats = np.repeat(np.arange(len(replicas)), replicas)
-            first = np.repeat(np.cumsum(replicas) - replicas, replicas)
-            replicas = np.arange(len(repeats)) - first + 1
-            outer, inner = outer[repeats], inner[repeats]
-        fits = replicas > 0
-        tables.append(np.column_stack([replicas, outer, inner])[fits])
-    columns = np.concatenate(tables) if tables else np.zeros((0, 2 + _DEGREES), dtype=np.int64)
-    return Candidates(*columns.T)
-
-
-def _replicas(
-    topology: Topology, coverage: str, stage_gpus: int, depths: IntArray, inner: IntArray
-) -> IntArray:
-    """Return the replicas of each layout: those that use every GPU, or as many as find room."""
-    if coverage == "every_gpu":
-        return topology.num_gpus // (depths * stage_gpus)
-    unit = topology.unit(inner[:, 0], inner[:, 4])
-    blocks: IntArray = topology.num_blocks(np.full_like(depths, stage_gpus), unit) // depths
-    return blocks
-
-
-def _refuse_too_many(num_layers: int, num_gpus: int, largest: int) -> None:
-    stages = range(1, min(num_layers, num_gpus) + 1)
-    pairs = sum(min(num_gpus // pp, largest) for pp in stages)
-    if pairs > MOST_PAIRS:
-        raise SolveLimitError(
-            f"coverage up_to on {num_gpus:,} GPUs leaves {pairs:,} pairs of pipeline depth and "
-            f"stage size open, more than the {MOST_PAIRS:,} that can be listed; confine stages "
-            "(requirements.all_to_all_within) or ask for coverage every_gpu"
+    deepest = np.minimum(llm.num_layers, num_gpus // stage_gpus)
+    if llm.is_moe:  # every grid of every stage holds a layer with experts; one grid may hold none
+        deepest = np.where(
+            spread > 1, np.minimum(deepest, len(llm.expert_layers) // spread), deepest
         )
+    _refuse_too_many(int(deepest.sum()), num_gpus)
+    index = np.repeat(np.arange(len(tilings)), deepest)
+    depth = np.arange(len(index)) - np.repeat(np.cumsum(deepest) - deepest, deepest) + 1
+    if coverage == "every_gpu":
+        full = num_gpus % (depth * stage_gpus[index]) == 0
+        index, depth = index[full], depth[full]
+        replicas = num_gpus // (depth * stage_gpus[index])
+    else:
+        unit = topology.unit(tilings[index, 0], tilings[index, 4])
+        replicas = topology.num_blocks(stage_gpus[index], unit) // depth
+        if fewer_replicas:
+            index, depth, replicas = _counting_down(index, depth, replicas, num_gpus)
+    order = np.lexsort((index, depth, stage_gpus[index]))
+    order = order[replicas[order] > 0]
+    tp, cp, attn_dp, ep, etp, spread = tilings[index[order]].T
+    batch = np.full(len(order), int(scenario.workload.is_open), dtype=np.int64)
+    one = np.ones_like(batch)
+    table = Candidates(replicas[order], depth[order], tp, cp, attn_dp, ep, etp, spread, batch, one)
+    return _in_chunks(table, scenario)
+
+
+def _in_chunks(rows: Candidates, scenario: Scenario) -> Candidates:
+    """Return the layouts once for each number of parts in which prompts may be computed.
+
+    Parts of one prompt follow each other through the stages, so that more of them fill a pipeline;
+    each part reads all weights again, so that without one the fewest are best.
+    """
+    work = scenario.workload
+    if not work.is_open or work.phase == "decode":
+        return rows
+    fewest = work.fewest_chunks
+    length = work.input_tokens or 1
+    choices = [fewest]
+    while length // (2 * choices[-1]) >= LEAST_CHUNK_TOKENS:
+        choices.append(2 * choices[-1])
+    count = np.where(rows.pp > 1, len(choices), 1)
+    index = np.repeat(np.arange(len(rows)), count)
+    which = np.arange(len(index)) - np.repeat(np.cumsum(count) - count, count)
+    return replace(rows.take(index), chunks=np.array(choices, dtype=np.int64)[which])
+
+
+def with_batch(rows: Candidates, batch: IntArray | int) -> Candidates:
+    """Return the candidates with other batches."""
+    return replace(rows, batch=np.broadcast_to(np.asarray(batch, np.int64), rows.batch.shape))
+
+
+def every_batch(problem: Problem, rows: Candidates) -> Candidates:
+    """Return each layout once for every batch: what small problems are searched by exhaustively."""
+    if not problem.scenario.workload.is_open:
+        return rows
+    most = most_sequences(problem.scenario.workload, rows.chunks)
+    index = np.repeat(np.arange(len(rows)), most)
+    batch = np.arange(len(index)) - np.repeat(np.cumsum(most) - most, most) + 1
+    return with_batch(rows.take(index), batch)
+
+
+def _counting_down(
+    index: IntArray, depth: IntArray, replicas: IntArray, num_gpus: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Return the layouts once for each number of replicas up to the most that fit."""
+    _refuse_too_many(int(replicas.sum()), num_gpus)
+    repeats = np.repeat(np.arange(len(replicas)), replicas)
+    first = np.repeat(np.cumsum(replicas) - replicas, replicas)
+    return index[repeats], depth[repeats], np.arange(len(repeats)) - first + 1
+
+
+def _refuse_too_many(rows: int, num_gpus: int) -> None:
+    if rows > MOST_ROWS:
+        raise SolveLimitError(
+            f"{num_gpus:,} GPUs leave {rows:,} layouts open, more than the {MOST_ROWS:,} that can "
+            "be listed; confine groups and stages (requirements.tensor_parallel_within, "
+            "all_to_all_within) or ask for coverage every_gpu"
+        )
+
+
+def _tilings(scenario: Scenario, topology: Topology, coverage: str) -> IntArray:
+    """Return (tp, cp, attn_dp, ep, etp, spread) of every way to tile a stage, shape (ways, 6)."""
+    most, group = min(topology.stage_container, topology.num_gpus), topology.group_container
+    ways = _expert_tilings if scenario.llm.is_moe else _dense_tilings
+    rows = ways(scenario, most, min(group, most))
+    table = np.array(rows, dtype=np.int64).reshape(-1, 6)
+    if coverage == "every_gpu":
+        table = table[scenario.cluster.num_gpus % table[:, :3].prod(axis=1) == 0]
+    return table
+
+
+def _expert_tilings(scenario: Scenario, most: int, group: int) -> list[tuple[int, ...]]:
+    """Tile with expert grids, then each stage with attention groups."""
+    most_cp = scenario.requirements.max_context_parallel_size
+    rows: list[tuple[int, ...]] = []
+    grids = [
+        (ep, etp, spread)
+        for ep in divisors(scenario.llm.num_experts)
+        for etp in _cuts(_expert_unit(scenario), min(group, most // ep))
+        for spread in range(1, min(most_spread(scenario), most // (ep * etp)) + 1)
+    ]
+    for ep, etp, spread in grids:
+        stage = ep * etp * spread
+        for tp in _cuts(_tensor_unit(scenario), min(group, stage)):
+            for cp in divisors(stage // tp) if stage % tp == 0 else ():
+                if cp > most_cp:
+                    break
+                rows.append((tp, cp, stage // (tp * cp), ep, etp, spread))
+    return rows
+
+
+def _dense_tilings(scenario: Scenario, most: int, group: int) -> list[tuple[int, ...]]:
+    """Tile with attention groups, whose tp cuts the feed-forward as well."""
+    most_cp = scenario.requirements.max_context_parallel_size
+    rows: list[tuple[int, ...]] = []
+    for tp in _cuts(_tensor_unit(scenario), group):
+        if _expert_unit(scenario) and _expert_unit(scenario) % tp:
+            continue
+        for cp in range(1, min(most_cp, most // tp) + 1):
+            copies = 1 if scenario.workload.is_open else most // (tp * cp)
+            rows += [(tp, cp, dp, 1, tp, cp * dp) for dp in range(1, copies + 1)]
+    return rows
+
+
+def most_spread(scenario: Scenario) -> int:
+    """Return how many expert grids a stage may have."""
+    stated = scenario.requirements.max_spread
+    if stated is not None:
+        return stated
+    return 1 if scenario.workload.is_open else max(len(scenario.llm.expert_layers), 1)
+
+
+def _cuts(unit: int, most: int) -> tuple[int, ...]:
+    """Return the sizes up to `most` that divide a unit; all of them where none is known (0)."""
+    if unit == 0:
+        return tuple(range(1, most + 1))
+    return tuple(size for size in divisors(unit) if size <= most)
+
+
+def _tensor_unit(scenario: Scenario) -> int:
+    architecture = known_architecture(scenario)
+    return 0 if architecture is None else architecture.tensor_unit
+
+
+def _expert_unit(scenario: Scenario) -> int:
+    architecture = known_architecture(scenario)
+    return 0 if architecture is None else architecture.expert_unit
 
 
 def known_architecture(scenario: Scenario) -> Architecture | None:
@@ -101,75 +213,17 @@ def _partition(scenario: Scenario, largest: int) -> Candidates:
     llm, num_gpus = scenario.llm, scenario.cluster.num_gpus
     etp, rest = divmod(num_gpus, llm.num_layers * llm.num_experts)
     rows: list[tuple[int, ...]] = []
-    if not rest and 0 < etp <= largest and _ffn_divides(scenario, etp):
+    if not rest and 0 < etp <= largest and _expert_unit(scenario) % etp == 0:
         grid = llm.num_experts * etp
-        for tp in _tensor_sizes(scenario, grid, largest):
-            for cp in divisors(grid // tp):
+        for tp in _cuts(_tensor_unit(scenario) or grid, min(grid, largest)):
+            for cp in divisors(grid // tp) if grid % tp == 0 else ():
                 if cp > scenario.requirements.max_context_parallel_size:
                     break
                 for pp in range(1, llm.num_layers + 1):
-                    rows.append((1, pp, tp, cp, 0, llm.num_experts, etp, 0))  # noqa: PERF401
-    columns = np.array(rows, dtype=np.int64).reshape(-1, 2 + _DEGREES)
-    return Candidates(*columns.T)
-
-
-def _stage_sizes(num_gpus: int, num_layers: int, coverage: str) -> list[tuple[int, IntArray]]:
-    """Return (stage GPUs, array of pp) for every size a stage may have, sizes ascending."""
-    sizes: dict[int, list[int]] = {}
-    for pp in range(1, min(num_layers, num_gpus) + 1):
-        most = num_gpus // pp
-        if coverage == "up_to":
-            for size in range(1, most + 1):
-                sizes.setdefault(size, []).append(pp)
-        elif num_gpus % pp == 0:
-            for size in divisors(most):
-                sizes.setdefault(size, []).append(pp)
-    return [(size, np.array(depths, dtype=np.int64)) for size, depths in sorted(sizes.items())]
-
-
-def _stage_degrees(scenario: Scenario, stage_gpus: int, largest: int) -> IntArray:
-    """Return (tp, cp, attn_dp, ep, etp, spread) of every way to tile a stage, shape (ways, 6)."""
-    llm = scenario.llm
-    attention = [
-        (tp, cp, stage_gpus // (tp * cp))
-        for tp in _tensor_sizes(scenario, stage_gpus, largest)
-        for cp in divisors(stage_gpus // tp)
-        if cp <= scenario.requirements.max_context_parallel_size
-    ]
-    if not llm.is_moe:
-        # The feed-forward follows attention: sharded by tp, copied over cp and attn_dp.
-        return _table(
-            [
-                (tp, cp, attn_dp, 1, tp, cp * attn_dp)
-                for tp, cp, attn_dp in attention
-                if _ffn_divides(scenario, tp)
-            ]
-        )
-    experts = [
-        (ep, etp, stage_gpus // (ep * etp))
-        for ep in divisors(stage_gpus)
-        if llm.num_experts % ep == 0
-        for etp in divisors(stage_gpus // ep)
-        if etp <= largest
-        and stage_gpus // (ep * etp) <= llm.num_layers
-        and _ffn_divides(scenario, etp)
-    ]
-    return _table([a + e for a in attention for e in experts])
-
-
-def _table(rows: list[tuple[int, ...]]) -> IntArray:
-    return np.array(rows, dtype=np.int64).reshape(-1, _DEGREES)
-
-
-def _tensor_sizes(scenario: Scenario, group: int, largest: int) -> list[int]:
-    architecture = known_architecture(scenario)
-    heads = 0 if architecture is None else architecture.num_attention_heads
-    return [tp for tp in divisors(group) if tp <= largest and heads % tp == 0]
-
-
-def _ffn_divides(scenario: Scenario, etp: int) -> bool:
-    architecture = known_architecture(scenario)
-    return architecture is None or architecture.ffn_hidden_size % etp == 0
+                    row = (1, pp, tp, cp, 0, llm.num_experts, etp, 0)
+                    rows.append((*row, int(scenario.workload.is_open), 1))
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 10)
+    return _in_chunks(Candidates(*columns.T), scenario)
 
 
 @lru_cache(maxsize=65536)

@@ -38,6 +38,8 @@ class Candidate:
     ep: int
     etp: int
     spread: int
+    batch: int = 0  # sequences per attention group and micro-batch; 0 where the workload gives it
+    chunks: int = 1  # parts in which a prompt is computed, one after another
 
     @property
     def grid_gpus(self) -> int:
@@ -69,6 +71,8 @@ class Candidates:
     ep: IntArray
     etp: IntArray
     spread: IntArray
+    batch: IntArray
+    chunks: IntArray
 
     @classmethod
     def of(cls, rows: "list[Candidate]") -> Self:
@@ -114,7 +118,8 @@ class StageCosts:
     maximum over its stages: throughput is the minimum of `tokens_per_s` (the rate of the whole
     plan, all replicas, if this stage were its bottleneck), TTFT the sum of `time_us`, TPOT the
     maximum of `tpot_us`, memory the maximum of `memory_bytes`. None means: the cost model does not
-    state it.
+    state it. handover_us: in a disaggregated service, the time in which the cache of one prompt
+    leaves the stage (prefill) or enters it (decode).
     """
 
     time_us: FloatArray
@@ -124,6 +129,7 @@ class StageCosts:
     kv_cache_bytes: FloatArray | None
     activation_bytes: FloatArray | None
     reserved_bytes: FloatArray | None
+    handover_us: FloatArray | None = None
 
     @property
     def memory_bytes(self) -> FloatArray:
@@ -213,7 +219,10 @@ class Plan:
     gpus: `gpus[replica][stage]` lists GPU ids in rank order. Rank r of a stage is attention rank
     `(attn_dp_i * cp + cp_i) * tp + tp_i = r` and expert rank
     `(grid * ep + ep_i) * etp + etp_i = r`.
-    placement: shape (expert shards, 5), columns PLACEMENT_COLUMNS; empty for a dense model.
+    placement: shape (expert shards, 5), columns PLACEMENT_COLUMNS; empty for a dense model. A
+    replica (copy) without any row there has its experts on the same ranks as replica 0.
+    batch: sequences per attention group and micro-batch; 0 where the workload gives the batch.
+    chunks: parts in which a prompt is computed, one after another.
     """
 
     name: str
@@ -224,6 +233,8 @@ class Plan:
     stages: tuple[Stage, ...]
     gpus: tuple[tuple[tuple[int, ...], ...], ...]
     placement: IntArray
+    batch: int = 0
+    chunks: int = 1
 
     @property
     def num_gpus(self) -> int:
@@ -236,6 +247,42 @@ class Plan:
             return int(getattr(self, key))
         values = {getattr(stage, key) for stage in self.stages}
         return int(values.pop()) if len(values) == 1 else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DisaggregatedPlan:
+    """Two explicit layouts on GPUs of their own: prompts are computed by one, answers by the other.
+
+    The GPU ids of both are those of the cluster.
+    """
+
+    name: str
+    prefill: Plan
+    decode: Plan
+
+    @property
+    def llm(self) -> str:
+        """The model that both hold."""
+        return self.prefill.llm
+
+    @property
+    def cluster(self) -> str:
+        """The cluster that both lie in."""
+        return self.prefill.cluster
+
+    @property
+    def roles(self) -> dict[str, Plan]:
+        """Both layouts by their role, in the order in which a request meets them."""
+        return {"prefill": self.prefill, "decode": self.decode}
+
+    @property
+    def num_gpus(self) -> int:
+        """Distinct GPUs that the plan uses."""
+        plans = (self.prefill, self.decode)
+        return len({g for plan in plans for replica in plan.gpus for s in replica for g in s})
+
+
+AnyPlan = Plan | DisaggregatedPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +301,15 @@ class Problem:
 
     @property
     def num_experts(self) -> int:
-        """Experts per layer; 0 for a dense model."""
+        """Experts per layer that has any; 0 for a dense model."""
         return self.scenario.llm.num_experts
+
+    @property
+    def expert_layers_before(self) -> IntArray:
+        """How many of the first i layers have experts, shape (layers + 1,)."""
+        upto = np.zeros(self.num_layers + 1, dtype=np.int64)
+        upto[[layer + 1 for layer in self.scenario.llm.expert_layers]] = 1
+        return upto.cumsum()
 
     @property
     def num_gpus(self) -> int:

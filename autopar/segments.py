@@ -24,6 +24,8 @@ class SegmentTable:
     rate: IntArray
     tpot: IntArray | None
     memory: IntArray
+    gpus: int  # of all replicas
+    handover: IntArray | None = None  # where the cache of a prompt leaves or enters the stage
 
     def pair_rows(self, rows: Candidates) -> Candidates:
         """Return the first member, once per segment."""
@@ -39,6 +41,8 @@ class SegmentTable:
             self.rate[index],
             None if self.tpot is None else self.tpot[index],
             self.memory[index],
+            self.gpus,
+            None if self.handover is None else self.handover[index],
         )
 
 
@@ -81,6 +85,8 @@ def segment_table(
         rate=rates_to_int(costs.tokens_per_s),
         tpot=None if costs.tpot_us is None else times_to_int(costs.tpot_us),
         memory=sizes_to_int(costs.memory_bytes),
+        gpus=int(row.gpus_used(problem.num_layers)[0]),
+        handover=None if costs.handover_us is None else times_to_int(costs.handover_us),
     )
 
 
@@ -107,15 +113,15 @@ def _filtered(
 
 def group_segments(tables: Iterable[SegmentTable]) -> list[SegmentTable]:
     """Merge the tables of candidates 0, 1, ... that are equal in everything but the member."""
-    groups: dict[tuple[bytes | None, ...], tuple[SegmentTable, list[int]]] = {}
+    groups: dict[tuple[object, ...], tuple[SegmentTable, list[int]]] = {}
     for index, table in enumerate(tables):
-        arrays = (table.first, table.stop, table.time, table.rate, table.tpot, table.memory)
-        key = tuple(None if a is None else a.tobytes() for a in arrays)
+        arrays = (
+            table.first, table.stop, table.time, table.rate, table.tpot, table.memory,
+            table.handover,
+        )  # fmt: skip
+        key = (table.gpus, *(None if a is None else a.tobytes() for a in arrays))
         groups.setdefault(key, (table, []))[1].append(index)
-    return [
-        SegmentTable(tuple(members), t.first, t.stop, t.time, t.rate, t.tpot, t.memory)
-        for t, members in groups.values()
-    ]
+    return [replace(t, members=tuple(members)) for t, members in groups.values()]
 
 
 def plan_costs(plan: Plan, problem: Problem) -> StageCosts:
@@ -130,6 +136,8 @@ def plan_costs(plan: Plan, problem: Problem) -> StageCosts:
         "ep": [stage.ep for stage in plan.stages],
         "etp": [stage.etp for stage in plan.stages],
         "spread": [0 if per_layer else stage.spread for stage in plan.stages],
+        "batch": [plan.batch for _ in plan.stages],
+        "chunks": [plan.chunks for _ in plan.stages],
     }
     rows = Candidates(**{key: np.array(value, dtype=np.int64) for key, value in columns.items()})
     first = np.array([stage.layers[0] for stage in plan.stages], dtype=np.int64)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from autopar.objectives import Objective
+from autopar.objectives.per_gpu import ThroughputPerGpu
+from autopar.objectives.worst_stage import WorstStage
 from autopar.problem import BoolArray, Candidates, FloatArray, IntArray
 from autopar.segments import SegmentTable
 
@@ -35,6 +37,42 @@ def best_split(
     return _shortest(table, allowed, num_layers, pp, np.zeros(len(table.first)))
 
 
+def least_worst(table: SegmentTable, num_layers: int, pp: int, column: IntArray) -> int | None:
+    """Return the least value that the worst stage of a path of pp steps has; None without a path.
+
+    column: the value of each segment, shape (segments,).
+    """
+    every = np.ones(len(table.first), dtype=np.bool_)
+    if not _reaches(table, every, num_layers, pp):
+        return None
+    return _bottleneck(table, every, num_layers, pp, column)
+
+
+def least_time(table: SegmentTable, num_layers: int, pp: int) -> int | None:
+    """Return the least sum of times of a path of pp steps; None without a path."""
+    every = np.ones(len(table.first), dtype=np.bool_)
+    chosen = _shortest(table, every, num_layers, pp, table.time.astype(np.float64))
+    return None if chosen is None else int(table.time[chosen].sum())
+
+
+def least_time_through(table: SegmentTable, num_layers: int, pp: int) -> FloatArray:
+    """Return the least sum of times of a path of pp steps through each segment, shape (segments,).
+
+    Infinite for a segment that lies on none.
+    """
+    time = table.time.astype(np.float64)
+    forward, backward = np.full((2, pp + 1, num_layers + 1), np.inf)
+    forward[0, 0] = backward[0, num_layers] = 0.0
+    for step in range(pp):
+        np.minimum.at(forward[step + 1], table.stop, forward[step, table.first] + time)
+        np.minimum.at(backward[step + 1], table.first, backward[step, table.stop] + time)
+    through = np.full(len(time), np.inf)
+    for step in range(pp):
+        rest = backward[pp - step - 1, table.stop]
+        through = np.minimum(through, forward[step, table.first] + time + rest)
+    return through
+
+
 def on_a_path(table: SegmentTable, num_layers: int, pp: int) -> BoolArray:
     """Return which segments lie on some path of exactly pp steps, shape (segments,)."""
     if not _reaches(table, np.ones(len(table.first), dtype=np.bool_), num_layers, pp):
@@ -56,7 +94,12 @@ def not_worse(objective: Objective, table: SegmentTable, limit: int) -> BoolArra
 
     limit: an integer value turned so that less is better.
     """
-    worst = _badness(objective, table)
+    if isinstance(objective, WorstStage):
+        worst: IntArray | None = objective.column(table)
+    elif isinstance(objective, ThroughputPerGpu):
+        worst = -objective.column(table)
+    else:
+        worst = _badness(objective, table)
     if worst is None:
         return np.ones(len(table.first), dtype=np.bool_)
     return worst <= limit
@@ -64,8 +107,8 @@ def not_worse(objective: Objective, table: SegmentTable, limit: int) -> BoolArra
 
 def _badness(objective: Objective, table: SegmentTable) -> IntArray | None:
     """Return what the objective's worst stage minimises, per segment; None if it is not such."""
-    if objective.name == "throughput":
-        return -table.rate
+    if objective.name in ("throughput", "throughput_per_gpu", "cost"):
+        return -table.rate  # the GPUs are the candidate's
     if objective.name == "memory":
         return table.memory
     return table.tpot if objective.name == "tpot" else None

@@ -55,22 +55,59 @@ class Topology:
             result &= (size % self.group_container) % unit == 0
         return result
 
-    def block_gpus(self, block_gpus: int, unit: int, count: int) -> list[tuple[int, ...]]:
-        """Return the GPU ids of the first `count` blocks, in rank order.
+    def block_gpus(
+        self, block_gpus: int, unit: int, count: int, after: int = 0
+    ) -> list[tuple[int, ...]]:
+        """Return the GPU ids of the first `count` blocks from GPU `after` on, in rank order.
 
         Raises ValueError if the cluster does not hold that many.
         """
         blocks: list[tuple[int, ...]] = []
-        for start in range(0, self.num_gpus, self.stage_container):
+        whole = after // self.stage_container * self.stage_container
+        for start in range(whole, self.num_gpus, self.stage_container):
             if len(blocks) >= count:
                 break
             stop = min(start + self.stage_container, self.num_gpus)
             ids = usable_gpus(start, stop, self.group_container, unit)
+            if start < after:  # a unit that has begun before is no longer whole
+                ids = ids[-(-sum(gpu < after for gpu in ids) // unit) * unit :]
             fits = min(len(ids) // block_gpus, count - len(blocks))
             blocks += [tuple(ids[i * block_gpus : (i + 1) * block_gpus]) for i in range(fits)]
         if len(blocks) < count:
             raise ValueError(f"{count} blocks of {block_gpus} GPUs do not fit, {len(blocks)} do")
         return blocks
+
+    def taken_from_the_first(
+        self, block_gpus: IntArray, unit: IntArray, count: IntArray
+    ) -> IntArray:
+        """GPUs from the first one of the cluster to the last of `count[i]` blocks, in order.
+
+        count: at least 1 and at most `num_blocks`.
+        """
+        each = np.maximum(self._usable(self.stage_container, unit) // block_gpus, 1)
+        container, place = (count - 1) // each, (count - 1) % each
+        last = self._nth_usable((place + 1) * block_gpus - 1, unit)
+        stop: IntArray = container * self.stage_container + last + 1
+        return stop
+
+    def taken_from_the_last(
+        self, block_gpus: IntArray, unit: IntArray, count: IntArray
+    ) -> IntArray:
+        """GPUs from the last one of the cluster back to the first of `count[i]` blocks.
+
+        Blocks that begin after GPU g are as many as fit with the last block as far back as it
+        goes, so blocks of two kinds fit side by side, first ones first, if and only if what the
+        first take from the first GPU on and the others from the last back do not overlap.
+        """
+        full, rest = divmod(self.num_gpus, self.stage_container)
+        usable, usable_rest = self._usable(self.stage_container, unit), self._usable(rest, unit)
+        each, in_rest = np.maximum(usable // block_gpus, 1), usable_rest // block_gpus
+        from_rest = count <= in_rest
+        container = np.where(from_rest, full, full - 1 - (count - 1 - in_rest) // each)
+        place = np.where(from_rest, count - 1, (count - 1 - in_rest) % each)
+        room = np.where(from_rest, usable_rest, usable)
+        first = self._nth_usable(np.maximum(room - (place + 1) * block_gpus, 0), unit)
+        return self.num_gpus - container * self.stage_container - first
 
     def same_stage_container(self, first_gpu: IntArray, last_gpu: IntArray) -> NDArray[np.bool_]:
         """Whether two GPUs lie in one stage container."""
@@ -78,6 +115,12 @@ class Topology:
             first_gpu // self.stage_container == last_gpu // self.stage_container
         )
         return same
+
+    def _nth_usable(self, place: IntArray, unit: IntArray) -> IntArray:
+        """Where in its stage container the GPU is that whole units hand out as number `place`."""
+        each = np.maximum(self.group_container // unit * unit, 1)
+        nth: IntArray = place // each * self.group_container + place % each
+        return nth
 
     def _usable(self, size: int, unit: IntArray) -> IntArray:
         groups, rest = divmod(size, self.group_container)

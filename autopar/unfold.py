@@ -10,7 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from autopar.problem import Candidate, IntArray, Plan, Problem, Stage
+from autopar.specs import LLM
 from autopar.topology import Topology
+
+# Expert shards that are written out; beyond, replicas without rows are laid out as the first one.
+MOST_ROWS = 1_000_000
 
 
 def unfold(
@@ -21,12 +25,14 @@ def unfold(
     name: str = "solved",
     layer_blocks: Sequence[int] | None = None,
     expert_ranks: IntArray | None = None,
+    after: int = 0,
 ) -> Plan:
     """Return the explicit plan of a candidate whose stages have `split[s]` layers.
 
     layer_blocks: only with one grid per layer (spread 0), the block of each layer; default in
     order.
     expert_ranks: shape (layers, experts), the expert rank of each expert; default contiguous runs.
+    after: the first GPU that may be used.
     """
     llm = problem.scenario.llm
     bounds = np.concatenate(([0], np.cumsum(split))).tolist()
@@ -43,7 +49,7 @@ def unfold(
         )
         for s, size in enumerate(split)
     )
-    gpus = _stage_gpus(problem.topology, candidate, split, layer_blocks)
+    gpus = _stage_gpus(problem.topology, candidate, split, layer_blocks, after)
     return Plan(
         name=name,
         llm=llm.name,
@@ -52,33 +58,44 @@ def unfold(
         pp=len(split),
         stages=stages,
         gpus=gpus,
-        placement=place_experts(stages, gpus, llm.num_experts, expert_ranks),
+        placement=place_experts(stages, gpus, llm, expert_ranks),
+        batch=candidate.batch,
+        chunks=candidate.chunks,
     )
 
 
 def place_experts(
     stages: Sequence[Stage],
     gpus: Sequence[Sequence[Sequence[int]]],
-    num_experts: int,
+    llm: LLM,
     expert_ranks: IntArray | None = None,
 ) -> IntArray:
     """Return every (layer, expert, copy, shard, gpu), shape (shards, 5); experts in runs per rank.
 
-    Layer j of the k layers of a stage takes grid j * spread // k of that stage.
+    Of the k layers with experts of a stage, the j-th takes grid j * spread // k of that stage.
+    Where all replicas together have more than `MOST_ROWS` rows, those of the first stand for all.
     """
-    if not num_experts:
-        return np.zeros((0, 5), dtype=np.int64)
-    parts = []
-    for copy, replica in enumerate(gpus):
-        for stage, ids in zip(stages, replica, strict=True):
-            parts.append(_place_stage(stage, np.asarray(ids), num_experts, copy, expert_ranks))
+    holders = set(llm.expert_layers)
+    layers = [np.array([layer for layer in s.layers if layer in holders]) for s in stages]
+    rows = sum(len(held) * s.etp for held, s in zip(layers, stages, strict=True)) * llm.num_experts
+    copies = gpus if rows * len(gpus) <= MOST_ROWS else gpus[:1]
+    parts = [np.zeros((0, 5), dtype=np.int64)]
+    for copy, replica in enumerate(copies):
+        for stage, held, ids in zip(stages, layers, replica, strict=True):
+            if len(held):
+                place = np.asarray(ids)
+                parts.append(_place_stage(stage, held, place, llm.num_experts, copy, expert_ranks))
     return np.concatenate(parts)
 
 
 def _place_stage(
-    stage: Stage, ids: IntArray, num_experts: int, copy: int, expert_ranks: IntArray | None
+    stage: Stage,
+    layers: IntArray,
+    ids: IntArray,
+    num_experts: int,
+    copy: int,
+    expert_ranks: IntArray | None,
 ) -> IntArray:
-    layers = np.asarray(stage.layers, dtype=np.int64)
     grid = np.arange(len(layers)) * stage.spread // len(layers)
     layer, expert, shard = (
         a.ravel()
@@ -102,7 +119,9 @@ def expert_gpu(
     segment: layers [first, stop) of the stage. None where the part or the block does not exist.
     """
     (first, stop), (layer, expert, shard) = segment, part
-    if shard >= candidate.etp or stop - first < candidate.spread:
+    upto = problem.expert_layers_before
+    held = int(upto[stop] - upto[first])
+    if shard >= candidate.etp or held < candidate.spread or upto[layer] == upto[layer + 1]:
         return None
     size = candidate.stage_gpus(1)
     unit = int(problem.topology.unit(np.array([candidate.tp]), np.array([candidate.etp]))[0])
@@ -110,7 +129,7 @@ def expert_gpu(
         block = problem.topology.block_gpus(size, unit, stage + 1)[stage]
     except ValueError:
         return None
-    grid = (layer - first) * candidate.spread // (stop - first)
+    grid = int(upto[layer] - upto[first]) * candidate.spread // held
     ep_rank = expert * candidate.ep // problem.num_experts
     return block[(grid * candidate.ep + ep_rank) * candidate.etp + shard]
 
@@ -120,6 +139,7 @@ def _stage_gpus(
     candidate: Candidate,
     split: Sequence[int],
     layer_blocks: Sequence[int] | None,
+    after: int,
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
     if candidate.spread == 0:
         grid = candidate.grid_gpus
@@ -134,8 +154,8 @@ def _stage_gpus(
     count = candidate.replicas * candidate.pp
     unit = int(topology.unit(np.array([candidate.tp]), np.array([candidate.etp]))[0])
     try:
-        blocks = topology.block_gpus(size, unit, count)
+        blocks = topology.block_gpus(size, unit, count, after)
     except ValueError:  # does not fit where it is confined: lay it out in a row, checks will tell
-        blocks = [tuple(range(i * size, (i + 1) * size)) for i in range(count)]
+        blocks = [tuple(range(after + i * size, after + (i + 1) * size)) for i in range(count)]
     pp = candidate.pp
     return tuple(tuple(blocks[r * pp : (r + 1) * pp]) for r in range(candidate.replicas))

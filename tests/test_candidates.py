@@ -6,15 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from autopar import oracle
 from autopar.candidates import divisors, generate, known_architecture
-from autopar.problem import Candidate
+from autopar.costs.analytic import AnalyticCosts
+from autopar.costs.steps import most_sequences
+from autopar.errors import SolveLimitError
+from autopar.problem import Candidate, Candidates
 from autopar.search import make_task, prepare
 from autopar.solver import optimise
-from autopar.specs import Scenario
+from autopar.specs import LLM, Architecture, DenseFeedForward, Scenario
+from autopar.specs.counting import parameters
 from autopar.topology import Topology
 
 Build = Callable[..., Scenario]
@@ -42,16 +46,42 @@ def arithmetic_allows(scenario: Scenario, topology: Topology, row: Candidate) ->
     architecture = None if scenario.cost_model == "declared" else llm.architecture
     if architecture is None:
         return True
-    if architecture.num_attention_heads % row.tp:
+    cut_by_tp, cut_by_etp = [12], []
+    for kind in architecture.layer_kinds:
+        part = architecture.feed_forward_of(kind)
+        if isinstance(part, DenseFeedForward):
+            cut_by_tp.append(part.ffn_size)
+        elif part is not None:
+            cut_by_tp += [part.shared_size] * bool(part.shared_size)
+            cut_by_etp.append(part.expert_size)
+    if any(size % row.tp for size in cut_by_tp):
         return False
-    return architecture.ffn_hidden_size % row.etp == 0
+    return not any(size % row.etp for size in cut_by_etp)
+
+
+def chunkings(scenario: Scenario, pp: int) -> list[int]:
+    """Parts of a prompt: as few as a step can take; with a pipeline, twice, four times as many."""
+    work = scenario.workload
+    if not work.is_open or work.phase == "decode":
+        return [1]
+    fewest = -(-work.input_tokens // work.prefill_chunk_tokens)
+    counts = [fewest * 2**k for k in range(12)]
+    return [c for c in counts if c == fewest or (pp > 1 and work.input_tokens // c >= 256)]
+
+
+def every_chunking(scenario: Scenario, row: Candidate) -> set[Row]:
+    """The row for each number of parts of a prompt; batch 1 stands for all of them."""
+    batch = int(scenario.workload.is_open)
+    counts = chunkings(scenario, row.pp)
+    return {astuple(replace(row, batch=batch, chunks=count)) for count in counts}
 
 
 def equal_stages(
     scenario: Scenario, coverage: str, topology: Topology, fewer_replicas: bool
 ) -> set[Row]:
-    """every_gpu and up_to: loop over all eight degrees, keep what the definition admits."""
+    """every_gpu and up_to: loop over all degrees, keep what the definition admits."""
     llm, num_gpus = scenario.llm, scenario.cluster.num_gpus
+    work, needs = scenario.workload, scenario.requirements
     found = set()
     grids = list(triples(topology.stage_container))
     for tp, cp, attn_dp in grids:
@@ -61,8 +91,12 @@ def equal_stages(
                 continue
             if not llm.is_moe and (ep, etp) != (1, tp):
                 continue  # a dense stage: the feed-forward is sharded as attention is
+            if not llm.is_moe and work.is_open and attn_dp > 1:
+                continue  # its groups are replicas
+            if llm.is_moe and spread > (needs.max_spread or (1 if work.is_open else 99)):
+                continue
             for pp in range(1, llm.num_layers + 1):
-                if llm.is_moe and spread * pp > llm.num_layers:
+                if llm.is_moe and spread > 1 and spread * pp > len(llm.expert_layers):
                     continue
                 fitting = [r for r in range(1, num_gpus + 1) if r * pp * stage <= num_gpus]
                 if coverage == "every_gpu":
@@ -72,8 +106,10 @@ def equal_stages(
                     held = most_replicas(topology, shape)
                     fitting = [r for r in fitting if r <= held]
                     fitting = fitting if fewer_replicas else fitting[-1:]
-                rows = [Candidate(r, pp, tp, cp, attn_dp, ep, etp, spread) for r in fitting]
-                found |= {astuple(r) for r in rows if arithmetic_allows(scenario, topology, r)}
+                for r in fitting:
+                    row = Candidate(r, pp, tp, cp, attn_dp, ep, etp, spread)
+                    if arithmetic_allows(scenario, topology, row):
+                        found |= every_chunking(scenario, row)
     return found
 
 
@@ -91,7 +127,7 @@ def one_to_one(scenario: Scenario, topology: Topology) -> set[Row]:
                 for pp in range(1, llm.num_layers + 1):
                     row = Candidate(1, pp, tp, cp, 0, llm.num_experts, etp, 0)
                     if arithmetic_allows(scenario, topology, row):
-                        found.add(astuple(row))
+                        found |= every_chunking(scenario, row)
     return found
 
 
@@ -107,15 +143,11 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
         num_gpus = layers * experts * draw(st.integers(1, 3))
         per_node = draw(st.sampled_from([d for d in range(1, 9) if num_gpus % d == 0]))
         nodes = num_gpus // per_node
-    architecture = {
-        "hidden_size": 8, "num_attention_heads": 12, "num_key_value_heads": 2, "head_dim": 2,
-        "ffn_hidden_size": draw(st.sampled_from([6, 10, 12])), "vocab_size": 9,
-    }  # fmt: skip
-    llm = {"name": "m", "num_layers": layers, "num_experts": experts, "num_parameters": 1e6}
-    if draw(st.booleans()):
-        llm["architecture"] = architecture
-    coverage = "partition" if partition else draw(st.sampled_from(["every_gpu", "up_to"]))
-    return {
+    llm = model(draw, layers, experts)
+    mixed = experts and not all_have_experts(llm)
+    choices = ["every_gpu", "up_to"]
+    coverage = "partition" if partition and not mixed else draw(st.sampled_from(choices))
+    changed = {
         "llm": llm,
         "cluster.num_nodes": nodes,
         "cluster.gpus_per_node": per_node,
@@ -123,10 +155,50 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
         "requirements": {
             "coverage": coverage,
             "max_context_parallel_size": draw(st.integers(1, 3)),
+            "max_spread": draw(st.sampled_from([None, None, 1, 2])),
         },
         "rules": [],
         "cost_model": draw(st.sampled_from(["declared", "analytic"])),
     }
+    if draw(st.booleans()):
+        phase = draw(st.sampled_from(["prefill", "decode", "serving"]))
+        changed["workload"] = {
+            "name": "open",
+            "phase": phase,
+            "input_tokens": draw(st.sampled_from([1, 511, 512, 3000])),
+            "output_tokens": None if phase == "prefill" else 8,
+            "prefill_chunk_tokens": draw(st.sampled_from([1000, 8192])),
+        }
+    return changed
+
+
+def model(draw: Callable[..., Any], layers: int, experts: int) -> dict[str, Any]:
+    """A model with or without shapes; one layer may be dense among layers with experts."""
+    llm = {"name": "m", "num_layers": layers, "num_experts": experts, "num_parameters": 1e6}
+    if not draw(st.booleans()):
+        return llm
+    dense = {"kind": "dense", "ffn_size": draw(st.sampled_from([6, 10, 12]))}
+    moe = {
+        "kind": "moe", "num_experts": experts, "experts_per_token": 1,
+        "expert_size": draw(st.sampled_from([6, 10, 12])),
+        "shared_size": draw(st.sampled_from([0, 9])),
+    }  # fmt: skip
+    names = ["moe"] * layers if experts else ["dense"] * layers
+    if layers > 1 and draw(st.integers(0, 2)) == 0:
+        names[0] = "dense"
+    architecture = {
+        "hidden_size": 8,
+        "vocab_size": 9,
+        "attention": {"full": {"kind": "gqa", "num_heads": 12, "num_kv_heads": 2, "head_dim": 2}},
+        "feed_forward": {"dense": dense} | ({"moe": moe} if experts else {}),
+        "layers": [{"layers": [{"attention": "full", "feed_forward": name} for name in names]}],
+    }
+    counted = parameters(Architecture.model_validate(architecture))
+    return llm | {"architecture": architecture, "num_parameters": counted}
+
+
+def all_have_experts(llm: dict[str, Any]) -> bool:
+    return len(LLM.model_validate(llm).expert_layers) == llm["num_layers"]
 
 
 def most_replicas(topology: Topology, row: Candidate) -> int:
@@ -140,40 +212,96 @@ def most_replicas(topology: Topology, row: Candidate) -> int:
 def test_the_table_is_that_of_a_brute_force(
     document_scenario: Build, changed: dict[str, Any], tensor: str, stage: str, fewer: bool
 ) -> None:
-    """Beside the legal rows, dense ones may stand there whose columns do not divide over tp.
-
-    The divisibility constraint removes those.
-    """
     scenario = document_scenario(changed)
     coverage = scenario.requirements.coverage
     topology = Topology.of(scenario.cluster, tensor, stage)
-    table = list(generate(scenario, coverage, topology, fewer_replicas=fewer))
+    table = [astuple(row) for row in generate(scenario, coverage, topology, fewer_replicas=fewer)]
     assert len(table) == len(set(table))
-    legal = {row for row in table if arithmetic_allows(scenario, topology, row)}
-    assert legal == set(table) or not scenario.llm.is_moe
     if coverage == "partition":
-        assert {astuple(row) for row in legal} == one_to_one(scenario, topology)
+        assert set(table) == one_to_one(scenario, topology)
         return
-    assert {astuple(row) for row in legal} == equal_stages(scenario, coverage, topology, fewer)
+    assert set(table) == equal_stages(scenario, coverage, topology, fewer)
 
 
 def test_declared_costs_bind_no_heads_and_the_analytic_ones_do(document_scenario: Build) -> None:
     shapes = {
-        "hidden_size": 8, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 2,
-        "ffn_hidden_size": 12, "vocab_size": 9,
-    }  # fmt: skip
+        "hidden_size": 8,
+        "vocab_size": 9,
+        "attention": {"full": {"kind": "gqa", "num_heads": 3, "num_kv_heads": 3, "head_dim": 2}},
+        "feed_forward": {
+            "moe": {"kind": "moe", "num_experts": 2, "experts_per_token": 1, "expert_size": 12}
+        },
+        "layers": [{"count": 2, "layers": [{"attention": "full", "feed_forward": "moe"}]}],
+    }
     small = {
         "llm.architecture": shapes, "llm.num_layers": 2, "llm.num_experts": 2,
+        "llm.num_parameters": parameters(Architecture.model_validate(shapes)),
         "cluster.num_nodes": 1, "requirements": {"coverage": "every_gpu"},
     }  # fmt: skip
     sizes = {}
-    for model in ("declared", "analytic"):
-        scenario = document_scenario(small | {"cost_model": model})
+    for cost_model in ("declared", "analytic"):
+        scenario = document_scenario(small | {"cost_model": cost_model})
         free = Topology(8, 8, 8)
         rows = generate(scenario, "every_gpu", free, fewer_replicas=False)
-        sizes[model] = {row.tp for row in rows}
-        assert (known_architecture(scenario) is None) == (model == "declared")
+        sizes[cost_model] = {row.tp for row in rows}
+        assert (known_architecture(scenario) is None) == (cost_model == "declared")
     assert sizes == {"declared": {1, 2, 4, 8}, "analytic": {1}}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), groups=st.integers(2, 4))
+def test_groups_of_a_dense_model_with_an_open_batch_are_no_better_than_replicas(
+    data: st.DataObject, groups: int,
+    analytic_scenario: Build, architectures: Callable[..., Any], open_works: Any,
+) -> None:  # fmt: skip
+    """What the table leaves out: the same batch per group, on as many GPUs."""
+    shapes = data.draw(architectures(4).filter(lambda a: len(a["feed_forward"]) == 1))
+    scenario = analytic_scenario(architecture=shapes, **data.draw(open_works))
+    work = scenario.workload
+    assume(int(most_sequences(work, np.array([work.fewest_chunks]))[0]))
+    chunks = 1 if work.phase == "decode" else work.fewest_chunks
+    layers = scenario.llm.num_layers
+    first = data.draw(st.integers(0, layers - 1))
+    stop = data.draw(st.integers(first + 1, layers))
+    pp, tp = data.draw(st.integers(1, layers)), data.draw(st.sampled_from([1, 2, 3]))
+    in_groups, in_replicas = (
+        AnalyticCosts(scenario).stage_costs(
+            Candidates.of([Candidate(r, pp, tp, 1, dp, 1, tp, dp, 1, chunks)]),
+            np.array([first]), np.array([stop]),
+        )
+        for r, dp in ((1, groups), (groups, 1))
+    )  # fmt: skip
+    assert in_replicas.time_us[0] <= in_groups.time_us[0]
+    assert in_replicas.tokens_per_s[0] >= in_groups.tokens_per_s[0] * (1 - 1e-12)
+    assert in_replicas.memory_bytes[0] == in_groups.memory_bytes[0]
+    if work.phase != "prefill":
+        assert in_replicas.tpot_us[0] <= in_groups.tpot_us[0]
+
+
+def test_parts_of_a_prompt_are_doubled_down_to_256_tokens(analytic_scenario: Build) -> None:
+    """3,000 tokens in steps of 1,000: 3 parts, with a pipeline also 6; 12 would have 250 each."""
+    scenario = analytic_scenario(
+        phase="serving", input_tokens=3000, prefill_chunk_tokens=1000, num_nodes=1
+    )
+    rows = make_task(scenario).problem.candidates
+    assert {row.chunks for row in rows if row.pp == 1} == {3}
+    assert {row.chunks for row in rows if row.pp > 1} == {3, 6}
+    assert {row.batch for row in rows} == {1}
+
+
+def test_a_space_that_is_too_large_is_refused(document_scenario: Build) -> None:
+    scenario = document_scenario(
+        {
+            "llm": {"name": "m", "num_layers": 1000, "num_parameters": 1e9},
+            "cluster.num_nodes": 2000,
+            "requirements": {"coverage": "up_to", "max_context_parallel_size": 16_000},
+            "rules": [],
+        }
+    )
+    topology = Topology.of(scenario.cluster, "cluster", "cluster")
+    message = r"^16,000 GPUs leave [\d,]+ layouts open, .* ask for coverage every_gpu$"
+    with pytest.raises(SolveLimitError, match=message):
+        generate(scenario, "up_to", topology, fewer_replicas=False)
 
 
 def test_divisors_are_those_of_trial_division() -> None:

@@ -1,6 +1,7 @@
 """The dynamic programmes over segments, against all paths of random segment tables."""
 
 from collections.abc import Iterator
+from math import ceil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.objectives import OBJECTIVES
+from autopar.objectives.per_gpu import Cost
 from autopar.problem import Candidate, Candidates
 from autopar.segments import SegmentTable
 from autopar.splits import best_split, not_worse, on_a_path
@@ -23,7 +25,7 @@ def tables(draw: st.DrawFn) -> tuple[SegmentTable, int, int]:
     costs = [draw(st.lists(st.integers(1, 6), min_size=count, max_size=count)) for _ in range(4)]
     first, stop = (np.array([p[k] for p in chosen], dtype=np.int64) for k in (0, 1))
     time, rate, tpot, memory = (np.array(c, dtype=np.int64) for c in costs)
-    table = SegmentTable((0,), first, stop, time, rate, tpot, memory)
+    table = SegmentTable((0,), first, stop, time, rate, tpot, memory, draw(st.integers(1, 3)))
     return table, layers, draw(st.integers(1, layers))
 
 
@@ -45,8 +47,13 @@ def paths(table: SegmentTable, layers: int, pp: int) -> Iterator[list[int]]:
 
 def value(name: str, table: SegmentTable, path: list[int]) -> int:
     """Less is better, by the definitions: slowest rate, summed time, worst TPOT and memory."""
+    rate = min(int(table.rate[i]) for i in path)
     if name == "throughput":
-        return -min(int(table.rate[i]) for i in path)
+        return -rate
+    if name == "throughput_per_gpu":
+        return -(rate * 1000 // table.gpus)
+    if name == "cost":
+        return ceil(12 * table.gpus / rate - 1e-6)
     if name == "ttft":
         return sum(int(table.time[i]) for i in path)
     if name == "traffic":
@@ -54,6 +61,10 @@ def value(name: str, table: SegmentTable, path: list[int]) -> int:
     column = table.tpot if name == "tpot" else table.memory
     assert column is not None
     return max(int(column[i]) for i in path)
+
+
+# At this price, one GPU costs 12 quanta for a million tokens at a rate of one quantum.
+AIMS = {**OBJECTIVES, "cost": Cost(usd_per_gpu_hour=3600 * 12e-15)}
 
 
 def row(pp: int) -> Candidates:
@@ -69,6 +80,9 @@ EXACT = [
     ("memory", "throughput", "tpot"),
     ("tpot", "traffic", "memory", "ttft"),
     ("throughput", "memory", "tpot", "ttft"),
+    ("throughput_per_gpu", "ttft"),
+    ("tpot", "throughput_per_gpu", "memory"),
+    ("cost",),
 ]
 
 
@@ -80,7 +94,7 @@ def test_the_best_split_is_the_best_of_all_paths(
 ) -> None:
     table, layers, pp = case
     every = list(paths(table, layers, pp))
-    chosen = best_split(row(pp), table, layers, [OBJECTIVES[name] for name in order])
+    chosen = best_split(row(pp), table, layers, [AIMS[name] for name in order])
     if not every:
         assert chosen is None
         return
@@ -98,7 +112,7 @@ def test_with_objectives_after_a_sum_the_split_is_a_path_with_the_best_sum(
     table, layers, pp = case
     every = list(paths(table, layers, pp))
     order = ("throughput", "ttft", "memory")
-    chosen = best_split(row(pp), table, layers, [OBJECTIVES[name] for name in order])
+    chosen = best_split(row(pp), table, layers, [AIMS[name] for name in order])
     assert (chosen is None) == (not every)
     if chosen is not None:
         assert chosen.tolist() in every
@@ -116,15 +130,15 @@ def test_on_a_path_marks_the_segments_of_all_paths(case: tuple[SegmentTable, int
     assert set(np.flatnonzero(marked).tolist()) == used
 
 
-@pytest.mark.parametrize("name", ["throughput", "memory", "tpot"])
+@pytest.mark.parametrize("name", ["throughput", "throughput_per_gpu", "cost", "memory", "tpot"])
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(case=tables(), limit=st.integers(-7, 7))
+@given(case=tables(), limit=st.one_of(st.integers(-7, 40), st.integers(-7000, 7)))
 def test_not_worse_keeps_exactly_the_segments_of_plans_within_the_limit(
     name: str, case: tuple[SegmentTable, int, int], limit: int
 ) -> None:
     """A bottleneck within the limit is every stage within the limit."""
     table, layers, pp = case
-    kept = not_worse(OBJECTIVES[name], table, limit)
+    kept = not_worse(AIMS[name], table, limit)
     for path in paths(table, layers, pp):
         assert (value(name, table, path) <= limit) == bool(kept[path].all())
 
@@ -132,7 +146,7 @@ def test_not_worse_keeps_exactly_the_segments_of_plans_within_the_limit(
 @pytest.mark.parametrize("name", ["ttft", "traffic", "gpus"])
 def test_not_worse_keeps_all_segments_for_sums_and_counts(name: str) -> None:
     one = np.array([1, 1], dtype=np.int64)
-    table = SegmentTable((0,), np.array([0, 1]), np.array([1, 2]), one, one, one, one)
+    table = SegmentTable((0,), np.array([0, 1]), np.array([1, 2]), one, one, one, one, 1)
     assert not_worse(OBJECTIVES[name], table, -(10**9)).all()
 
 
@@ -141,7 +155,7 @@ def test_equal_splits_come_out_balanced() -> None:
     first, stop = (a.astype(np.int64) for a in np.triu_indices(6))
     stop = stop + 1
     same = np.ones(len(first), dtype=np.int64)
-    table = SegmentTable((0,), first, stop, same, same, same, same)
+    table = SegmentTable((0,), first, stop, same, same, same, same, 1)
     chosen = best_split(row(3), table, 6, [OBJECTIVES["throughput"]])
     assert chosen is not None
     assert (table.stop[chosen] - table.first[chosen]).tolist() == [2, 2, 2]

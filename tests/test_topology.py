@@ -37,10 +37,13 @@ def units_of(topology: Topology, unit: int) -> list[list[tuple[int, ...]]]:
     return result
 
 
-def pack(topology: Topology, units_per_block: int, unit: int) -> list[tuple[int, ...]]:
-    """Blocks of consecutive units, none across two stage containers."""
+def pack(
+    topology: Topology, units_per_block: int, unit: int, after: int = 0
+) -> list[tuple[int, ...]]:
+    """Blocks of consecutive units, none across two stage containers, none before GPU `after`."""
     blocks = []
-    for units in units_of(topology, unit):
+    for every in units_of(topology, unit):
+        units = [one for one in every if one[0] >= after]
         for start in range(0, len(units) - units_per_block + 1, units_per_block):
             chosen = units[start : start + units_per_block]
             blocks.append(tuple(gpu for one in chosen for gpu in one))
@@ -59,6 +62,40 @@ def test_blocks_are_those_of_a_packing_gpu_by_gpu(
         assert topology.block_gpus(size, unit, count) == expected[:count]
     with pytest.raises(ValueError, match=f"{len(expected)} do$"):
         topology.block_gpus(size, unit, len(expected) + 1)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(topologies(), st.integers(1, 4), st.integers(1, 6), st.data())
+def test_blocks_after_a_gpu_are_those_of_a_packing_that_begins_there(
+    topology: Topology, units_per_block: int, unit: int, data: st.DataObject
+) -> None:
+    after = data.draw(st.integers(0, topology.num_gpus))
+    expected = pack(topology, units_per_block, unit, after)
+    size = units_per_block * unit
+    for count in range(len(expected) + 1):
+        assert topology.block_gpus(size, unit, count, after) == expected[:count]
+    with pytest.raises(ValueError, match=f"{len(expected)} do$"):
+        topology.block_gpus(size, unit, len(expected) + 1, after)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(topologies(), st.integers(1, 4), st.integers(1, 6))
+def test_what_blocks_take_from_either_end_is_that_of_a_packing(
+    topology: Topology, units_per_block: int, unit: int
+) -> None:
+    """From the first GPU to the last of them; from the last GPU back as far as they must begin."""
+    size = np.array([units_per_block * unit])
+    blocks = pack(topology, units_per_block, unit)
+    for count in range(1, len(blocks) + 1):
+        first = topology.taken_from_the_first(size, np.array([unit]), np.array([count]))
+        assert first.tolist() == [blocks[count - 1][-1] + 1]
+        begin = max(
+            after
+            for after in range(topology.num_gpus)
+            if len(pack(topology, units_per_block, unit, after)) >= count
+        )
+        last = topology.taken_from_the_last(size, np.array([unit]), np.array([count]))
+        assert last.tolist() == [topology.num_gpus - begin]
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

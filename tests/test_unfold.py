@@ -184,3 +184,91 @@ def test_a_dense_model_has_stages_but_no_placement(document_scenario: Build) -> 
     assert plan.placement.shape == (0, 5)
     assert plan.num_gpus == 24
     assert plan.gpus[2] == ((16, 17, 18, 19), (20, 21, 22, 23))
+
+
+def mixed_problem(build: Callable[..., Scenario]) -> Problem:
+    """Layers 0, 3 and 4 have experts, 1, 2 and 5 have not; 8 nodes of 4 GPUs."""
+    attention = {"kind": "gqa", "num_heads": 4, "num_kv_heads": 4, "head_dim": 8}
+    dense, experts = ({"attention": "full", "feed_forward": f} for f in ("dense", "moe"))
+    return make_task(
+        build(
+            architecture={
+                "hidden_size": 32,
+                "vocab_size": 50,
+                "attention": {"full": attention},
+                "feed_forward": {
+                    "dense": {"kind": "dense", "ffn_size": 64},
+                    "moe": {
+                        "kind": "moe", "num_experts": 4, "experts_per_token": 1,
+                        "expert_size": 64,
+                    },
+                },
+                "layers": [{"layers": [experts, dense, dense, experts, experts, dense]}],
+            }
+        )
+    ).problem  # fmt: skip
+
+
+def test_only_layers_with_experts_have_a_placement(
+    analytic_scenario: Callable[..., Scenario],
+) -> None:
+    """One stage on 2 grids of 2 GPUs: layers 0 and 3 take the first, 4 the second.
+
+    Of 3 layers with experts the j-th takes grid 2 j // 3.
+    """
+    found = mixed_problem(analytic_scenario)
+    plan = unfold(found, Candidate(1, 1, 1, 1, 4, 2, 1, 2), (6,))
+    assert {part[0] for part in plan.placement.tolist()} == {0, 3, 4}
+    assert len(plan.placement) == 3 * 4
+    for layer, expert, _, _, gpu in plan.placement.tolist():
+        assert gpu == {0: 0, 3: 0, 4: 2}[layer] + expert // 2
+
+
+def test_stages_without_experts_have_gpus_and_no_placement(
+    analytic_scenario: Callable[..., Scenario],
+) -> None:
+    """Layers 1 and 2 are a stage of their own."""
+    found = mixed_problem(analytic_scenario)
+    plan = unfold(found, Candidate(1, 3, 1, 1, 2, 2, 1, 1), (1, 2, 3))
+    assert plan.gpus == (((0, 1), (2, 3), (4, 5)),)
+    assert {part[4] for part in plan.placement.tolist()} == {0, 1, 4, 5}
+
+
+def test_expert_gpu_follows_the_layers_with_experts(
+    analytic_scenario: Callable[..., Scenario],
+) -> None:
+    found = mixed_problem(analytic_scenario)
+    candidate = Candidate(1, 1, 1, 1, 4, 2, 1, 2)
+    plan = unfold(found, candidate, (6,))
+    for layer, expert, _, shard, gpu in plan.placement.tolist():
+        assert expert_gpu(found, candidate, 0, (0, 6), (layer, expert, shard)) == gpu
+    assert expert_gpu(found, candidate, 0, (0, 6), (1, 0, 0)) is None  # a dense layer
+
+
+def test_a_plan_keeps_the_batch_and_the_parts_of_a_prompt(document_scenario: Build) -> None:
+    found = problem(document_scenario, requirements__coverage="up_to", llm__num_layers=2)
+    plan = unfold(found, Candidate(1, 1, 2, 1, 2, 4, 1, 1, batch=7, chunks=3), (2,))
+    assert (plan.batch, plan.chunks) == (7, 3)
+
+
+def test_a_layout_may_begin_after_the_gpus_of_another(document_scenario: Build) -> None:
+    """Units of 2 GPUs in domains of 12: from GPU 5 on, the first whole one is 6 and 7.
+
+    So 6 GPUs are left in the first domain, enough for one stage of 4; the other lies in the next.
+    """
+    found = problem(document_scenario, requirements__coverage="up_to", llm__num_layers=2)
+    plan = unfold(found, Candidate(1, 2, 2, 1, 2, 4, 1, 1), (1, 1), after=5)
+    assert plan.gpus == ((tuple(range(6, 10)), tuple(range(12, 16))),)
+
+
+def test_a_placement_too_long_to_write_out_is_that_of_the_first_replica(
+    document_scenario: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 layers x 4 experts in 6 replicas: 48 rows."""
+    found = problem(document_scenario, requirements__coverage="up_to", llm__num_layers=2)
+    candidate = Candidate(6, 1, 1, 1, 4, 4, 1, 1)
+    whole = unfold(found, candidate, (2,)).placement
+    monkeypatch.setattr("autopar.unfold.MOST_ROWS", 47)
+    short = unfold(found, candidate, (2,)).placement
+    assert (len(whole), len(short)) == (48, 8)
+    assert short.tolist() == whole[:8].tolist()

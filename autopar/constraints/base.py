@@ -6,10 +6,10 @@ same filters to leave out of the model what they forbid. `check` never uses a fi
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from autopar.errors import PluginError
-from autopar.problem import BoolArray, Candidates, IntArray, Plan, Problem
+from autopar.problem import BoolArray, Candidates, FloatArray, IntArray, Plan, Problem
 from autopar.segments import SegmentTable
 from autopar.specs import Scenario
 
@@ -80,6 +80,9 @@ class Constraint:
     # Whether `allowed_segments` depends on the shape of a stage alone, not on pp or replicas, so
     # that candidates which differ only in these share its answer.
     filters_shapes: bool = False
+    # How the filters depend on an open batch: not at all; what passes at one batch passes at every
+    # smaller one ("grows"); through a rate, see `may_allow`; or in any way.
+    depends_on_batch: Literal["not", "grows", "rate", "any"] = "not"
 
     def states(self, scenario: Scenario) -> str:
         """Return what the constraint demands in this scenario, with its numbers, and why."""
@@ -88,6 +91,10 @@ class Constraint:
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
         """Return which candidates satisfy the constraint, shape (rows,); None for all."""
         return None
+
+    def may_allow(self, problem: Problem, rows: Candidates, ratio: FloatArray) -> BoolArray:
+        """Return whether some batch from the candidate's own up to `ratio` times it may pass."""
+        raise NotImplementedError
 
     def allowed_segments(
         self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray

@@ -22,8 +22,8 @@ class Divisibility(Constraint):
             allowed &= problem.num_experts % rows.ep == 0
         architecture = known_architecture(problem.scenario)
         if architecture is not None:
-            allowed &= architecture.num_attention_heads % rows.tp == 0
-            allowed &= architecture.ffn_hidden_size % rows.etp == 0
+            allowed &= architecture.tensor_unit % rows.tp == 0
+            allowed &= architecture.expert_unit % rows.etp == 0
         return allowed
 
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
@@ -33,8 +33,8 @@ class Divisibility(Constraint):
             shares = [(problem.num_experts, "experts", stage.ep, "ep")]
             if architecture is not None:
                 shares += [
-                    (architecture.num_attention_heads, "attention heads", stage.tp, "tp"),
-                    (architecture.ffn_hidden_size, "feed-forward columns", stage.etp, "etp"),
+                    (architecture.tensor_unit, "heads and dense columns", stage.tp, "tp"),
+                    (architecture.expert_unit, "expert columns", stage.etp, "etp"),
                 ]
             for whole, what, degree, key in shares:
                 if whole % degree:

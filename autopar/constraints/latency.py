@@ -23,6 +23,7 @@ class Ttft(Constraint):
 
     name = "ttft"
     because = "the service promises a time to first token"
+    depends_on_batch = "grows"
     filters_completely = False
 
     def states(self, scenario: Scenario) -> str:
@@ -38,19 +39,19 @@ class Ttft(Constraint):
         self, problem: Problem, row: Candidates, table: SegmentTable, chosen: IntArray
     ) -> bool:
         """The sum of the chosen segments' times is within the limit."""
-        if problem.scenario.workload.phase != "prefill":
+        if problem.scenario.workload.phase == "decode":
             return True
         return int(table.time[chosen].sum()) <= _limit_int(self, problem)
 
     def post(self, model: "CpModel", variables: "PlanVariables", problem: Problem) -> None:
         """The sum of the chosen segments' times is within the limit."""
         super().post(model, variables, problem)
-        if problem.scenario.workload.phase == "prefill":
+        if problem.scenario.workload.phase != "decode":
             model.add(variables.total_time() <= _limit_int(self, problem))
 
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
         """Add up the stages."""
-        if problem.scenario.workload.phase != "prefill":
+        if problem.scenario.workload.phase == "decode":
             return
         ttft_us = float(plan_costs(plan, problem).time_us.sum())
         limit_us = limit(self, problem)
@@ -63,6 +64,7 @@ class Tpot(Constraint):
 
     name = "tpot"
     because = "the service promises a time per output token"
+    depends_on_batch = "grows"
 
     def states(self, scenario: Scenario) -> str:
         """Name the limit."""

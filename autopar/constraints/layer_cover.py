@@ -24,10 +24,12 @@ class LayerCover(Constraint):
     def allowed_segments(
         self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray
     ) -> BoolArray:
-        """Segments that leave every expert grid of the stage at least one layer."""
+        """Segments that leave every expert grid of the stage at least one layer with experts."""
         if not problem.num_experts:
             return np.ones(len(first), dtype=np.bool_)
-        return stop - first >= rows.spread
+        upto = problem.expert_layers_before
+        enough: BoolArray = (rows.spread <= 1) | (upto[stop] - upto[first] >= rows.spread)
+        return enough
 
     def post(self, model: "CpModel", variables: "PlanVariables", problem: Problem) -> None:
         """One unit of flow from layer 0 to the end, over segments of the chosen group."""
@@ -60,8 +62,10 @@ class LayerCover(Constraint):
         for stage in plan.stages:
             if not stage.layers:
                 yield f"stage {stage.index} has no layer"
-            elif problem.num_experts and len(stage.layers) < stage.spread:
+                continue
+            experts = len(set(stage.layers) & set(problem.scenario.llm.expert_layers))
+            if problem.num_experts and stage.spread > 1 and experts < stage.spread:
                 yield (
-                    f"stage {stage.index}: {len(stage.layers)} layers over {stage.spread} expert "
-                    "grids leave a grid without experts"
+                    f"stage {stage.index}: {experts} layers with experts over {stage.spread} "
+                    "expert grids leave a grid without experts"
                 )

@@ -15,6 +15,7 @@ class Memory(Constraint):
 
     name = "memory"
     because = "what a GPU holds must fit in its memory"
+    depends_on_batch = "grows"
 
     def states(self, scenario: Scenario) -> str:
         """Name the memory of a GPU and the share that a plan may use."""

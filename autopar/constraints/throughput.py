@@ -17,6 +17,7 @@ class Throughput(Constraint):
 
     name = "throughput"
     because = "the service must produce a rate"
+    depends_on_batch = "rate"
 
     def states(self, scenario: Scenario) -> str:
         """Name the rates."""
@@ -28,6 +29,11 @@ class Throughput(Constraint):
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
         """Candidates that can reach the rate at best."""
         most = problem.cost_model.bounds(rows).tokens_per_s
+        return rates_to_int(most) >= rates_to_int(_needed(problem, rows))
+
+    def may_allow(self, problem: Problem, rows: Candidates, ratio: FloatArray) -> BoolArray:
+        """A step takes no less time with more in it, so the rate grows no faster than the batch."""
+        most = problem.cost_model.bounds(rows).tokens_per_s * ratio
         return rates_to_int(most) >= rates_to_int(_needed(problem, rows))
 
     def allowed_segments(

@@ -1,28 +1,33 @@
 """The analytic cost model: rooflines, alpha-beta collectives, and bytes counted from shapes.
 
-`docs/model.md` gives every formula. A stage takes the sum of its layers, of the head if it is the
-last, else of the hop to the next one. Everything is computed for all (candidate, segment) pairs at
-once.
+`docs/model.md` gives every formula. A stage takes the sum of its layers, of the embedding if it is
+the first, of the head if it is the last, else of the hop to the next one. Everything is computed
+for all (candidate, segment) pairs at once.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 
-from autopar.costs import memory
-from autopar.costs.operations import collectives
+from autopar.costs.bounds import bounds
 from autopar.costs.operations.arrays import real
-from autopar.costs.operations.kernels import Device
 from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
-from autopar.costs.shares import Shape, Shares, ceil_div
-from autopar.costs.timing import Clock
-from autopar.problem import BoolArray, Candidates, FloatArray, IntArray, RowBounds, StageCosts
-from autopar.specs import Scenario
+from autopar.costs.pieces import Physics, Pieces
+from autopar.costs.shape import ceil_div
+from autopar.problem import (
+    BoolArray,
+    Candidate,
+    Candidates,
+    FloatArray,
+    IntArray,
+    RowBounds,
+    StageCosts,
+)
+from autopar.specs import ExpertFeedForward, Scenario
+from autopar.specs.architecture import FeedForward
 
 _US_PER_S = 1e6
-_PAIRS_AT_ONCE = (
-    200_000  # bounds the memory of the tables of rows whose layers' cost depends on the split
-)
 
 
 class AnalyticCosts:
@@ -31,210 +36,154 @@ class AnalyticCosts:
     name = "analytic"
 
     def __init__(self, scenario: Scenario) -> None:
-        self._shape = Shape.of(scenario.llm, scenario.workload)
-        self._clock = Clock(self._shape, scenario.cluster, Device.of(scenario.cluster.gpu))
-        collectives.link_of(
-            scenario.cluster, 1
-        )  # raises now, not at the first table, if there is none
+        self._physics = Physics.of(scenario)
+        self._workload = scenario.workload
+        self._last: tuple[Candidates, RowBounds] | None = None
+        self._last_pieces: tuple[Candidate, Pieces] | None = None
+        shape = self._physics.shape
+        parts = [shape.architecture.feed_forward_of(kind) for kind in shape.kinds]
+        self._has_experts = np.array([isinstance(part, ExpertFeedForward) for part in parts])
+        self._experts_before = shape.counts[self._has_experts].sum(axis=0)  # among the first layers
+        holders = np.flatnonzero(np.diff(self._experts_before))
+        # How many of the first i layers with experts are of each kind.
+        self._kinds_of_experts = shape.counts[:, np.concatenate(([0], holders + 1))]
+        self._experts_are_alike = len(_sizes(parts)) <= 1
 
     def stage_costs(self, rows: Candidates, first: IntArray, stop: IntArray) -> StageCosts:
         """Cost of segment `[first[i], stop[i])` as a stage of `rows[i]`, shape (pairs,)."""
-        share = Shares.of(self._shape, rows, stop - first)
-        is_first, is_last = first == 0, stop == self._shape.num_layers
-        end_us = np.where(is_last, self._clock.head_us(share), self._clock.hop_us(share))
-        time_us = share.num_layers * self._clock.layer_us(share) + end_us
-        tokens_per_s, tpot_us = self._rates(rows, time_us)
+        shape = self._physics.shape
+        counts = shape.kind_counts(first, stop)
+        is_first, is_last = first == 0, stop == shape.num_layers
+        pieces = self._pieces(rows, stop - first)
+        tick_us, passing_us = (
+            (counts * getattr(pieces.layer, name)).sum(axis=0)
+            + np.where(is_first, getattr(pieces.embedding, name), 0.0)
+            + np.where(is_last, getattr(pieces.head, name), getattr(pieces.hop, name))
+            for name in ("tick_us", "passing_us")
+        )
+        tokens_per_s, tpot_us = self._rates(rows, pieces.tokens, tick_us)
         return StageCosts(
-            time_us=time_us,
+            time_us=passing_us,
             tokens_per_s=tokens_per_s,
             tpot_us=tpot_us,
-            weights_bytes=memory.weights_bytes(self._shape, share, is_first, is_last),
-            kv_cache_bytes=memory.kv_cache_bytes(self._shape, share),
-            activation_bytes=memory.activation_bytes(self._shape, share, is_last),
-            reserved_bytes=np.full(len(time_us), RUNTIME_RESERVE_BYTES),
+            weights_bytes=self._weights(pieces, counts, is_first, is_last)
+            + self._experts(pieces, rows, counts, first, stop),
+            kv_cache_bytes=(counts * pieces.kv_cache_bytes).sum(axis=0),
+            activation_bytes=self._activations(pieces, counts, is_last),
+            reserved_bytes=np.full(len(tick_us), RUNTIME_RESERVE_BYTES),
         )
 
     def bounds(self, rows: Candidates) -> RowBounds:
-        """Bounds over all splits of the layers into `pp` stages of at least one layer each.
+        """Bounds over all splits of the layers into `pp` stages of at least one layer each."""
+        if self._last is not None and self._last[0] is rows:
+            return self._last[1]  # objectives and constraints ask for the same rows in turn
+        self._last = rows, self._bounds(rows)
+        return self._last[1]
 
-        Times are exact minima where the cost of a layer does not depend on the split (spread above
-        0); elsewhere, and for memory, they are bounds.
-        """
-        floors = np.empty((3, len(rows)))
-        grows = rows.spread == 0
-        fixed = np.flatnonzero(~grows)
-        floors[:, fixed] = self._fixed_floors(rows.take(fixed))
-        lengths = max(self._shape.num_layers, 1)
-        for part in _chunks(np.flatnonzero(grows), _PAIRS_AT_ONCE // lengths):
-            floors[:, part] = self._growing_floors(rows.take(part))
-        bottleneck_us, ttft_us, memory_bytes = floors
-        tokens_per_s, tpot_us = self._rates(rows, bottleneck_us)
+    def _bounds(self, rows: Candidates) -> RowBounds:
+        floors = bounds(self._physics, rows, self._has_experts)
+        tokens_per_s, tpot_us = self._rates(rows, floors.tokens, floors.bottleneck_us)
         return RowBounds(
             tokens_per_s=tokens_per_s,
-            ttft_us=ttft_us if self._shape.is_prefill else None,
+            ttft_us=None if self._workload.phase == "decode" else floors.passing_us,
             tpot_us=tpot_us,
-            memory_bytes=memory_bytes,
+            memory_bytes=floors.memory_bytes,
         )
 
     def notes(self) -> tuple[str, ...]:
         """Return what the analytic model leaves out."""
         notes = [
-            "analytic costs: fixed fractions of peak, measured on H100 with bf16; nothing overlaps",
-            "experts and sequences are taken as evenly loaded; queueing is not modelled",
-            "layers run one after another: with spread > 1 only one expert grid works at a time",
+            *self._physics.clock.device.notes(),
+            (
+                "analytic costs: kernels and collectives one after another, nothing overlaps; "
+                "host time between steps is not counted"
+            ),
         ]
-        if self._shape.is_prefill:
+        if self._physics.shape.num_experts and self._workload.expert_load == "even":
+            notes.append("experts are taken as evenly loaded (workload.expert_load)")
+        if self._workload.phase == "serving":
+            notes.append(
+                "TTFT is a mean: requests come at random, one by one, each waits for half a step "
+                "and for the prompts before it (M/D/1); workload.prompts_ahead adds bursts"
+            )
+        if self._workload.phase == "prefill":
             notes.append("a prompt is not split over data-parallel attention groups")
         return tuple(notes)
 
-    def _rates(self, rows: Candidates, time_us: FloatArray) -> tuple[FloatArray, FloatArray | None]:
-        """Rate of all replicas if every stage took `time_us`, and the time per output token."""
-        batch = rows.replicas * self._shape.step_tokens
-        if self._shape.is_prefill:
-            return batch / time_us * _US_PER_S, None
-        tpot_us = rows.pp * time_us
-        return batch / tpot_us * _US_PER_S, tpot_us
+    def _pieces(self, rows: Candidates, num_layers: IntArray) -> Pieces:
+        """Return the pieces, for one pair where all pairs have the same."""
+        if len(rows) and _is_one_row(rows) and rows.spread[0] > 0:
+            row = rows.row(0)
+            if self._last_pieces is None or self._last_pieces[0] != row:  # filters ask in turn
+                pieces = Pieces.of(self._physics, rows.take(np.array([0])), num_layers[:1])
+                self._last_pieces = row, pieces
+            return self._last_pieces[1]
+        return Pieces.of(self._physics, rows, num_layers)
 
-    def _fixed_floors(self, rows: Candidates) -> FloatArray:
-        """Least bottleneck and total time, floor of memory, shape (3, rows), for spread > 0."""
-        num_layers = self._shape.num_layers
-        share = Shares.of(self._shape, rows, np.ones_like(rows.pp))
-        layer_us = self._clock.layer_us(share)
-        hop_us, head_us = self._clock.hop_us(share), self._clock.head_us(share)
-        times = _Times(num_layers, rows.pp - 1, layer_us, hop_us, head_us)
-        total_us = num_layers * layer_us + real(rows.pp - 1) * hop_us + head_us
-        pairs = _Pairs.of(rows, ceil_div(num_layers, rows.pp), num_layers)
-        one = _Pairs.of(rows, np.ones_like(rows.pp), num_layers)
-        memory_floor = np.maximum.reduce(
-            [
-                self._least_memory(pairs),
-                self._memory(one, is_first=True),
-                self._memory(one, is_last=True),
-            ]
-        )
-        return np.stack([times.least_bottleneck_us(), _below(total_us), memory_floor])
+    def _rates(
+        self, rows: Candidates, tokens: FloatArray, tick_us: FloatArray
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """Rate of all replicas if every stage took `tick_us`, and the time per output token."""
+        tokens_per_s = real(rows.replicas) * tokens / tick_us * _US_PER_S
+        if self._workload.is_prefill:
+            return tokens_per_s, None
+        return tokens_per_s, rows.pp * tick_us / self._physics.shape.tokens_per_sequence
 
-    def _growing_floors(self, rows: Candidates) -> FloatArray:
-        """Floors of bottleneck, total time and memory, shape (3, rows), where layers add GPUs."""
-        num_layers = self._shape.num_layers
-        longest = np.maximum(num_layers - rows.pp + 1, 1)
-        starts = np.concatenate(([0], np.cumsum(longest)[:-1]))
-        table = rows.take(np.repeat(np.arange(len(rows)), longest))
-        length = np.arange(len(table)) - np.repeat(starts, longest) + 1
-        share = Shares.of(self._shape, table, length)
-        layer_us = self._clock.layer_us(share)
-        hop_us = np.where(table.pp > 1, self._clock.hop_us(share), np.inf)  # pp = 1 has no hop
-        head_us = self._clock.head_us(share)
-
-        def least(values: FloatArray, where: BoolArray | None = None) -> FloatArray:
-            values = values if where is None else np.where(where, values, np.inf)
-            return np.minimum.reduceat(values, starts)
-
-        # Some stage has at least the mean number of layers, one is the last, the others hop.
-        is_long = length >= ceil_div(num_layers, table.pp)
-        stage_us = length * layer_us
-        early_us, last_us = stage_us + hop_us, stage_us + head_us
-        bottleneck_us = np.maximum(
-            least(np.minimum(early_us, last_us), is_long),
-            np.maximum(least(last_us), _finite(least(early_us))),
-        )
-        hops_us = np.where(rows.pp > 1, (rows.pp - 1) * _finite(least(hop_us)), 0.0)
-        total_us = num_layers * least(layer_us) + hops_us + least(head_us)
-        pairs = _Pairs.of(table, length, num_layers)
-        memory_floor = np.maximum.reduce(
-            [
-                least(self._least_memory(pairs), is_long),
-                least(self._memory(pairs, is_first=True)),
-                least(self._memory(pairs, is_last=True)),
-            ]
-        )
-        return np.stack([bottleneck_us, _below(total_us), memory_floor])
-
-    def _least_memory(self, pairs: "_Pairs") -> FloatArray:
-        """Bytes of the cheapest kind of stage that a pipeline of `pp` stages has."""
-        ends = np.minimum(self._memory(pairs, is_first=True), self._memory(pairs, is_last=True))
-        middle = np.where(pairs.rows.pp > 2, self._memory(pairs), np.inf)
-        return np.minimum(ends, middle)
-
-    def _memory(
-        self, pairs: "_Pairs", *, is_first: bool = False, is_last: bool = False
+    def _weights(
+        self, pieces: Pieces, counts: FloatArray, is_first: BoolArray, is_last: BoolArray
     ) -> FloatArray:
-        """Bytes of a stage of the given kind; the only stage of a pipeline is both ends."""
-        only = (pairs.rows.pp == 1) & (is_first or is_last)
-        first, last = only | is_first, only | is_last
-        share = Shares.of(self._shape, pairs.rows, pairs.length)
-        return (
-            memory.weights_bytes(self._shape, share, first, last)
-            + memory.kv_cache_bytes(self._shape, share)
-            + memory.activation_bytes(self._shape, share, last)
-            + RUNTIME_RESERVE_BYTES
+        """Weights that every GPU of the stage holds, shape (pairs,)."""
+        shared = (counts * pieces.shared_weights_bytes).sum(axis=0)
+        ends = np.where(is_first, pieces.first_bytes, 0.0) + np.where(
+            is_last, pieces.last_bytes, 0.0
         )
+        return real(shared + np.where(is_first & is_last, pieces.both_bytes, ends))
 
+    def _experts(
+        self,
+        pieces: Pieces,
+        rows: Candidates,
+        counts: FloatArray,
+        first: IntArray,
+        stop: IntArray,
+    ) -> FloatArray:
+        """Routed experts on a GPU of the fullest grid, shape (pairs,).
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    """Stages by their length alone, wherever they lie."""
-
-    rows: Candidates
-    length: IntArray
-
-    @classmethod
-    def of(cls, rows: Candidates, length: IntArray, num_layers: int) -> "_Pairs":
-        """Return the stages; the only stage of a pipeline has all layers."""
-        return cls(rows, np.where(rows.pp == 1, num_layers, length))
-
-
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """What a layer, a hop and the head take, whatever the split; shape (rows,)."""
-
-    num_layers: int
-    early: IntArray  # stages before the last
-    layer_us: FloatArray
-    hop_us: FloatArray
-    head_us: FloatArray
-
-    def least_bottleneck_us(self) -> FloatArray:
-        """Time of the slowest stage in the best split.
-
-        The last stage's time grows with its layers, that of the others falls: the best is where
-        they cross, or one layer before.
+        Of the k layers with experts of a stage, the j-th takes grid j * spread // k.
         """
-        crossing = self._crossing()
-        before = np.maximum(crossing - 1, np.where(self.early > 0, 1, self.num_layers))
-        slowest_us = [np.maximum(*self._stage_us(last)) for last in (crossing, before)]
-        return np.minimum(*slowest_us)
-
-    def _stage_us(self, last: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Return the times of the slowest early stage and of a last one of `last` layers."""
-        fullest = ceil_div(self.num_layers - last, np.maximum(self.early, 1))
-        early_us = real(fullest) * self.layer_us + self.hop_us
-        last_us = real(last) * self.layer_us + self.head_us
-        return real(np.where(self.early > 0, early_us, 0.0)), last_us
-
-    def _crossing(self) -> IntArray:
-        """Fewest layers of the last stage with which it is the slowest, by bisection."""
-        low = np.where(self.early > 0, 1, self.num_layers)
-        high = np.maximum(self.num_layers - self.early, low)
-        while np.any(low < high):
-            middle = (low + high) // 2
-            early_us, last_us = self._stage_us(middle)
-            high, low = (
-                np.where(last_us >= early_us, middle, high),
-                np.where((last_us >= early_us) | (low >= high), low, middle + 1),
+        sizes = pieces.expert_weights_bytes
+        layers = (counts * self._has_experts[:, None]).sum(axis=0).astype(np.int64)
+        spread = rows.stage_spread(stop - first)
+        if self._experts_are_alike:
+            return real(ceil_div(layers, spread) * sizes.max(axis=0))
+        before = self._experts_before[first]
+        fullest = np.zeros(len(spread))
+        for grid in range(int(spread.max(initial=1))):
+            low, high = (
+                np.minimum(before + ceil_div(edge * layers, spread), before + layers)
+                for edge in (grid, grid + 1)
             )
-        return low
+            held = self._kinds_of_experts[:, high] - self._kinds_of_experts[:, low]
+            own = (held * sizes).sum(axis=0)
+            fullest = np.maximum(fullest, np.where(grid < spread, own, 0.0))
+        return fullest
+
+    def _activations(self, pieces: Pieces, counts: FloatArray, is_last: BoolArray) -> FloatArray:
+        """Buffers that live at once: the residual and its norm, the largest operation's own."""
+        largest = np.where(counts > 0, pieces.buffer_bytes, 0.0).max(axis=0)
+        logits = np.where(is_last, pieces.logits_bytes, 0.0)
+        return real(pieces.residual_bytes + np.maximum(largest, logits))
 
 
-def _below(total_us: FloatArray) -> FloatArray:
-    """Lower a total a hair, so that another order of additions does not end under the bound."""
-    return total_us * (1 - 1e-12)
+def _sizes(parts: Sequence[FeedForward | None]) -> set[tuple[int | None, ...]]:
+    """Return the different sizes of experts."""
+    return {
+        (p.expert_size, p.latent_size, p.num_matrices, p.other_parameters_per_expert)
+        for p in parts
+        if isinstance(p, ExpertFeedForward)
+    }
 
 
-def _finite(values: FloatArray) -> FloatArray:
-    return np.where(np.isfinite(values), values, 0.0)
-
-
-def _chunks(index: IntArray, size: int) -> list[IntArray]:
-    size = max(size, 1)
-    return [index[i : i + size] for i in range(0, len(index), size)]
+def _is_one_row(rows: Candidates) -> bool:
+    columns = (getattr(rows, field.name) for field in fields(rows))
+    return all(bool((column == column[0]).all()) for column in columns)

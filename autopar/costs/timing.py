@@ -1,151 +1,413 @@
-"""Time of the pieces of a stage: attention, feed-forward, the head, the hop to the next stage."""
+"""Time of the pieces of a step: attention and feed-forward by kind, the two ends, the hop.
+
+`docs/model.md` gives every formula. Nothing overlaps. Sizes are those of the busiest GPU.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from autopar.costs.operations import collectives, kernels
+from autopar.costs.operations import kernels
 from autopar.costs.operations.arrays import real
-from autopar.costs.operations.kernels import ACTIVATION_BYTES, Device
-from autopar.costs.shares import Shape, Shares
-from autopar.problem import FloatArray
-from autopar.specs import Cluster
+from autopar.costs.operations.collectives import Network
+from autopar.costs.operations.device import Device
+from autopar.costs.operations.precisions import ACTIVATION_BYTES
+from autopar.costs.shape import Shape, ceil_div
+from autopar.costs.steps import Step
+from autopar.problem import Candidates, FloatArray
+from autopar.specs import (
+    DenseFeedForward,
+    ExpertFeedForward,
+    GroupedQueryAttention,
+    LatentAttention,
+    Layer,
+    LinearAttention,
+    Precision,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Times of one scenario's hardware and model; every result has shape (pairs,), us."""
+    """Times of one scenario's hardware and model; every result has shape (rows,), us."""
 
     shape: Shape
-    cluster: Cluster
+    network: Network
     device: Device
 
-    def layer_us(self, share: Shares) -> FloatArray:
-        """Time of one layer: nothing of it overlaps."""
-        feed_forward = self.moe_us(share) if self.shape.num_experts else self.dense_ffn_us(share)
-        return self.attention_us(share) + feed_forward
+    def layer_us(self, kind: Layer, rows: Candidates, groups: FloatArray, step: Step) -> FloatArray:
+        """Time of one layer of a kind; groups: attention groups of the stage."""
+        hidden = self.shape.architecture.hidden_size
+        total = real(np.zeros(len(rows)))
+        attention = self.shape.architecture.attention_of(kind)
+        # Each half of a layer adds to the residual and normalises it: two reads, two writes.
+        norm_us = kernels.elementwise_us(
+            4 * hidden * ACTIVATION_BYTES * step.rank_tokens, self.device
+        )
+        if attention is not None:
+            total = total + norm_us + self._attention_us(attention, rows, step)
+        feed_forward = self.shape.architecture.feed_forward_of(kind)
+        if isinstance(feed_forward, DenseFeedForward):
+            total = total + norm_us + self._dense_us(feed_forward, rows, step)
+        elif isinstance(feed_forward, ExpertFeedForward):
+            total = total + norm_us + self._moe_us(feed_forward, rows, groups, step)
+        return real(total)
 
-    def attention_us(self, share: Shares) -> FloatArray:
-        """Time of one layer's attention: projections, scores, exchange over cp, sum over tp."""
-        arch, hidden = self.shape.architecture, self.shape.architecture.hidden_size
-        columns = (share.heads + 2 * share.kv_heads) * arch.head_dim
-        project_us = self._gemm_us(share.rank_tokens, hidden, columns)
-        output_us = self._gemm_us(share.rank_tokens, share.heads * arch.head_dim, hidden)
-        return project_us + self._scores_us(share) + output_us + self._sum_over_tp_us(share)
+    def embedding_us(self, step: Step) -> FloatArray:
+        """Time to look the tokens up: a row read, a row written."""
+        row_bytes = 2 * self.shape.architecture.hidden_size * ACTIVATION_BYTES
+        return kernels.elementwise_us(step.rank_tokens * row_bytes, self.device)
 
-    def dense_ffn_us(self, share: Shares) -> FloatArray:
-        """Time of one dense feed-forward and its all-reduce over tp."""
-        return self._ffn_us(share, share.ffn_size) + self._sum_over_tp_us(share)
+    def head_us(self, rows: Candidates, step: Step) -> FloatArray:
+        """Time of the head: logits of the tokens that need them, gathered over tp."""
+        arch = self.shape.architecture
+        columns = real(ceil_div(arch.vocab_size, rows.tp))
+        logits_bytes = step.logit_rows * arch.vocab_size * ACTIVATION_BYTES
+        gather_us = self.network.all_gather_us(logits_bytes, real(rows.tp))
+        precision = self.shape.precisions.embeddings
+        return self._gemm_us(step.logit_rows, arch.hidden_size, columns, precision) + gather_us
 
-    def moe_us(self, share: Shares) -> FloatArray:
-        """Time of one layer's router, dispatch, experts, combine, and shared experts.
+    def drafts_us(self, rows: Candidates, groups: FloatArray, step: Step) -> FloatArray:
+        """Time to draft tokens, one after another: layers and head once for each."""
+        drafts = self.shape.architecture.next_token_prediction
+        if self.shape.workload.speculation is None or drafts is None:
+            return np.zeros(len(rows))
+        hidden = self.shape.architecture.hidden_size
+        project_us = self._gemm_us(
+            step.rank_tokens, 2 * hidden, hidden, self.shape.precisions.feed_forward
+        )
+        each = self.layer_us(drafts.layer, rows, groups, step) + project_us
+        return self.shape.workload.speculation.draft_tokens * (each + self.head_us(rows, step))
+
+    def hop_us(self, stage_gpus: FloatArray, step: Step) -> FloatArray:
+        """Time to hand the activations to the next stage: every GPU sends those of its rank."""
+        size = step.rank_tokens * self.shape.architecture.hidden_size * ACTIVATION_BYTES
+        return self.network.point_to_point_us(size, 2 * stage_gpus)
+
+    def _attention_us(
+        self,
+        attention: GroupedQueryAttention | LatentAttention | LinearAttention,
+        rows: Candidates,
+        step: Step,
+    ) -> FloatArray:
+        match attention:
+            case GroupedQueryAttention():
+                mixed_us = self._grouped_query_us(attention, rows, step)
+            case LatentAttention():
+                mixed_us = self._latent_us(attention, rows, step)
+            case LinearAttention():
+                mixed_us = self._linear_us(attention, rows, step)
+        return mixed_us + self._sum_over_tp_us(rows, step)
+
+    def _grouped_query_us(
+        self, attention: GroupedQueryAttention, rows: Candidates, step: Step
+    ) -> FloatArray:
+        """Projections, scores of prompts and of running sequences, exchange over cp."""
+        hidden, dim = self.shape.architecture.hidden_size, attention.head_dim
+        value = attention.value_dim
+        heads = real(ceil_div(attention.num_heads, rows.tp))
+        kv_heads = real(ceil_div(attention.num_kv_heads, rows.tp))
+        kv_precision = self.shape.precisions.kv_cache
+        gate = value if attention.gates_output else 0
+        projected = 0 if attention.keys_are_values else value
+        columns = heads * (dim + gate) + kv_heads * (dim + projected)
+        shapes: dict[str, Any] = {
+            "kv_heads": kv_heads,
+            "qk_head_dim": dim,
+            "v_head_dim": value,
+            "kv_precision": kv_precision,
+            "device": self.device,
+        }
+        window = attention.window_tokens
+        prompt_us = kernels.prefill_attention_us(
+            step.prompt_tokens / rows.cp,
+            causal_context(step.prompt_length, window),
+            keys_seen(step, window),
+            heads=heads,
+            **shapes,
+        )
+        # The drafts of a sequence are checked together: more queries, the same keys read once.
+        running_us = kernels.decode_attention_us(
+            step.sequences,
+            limited(step.context, window, rows.cp),
+            heads=heads * step.queries,
+            **shapes,
+        )
+        return (
+            self._gemm_us(step.rank_tokens, hidden, columns, self.shape.precisions.attention)
+            + prompt_us
+            + running_us
+            + self._exchange_over_cp_us(rows, step, kv_heads * (dim + value), heads * value)
+            + self._gemm_us(
+                step.rank_tokens, heads * value, hidden, self.shape.precisions.attention
+            )
+        )
+
+    def _latent_us(self, attention: LatentAttention, rows: Candidates, step: Step) -> FloatArray:
+        """Latent attention: prompts with keys and values expanded, running sequences absorbed."""
+        hidden, precision = self.shape.architecture.hidden_size, self.shape.precisions.attention
+        heads = real(ceil_div(attention.num_heads, rows.tp))
+        nope, rope = attention.qk_nope_head_dim, attention.qk_rope_head_dim
+        latent, value = attention.kv_lora_rank, attention.v_head_dim
+        queries = step.sequences * step.queries
+        rank = attention.q_lora_rank
+        # The latents of queries, keys and values are computed whole on every GPU of tp.
+        down_us = self._gemm_us(step.rank_tokens, hidden, (rank or 0) + latent + rope, precision)
+        up_us = self._gemm_us(step.rank_tokens, rank or hidden, heads * (nope + rope), precision)
+        # Every rank expands the latents of all keys that its queries see, cached ones too.
+        expand_us = self._gemm_us(step.prompt_keys, latent, heads * (nope + value), precision)
+        absorb_us = self._gemm_us(queries, heads * nope, latent, precision)
+        absorb_us = absorb_us + self._gemm_us(queries, heads * value, latent, precision)
+        kv_precision = self.shape.precisions.kv_cache
+        prompt_us = kernels.prefill_attention_us(
+            step.prompt_tokens / rows.cp,
+            causal_context(step.prompt_length, attention.index_tokens),
+            step.prompt_keys,
+            heads=heads,
+            kv_heads=heads,
+            qk_head_dim=nope + rope,
+            v_head_dim=value,
+            kv_precision=kv_precision,
+            device=self.device,
+        )
+        running_us = kernels.latent_decode_attention_us(
+            step.sequences,
+            limited(step.context, attention.index_tokens, rows.cp),
+            heads=heads * step.queries,
+            latent_dim=latent,
+            rope_dim=rope,
+            kv_precision=kv_precision,
+            device=self.device,
+        )
+        return (
+            down_us
+            + up_us
+            + expand_us
+            + absorb_us
+            + self._index_us(attention, rows, step)
+            + prompt_us
+            + running_us
+            + self._exchange_over_cp_us(
+                rows, step, np.full(len(rows), float(latent + rope)), heads * latent
+            )
+            + self._gemm_us(step.rank_tokens, heads * value, hidden, precision)
+        )
+
+    def _index_us(self, attention: LatentAttention, rows: Candidates, step: Step) -> FloatArray:
+        """The indexer that picks the tokens to attend to: one key per token, in FP8."""
+        if not attention.index_heads:
+            return np.zeros(len(rows))
+        shapes: dict[str, Any] = {
+            "kv_heads": 1,
+            "qk_head_dim": attention.index_head_dim,
+            "v_head_dim": 0,
+            "kv_precision": "fp8",
+            "device": self.device,
+        }
+        columns = attention.index_heads * attention.index_head_dim
+        source = attention.q_lora_rank or self.shape.architecture.hidden_size
+        project_us = self._gemm_us(
+            step.rank_tokens, source, columns, self.shape.precisions.attention
+        )
+        prompt_us = kernels.prefill_attention_us(
+            step.prompt_tokens / rows.cp,
+            causal_context(step.prompt_length, None),
+            step.prompt_keys,
+            heads=attention.index_heads,
+            **shapes,
+        )
+        running_us = kernels.decode_attention_us(
+            step.sequences, step.context, heads=attention.index_heads * step.queries, **shapes
+        )
+        return project_us + prompt_us + running_us
+
+    def _linear_us(self, attention: LinearAttention, rows: Candidates, step: Step) -> FloatArray:
+        hidden, precision = self.shape.architecture.hidden_size, self.shape.precisions.attention
+        columns = real(ceil_div(attention.input_columns, rows.tp))
+        inner = real(ceil_div(attention.output_rows, rows.tp))
+        state = real(ceil_div(attention.state_elements, rows.tp))
+        mix_us = kernels.linear_attention_us(
+            step.group_tokens,
+            step.sequences + step.prompt_parts,
+            state_elements=state,
+            device=self.device,
+        )
+        return (
+            self._gemm_us(step.rank_tokens, hidden, columns, precision)
+            + mix_us
+            + self._gemm_us(step.rank_tokens, inner, hidden, precision)
+        )
+
+    def _dense_us(self, part: DenseFeedForward, rows: Candidates, step: Step) -> FloatArray:
+        """One dense feed-forward and its all-reduce over tp."""
+        size = real(ceil_div(part.ffn_size, rows.tp))
+        return self._ffn_us(step, size, part.num_matrices) + self._sum_over_tp_us(rows, step)
+
+    def _moe_us(
+        self, part: ExpertFeedForward, rows: Candidates, groups: FloatArray, step: Step
+    ) -> FloatArray:
+        """Router, dispatch, experts, combine, and shared experts of one layer.
 
         Only the layer's own expert grid works: with a spread above 1 the others wait.
         """
-        arch, shape = self.shape.architecture, self.shape
-        router_us = self._gemm_us(share.rank_tokens, arch.hidden_size, shape.num_experts)
+        hidden = self.shape.architecture.hidden_size
+        held = ceil_div(part.num_experts, rows.ep)
+        routed = step.stage_tokens * real(held) / part.num_experts
+        exchanged = Exchange.of(part, rows, groups, step)
         experts_us = kernels.experts_us(
-            share.expert_rows,
-            share.experts,
-            hidden_size=arch.hidden_size,
-            ffn_size=share.expert_size,
-            bytes_per_parameter=shape.bytes_per_parameter,
+            routed * part.experts_per_token,
+            real(held),
+            hidden_size=part.latent_size or hidden,
+            ffn_size=real(ceil_div(part.expert_size, rows.etp)),
+            num_matrices=part.num_matrices,
+            precision=self.shape.precisions.experts,
             device=self.device,
+            tokens=exchanged.received,
         )
-        total = router_us + experts_us + self._exchange_us(share)
-        if arch.num_shared_experts:
-            total = total + self._ffn_us(share, share.shared_size) + self._sum_over_tp_us(share)
-        return total
-
-    def head_us(self, share: Shares) -> FloatArray:
-        """Time of the head: logits of the tokens that need them, gathered over tp."""
-        arch = self.shape.architecture
-        rows = share.group_sequences if self.shape.is_prefill else share.rank_tokens
-        logits_bytes = rows * arch.vocab_size * ACTIVATION_BYTES
-        gather_us = collectives.all_gather_us(
-            logits_bytes, share.tp, collectives.link_of(self.cluster, share.tp)
-        )
-        return self._gemm_us(rows, arch.hidden_size, share.vocab_size) + gather_us
-
-    def hop_us(self, share: Shares) -> FloatArray:
-        """Time to hand the activations to the next stage: every GPU sends those of its rank."""
-        link = collectives.link_of(self.cluster, 2 * share.stage_gpus)
-        return collectives.point_to_point_us(self._activations(share), link)
-
-    def _scores_us(self, share: Shares) -> FloatArray:
-        """Scores and weighted values; keys, or queries and results, are exchanged over cp."""
-        arch, shape = self.shape.architecture, self.shape
-        if shape.is_prefill:
-            queries, keys_read = share.rank_tokens, share.group_tokens
-            context = kernels.causal_context(shape.sequence_tokens)
-        else:
-            queries, keys_read = share.group_tokens, share.group_tokens * share.context
-            context = share.context
-        kernel_us = kernels.attention_us(
-            queries,
-            context,
-            keys_read,
-            heads=share.heads,
-            kv_heads=share.kv_heads,
-            head_dim=arch.head_dim,
-            kv_bytes_per_element=shape.kv_bytes_per_element,
-            device=self.device,
-        )
-        link = collectives.link_of(self.cluster, share.tp * share.cp)
-        if shape.is_prefill:
-            key_bytes = 2.0 * share.group_tokens * share.kv_heads * arch.head_dim
-            exchange_us = collectives.all_gather_us(
-                key_bytes * shape.kv_bytes_per_element, share.cp, link
+        load = self.shape.workload.expert_load
+        if load != "even":
+            experts_us = experts_us * kernels.expert_skew_factor(
+                step.stage_tokens, real(rows.ep), self.device, load
             )
-        else:
-            query_bytes = queries * share.heads * arch.head_dim * ACTIVATION_BYTES
-            exchange_us = collectives.all_reduce_us(query_bytes, share.cp, link)
-        return kernel_us + exchange_us
+        router_us = self._gemm_us(
+            step.rank_tokens, hidden, part.num_experts, self.shape.precisions.embeddings
+        )
+        total = router_us + experts_us + self._exchange_us(part, rows, exchanged, step)
+        if part.latent_size is not None:  # down to the width of the experts, and back up
+            total = total + self._gemm_us(
+                step.rank_tokens, 2 * hidden, part.latent_size, self.shape.precisions.feed_forward
+            )
+        if part.shared_size:
+            size = real(ceil_div(part.shared_size, rows.tp))
+            total = total + self._ffn_us(step, size, part.num_matrices)
+            # With one group the sum over the stage brings these sums too.
+            alone_us = np.where(exchanged.places > 1, self._sum_over_tp_us(rows, step), 0.0)
+            total = total + alone_us
+        return real(total)
 
-    def _exchange_us(self, share: Shares) -> FloatArray:
+    def _exchange_us(
+        self, part: ExpertFeedForward, rows: Candidates, exchanged: "Exchange", step: Step
+    ) -> FloatArray:
         """Dispatch to the expert grid, and the way back with the sums over experts and shards.
 
         One attention group: every GPU has every token already, and one all-reduce over the stage
         brings all sums. More groups: an all-to-all each way between them, and between the two the
         sum over etp; the busier of sender and receiver counts.
         """
-        row_bytes = self.shape.architecture.hidden_size * ACTIVATION_BYTES
-        stage_link = collectives.link_of(self.cluster, share.stage_gpus)
-        one_group_us = collectives.all_reduce_us(
-            share.step_tokens * row_bytes, share.stage_gpus, stage_link
+        width = part.latent_size or self.shape.architecture.hidden_size
+        row_bytes = width * ACTIVATION_BYTES
+        one_group_us = self.network.all_reduce_us(
+            step.stage_tokens * row_bytes, exchanged.stage_gpus
         )
-        sent = share.rank_tokens * share.copies  # rows that leave one attention rank
-        out_rows = np.maximum(sent * share.etp / share.tp, share.dispatched_rows)
-        back_rows = np.maximum(sent, share.dispatched_rows * share.tp / share.etp)
-        parts = share.groups * share.cp
+        etp, tp = real(rows.etp), real(rows.tp)
+        out_rows = np.maximum(exchanged.sent * etp / tp, exchanged.received)
+        back_rows = np.maximum(exchanged.sent, exchanged.received * tp / etp)
+        out_bytes = width * dispatched_bytes(self.shape.precisions.experts)
         many_groups_us = (
-            collectives.all_to_all_us(out_rows * row_bytes, parts, stage_link)
-            + collectives.all_reduce_us(
-                share.dispatched_rows * row_bytes,
-                share.etp,
-                collectives.link_of(self.cluster, share.etp),
+            self.network.all_to_all_us(
+                out_rows * out_bytes, exchanged.places, exchanged.stage_gpus, exchanged.copies
             )
-            + collectives.all_to_all_us(back_rows * row_bytes, parts, stage_link)
+            + self.network.all_reduce_us(exchanged.received * row_bytes, etp)
+            + self.network.all_to_all_us(
+                back_rows * row_bytes, exchanged.places, exchanged.stage_gpus, exchanged.copies
+            )
         )
-        return real(np.where(parts > 1, many_groups_us, one_group_us))
+        return real(np.where(exchanged.places > 1, many_groups_us, one_group_us))
 
-    def _sum_over_tp_us(self, share: Shares) -> FloatArray:
-        link = collectives.link_of(self.cluster, share.tp)
-        return collectives.all_reduce_us(self._activations(share), share.tp, link)
+    def _exchange_over_cp_us(
+        self, rows: Candidates, step: Step, cached: FloatArray, result: FloatArray
+    ) -> FloatArray:
+        """Prompts gather keys and values over cp; running sequences sum their partial results.
 
-    def _activations(self, share: Shares) -> FloatArray:
-        hidden = self.shape.architecture.hidden_size
-        return share.rank_tokens * hidden * ACTIVATION_BYTES
+        cached, result: elements per token on one GPU.
+        """
+        if not np.any(rows.cp > 1):
+            return np.zeros(len(rows))
+        key_bytes = step.prompt_tokens * cached * ACTIVATION_BYTES
+        gather_us = self.network.all_gather_us(key_bytes, real(rows.cp))
+        partial = step.sequences * step.queries * result * ACTIVATION_BYTES
+        sum_us = self.network.all_reduce_us(partial, real(rows.cp))
+        return gather_us + sum_us
 
-    def _gemm_us(self, rows: ArrayLike, inner: ArrayLike, columns: ArrayLike) -> FloatArray:
-        return kernels.gemm_us(rows, inner, columns, self.shape.bytes_per_parameter, self.device)
+    def _sum_over_tp_us(self, rows: Candidates, step: Step) -> FloatArray:
+        size = step.rank_tokens * self.shape.architecture.hidden_size * ACTIVATION_BYTES
+        return self.network.all_reduce_us(size, real(rows.tp))
 
-    def _ffn_us(self, share: Shares, ffn_size: FloatArray) -> FloatArray:
-        return kernels.ffn_us(
-            share.rank_tokens,
+    def _gemm_us(
+        self, tokens: ArrayLike, inner: ArrayLike, columns: ArrayLike, precision: Precision
+    ) -> FloatArray:
+        return kernels.gemm_us(tokens, inner, columns, precision, self.device)
+
+    def _ffn_us(self, step: Step, ffn_size: FloatArray, num_matrices: int) -> FloatArray:
+        return kernels.feed_forward_us(
+            step.rank_tokens,
             self.shape.architecture.hidden_size,
             ffn_size,
-            self.shape.bytes_per_parameter,
+            num_matrices,
+            self.shape.precisions.feed_forward,
             self.device,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Tokens that change GPUs in one layer with experts; shape (rows,).
+
+    places: attention ranks that tokens come from. copies: expert ranks that one token goes to.
+    sent: rows that leave a place, one for each expert rank that they go to. received: tokens that
+    reach one expert rank.
+    """
+
+    stage_gpus: FloatArray
+    places: FloatArray
+    copies: FloatArray
+    sent: FloatArray
+    received: FloatArray
+
+    @classmethod
+    def of(
+        cls, part: ExpertFeedForward, rows: Candidates, groups: FloatArray, step: Step
+    ) -> "Exchange":
+        """Return what even routing exchanges under each candidate."""
+        copies = real(np.minimum(part.experts_per_token, rows.ep))
+        held = real(ceil_div(part.num_experts, rows.ep)) / part.num_experts
+        return cls(
+            stage_gpus=real(rows.tp * rows.cp) * groups,
+            places=groups * rows.cp,
+            copies=copies,
+            sent=step.rank_tokens * copies,
+            received=np.minimum(step.stage_tokens * held * copies, step.stage_tokens),
+        )
+
+
+def causal_context(length: float, window: int | None) -> float:
+    """Mean keys that a token of a prompt of `length` tokens sees, with a window or without.
+
+    Token i sees min(i, window) of them.
+    """
+    if window is None or window >= length:
+        return (length + 1) / 2
+    return window - window * (window - 1) / (2 * length)
+
+
+def limited(context: FloatArray, window: int | None, cp: ArrayLike) -> FloatArray:
+    """Keys that one rank reads of a running sequence: its part of the window, if there is one."""
+    if window is None:
+        return context
+    return np.minimum(context, np.ceil(window / real(cp)))
+
+
+def keys_seen(step: Step, window: int | None) -> FloatArray:
+    """Tokens whose keys and values the prompts of a step read: all, or a window before its own."""
+    if window is None:
+        return step.prompt_keys
+    return np.minimum(step.prompt_keys, step.prompt_tokens + step.prompt_parts * window)
+
+
+def dispatched_bytes(precision: Precision) -> float:
+    """Bytes of one element on its way to the experts: FP8 where the experts compute in less.
+
+    Source: DeepEP, which dispatches in FP8 and combines in BF16 (arXiv:2412.19437, 3.2.2).
+    """
+    return 1.0 if precision in ("fp8", "fp8_block", "nvfp4") else ACTIVATION_BYTES

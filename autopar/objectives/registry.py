@@ -3,6 +3,7 @@
 from autopar.errors import SpecError, suggest
 from autopar.objectives.base import Objective
 from autopar.objectives.counted import Gpus, Traffic
+from autopar.objectives.per_gpu import Cost, ThroughputPerGpu
 from autopar.objectives.throughput import Throughput
 from autopar.objectives.ttft import Ttft
 from autopar.objectives.worst_stage import Memory, Tpot
@@ -10,7 +11,16 @@ from autopar.problem import Problem
 
 OBJECTIVES: dict[str, Objective] = {
     objective.name: objective
-    for objective in (Throughput(), Ttft(), Tpot(), Traffic(), Memory(), Gpus())
+    for objective in (
+        Throughput(),
+        ThroughputPerGpu(),
+        Cost(),
+        Ttft(),
+        Tpot(),
+        Traffic(),
+        Memory(),
+        Gpus(),
+    )
 }
 
 
@@ -28,7 +38,9 @@ def objectives_for(problem: Problem) -> tuple[Objective, ...]:
             )
         if names.count(name) > 1:
             raise SpecError(f"recipe.objectives: {name!r} stands there twice")
-    chosen = tuple(OBJECTIVES[name] for name in names if OBJECTIVES[name].applies(problem))
+    chosen = tuple(
+        OBJECTIVES[name].for_problem(problem) for name in names if OBJECTIVES[name].applies(problem)
+    )
     if not chosen:
         raise SpecError(f"recipe.objectives: none of {', '.join(names)} applies to this workload")
     return chosen

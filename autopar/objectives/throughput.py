@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from autopar.costs.scaling import RATE_QUANTUM_TOKENS_PER_S, rates_to_int
 from autopar.objectives.base import Objective
-from autopar.problem import Candidates, IntArray, Metrics, Problem
+from autopar.problem import Candidates, FloatArray, IntArray, Metrics, Problem
 from autopar.segments import SegmentTable
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ class Throughput(Objective):
     def optimistic(self, problem: Problem, rows: Candidates) -> IntArray:
         """The bound of the cost model."""
         return rates_to_int(problem.cost_model.bounds(rows).tokens_per_s)
+
+    def over_batches(self, optimistic: IntArray, ratio: FloatArray) -> IntArray:
+        """A step takes no less time with more in it, so the rate grows no faster than the batch."""
+        return np.where(ratio > 1, np.ceil((optimistic + 1) * ratio), optimistic).astype(np.int64)
 
     def of_split(self, row: Candidates, table: SegmentTable, chosen: IntArray) -> int:
         """The smallest rate of the chosen segments."""

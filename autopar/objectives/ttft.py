@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Ttft(Objective):
-    """Sum of the stage times, in prefill."""
+    """Sum over the stages of what they add to the first token."""
 
     name = "ttft"
     unit = "us"
@@ -23,8 +23,8 @@ class Ttft(Objective):
     says = "shortest time to first token"
 
     def applies(self, problem: Problem) -> bool:
-        """In prefill."""
-        return problem.scenario.workload.phase == "prefill"
+        """Where prompts are worked on."""
+        return problem.scenario.workload.phase != "decode"
 
     def post(self, model: "CpModel", variables: "PlanVariables", problem: Problem) -> Any:
         """The sum over the chosen segments."""

@@ -52,8 +52,8 @@ class Tpot(WorstStage):
     says = "shortest time per output token"
 
     def applies(self, problem: Problem) -> bool:
-        """In decode."""
-        return problem.scenario.workload.phase == "decode"
+        """Where output tokens are made."""
+        return problem.scenario.workload.phase != "prefill"
 
     def column(self, table: SegmentTable) -> IntArray:
         """The cycle time if the segment were the slowest."""

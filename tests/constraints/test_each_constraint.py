@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autopar.candidates import every_batch
 from autopar.constraints import Constraint, PlugIn
 from autopar.constraints.all_to_all_within import AllToAllWithin
 from autopar.constraints.coverage import Coverage
@@ -21,6 +22,7 @@ from autopar.constraints.throughput import Throughput
 from autopar.problem import Candidate, Candidates, Plan, Problem
 from autopar.rules import rule_constraint
 from autopar.search import make_task
+from autopar.segments import plan_costs
 from autopar.specs import RuleSpec, Scenario
 from autopar.testing import (
     assert_allows,
@@ -103,6 +105,58 @@ def test_tpot_post_matches_check(document_scenario: Build) -> None:
         requirements={"coverage": "every_gpu", "max_tpot_us": 600e3},
     )
     allowed, forbidden = assert_post_matches_check(Tpot(), problem)
+    assert allowed
+    assert forbidden
+
+
+OPEN_LIMITS: list[tuple[Constraint, str]] = [
+    (Tpot(), "max_tpot_us"),
+    (Ttft(), "max_ttft_us"),
+    (Throughput(), "min_tokens_per_s"),
+    (Throughput(), "min_tokens_per_s_per_gpu"),
+    (Memory(), "max_memory_fraction"),
+]
+
+
+def reached(problem: Problem, key: str) -> list[float]:
+    """What every plan of a problem reaches in the quantity that a requirement limits."""
+    values = []
+    for choice in every_choice(problem):
+        plan = unfold(problem, choice.candidate, choice.split)
+        costs = plan_costs(plan, problem)
+        rate = float(costs.tokens_per_s.min())
+        assert costs.tpot_us is not None
+        values.append(
+            {
+                "max_tpot_us": float(costs.tpot_us.max()),
+                "max_ttft_us": float(costs.time_us.sum()),
+                "min_tokens_per_s": rate,
+                "min_tokens_per_s_per_gpu": rate / plan.num_gpus,
+                "max_memory_fraction": float(costs.memory_bytes.max())
+                / problem.scenario.cluster.gpu.memory_bytes,
+            }[key]
+        )
+    return sorted(values)
+
+
+@pytest.mark.parametrize(("constraint", "key"), OPEN_LIMITS)
+def test_limits_of_a_service_post_what_they_check(
+    analytic_scenario: Callable[..., Scenario], constraint: Constraint, key: str
+) -> None:
+    """Prompts mixed into running sequences; of all batches up to 6, half the plans pass."""
+    scenario = analytic_scenario(
+        num_layers=3, num_experts=2, phase="serving", input_tokens=20, num_nodes=1
+    )
+    problem = make_task(scenario).problem
+    rows = every_batch(problem, problem.candidates)
+    rows = rows.take(np.arange(0, len(rows), len(rows) // 50 + 1))
+    problem = replace(problem, candidates=rows)
+    values = reached(problem, key)
+    lower = values[len(values) // 2]
+    middle = (lower + next(v for v in values if v > lower * (1 + 1e-6))) / 2
+    limits = scenario.requirements.model_copy(update={key: middle})
+    limited = scenario.model_copy(update={"requirements": limits})
+    allowed, forbidden = assert_post_matches_check(constraint, replace(problem, scenario=limited))
     assert allowed
     assert forbidden
 
@@ -209,6 +263,37 @@ def test_layer_cover_forbids_lost_doubled_and_reordered_layers(document_scenario
     for broken in ((a, replace(b, layers=(2,))), (a, replace(b, layers=(1, 2, 3))), (b, a)):
         assert_forbids(LayerCover(), replace(plan, stages=broken), problem)
     assert_forbids(LayerCover(), replace(plan, pp=3), problem)
+
+
+def test_layer_cover_forbids_a_grid_without_experts_where_dense_layers_fill_a_stage(
+    analytic_scenario: Callable[..., Scenario],
+) -> None:
+    """Dense, experts, experts on 2 grids: one stage of 3 is right, any two stages are not.
+
+    With one grid a stage may be without experts.
+    """
+    attention = {"kind": "gqa", "num_heads": 4, "num_kv_heads": 4, "head_dim": 8}
+    dense, experts = ({"attention": "full", "feed_forward": f} for f in ("dense", "moe"))
+    mixed = {
+        "hidden_size": 32,
+        "vocab_size": 50,
+        "attention": {"full": attention},
+        "feed_forward": {
+            "dense": {"kind": "dense", "ffn_size": 64},
+            "moe": {"kind": "moe", "num_experts": 2, "experts_per_token": 1, "expert_size": 64},
+        },
+        "layers": [{"layers": [dense, experts, experts]}],
+    }
+    problem = make_task(analytic_scenario(architecture=mixed, num_nodes=2)).problem
+    row = Candidate(1, 1, 1, 1, 4, 2, 1, 2)
+    assert_allows(LayerCover(), unfold(problem, row, (3,)), problem)
+    pipe = Candidate(1, 2, 1, 1, 4, 2, 1, 2)
+    assert_forbids(LayerCover(), unfold(problem, pipe, (2, 1)), problem)
+    assert_forbids(LayerCover(), unfold(problem, pipe, (1, 2)), problem)  # a stage without any
+    rows = Candidates.of([row, pipe, Candidate(1, 2, 1, 1, 2, 2, 1, 1)])
+    allowed, forbidden = assert_post_matches_check(LayerCover(), problem, rows)
+    assert allowed
+    assert forbidden
 
 
 def test_grid_identity_forbids_a_stage_whose_products_differ(document_scenario: Build) -> None:

@@ -7,7 +7,17 @@ from autopar.costs.declared import DeclaredCosts
 from autopar.costs.registry import cost_model
 from autopar.errors import SpecError
 from autopar.problem import Candidate, Candidates
-from autopar.specs import LLM, Cluster, Declared, Gpu, Recipe, Scenario, Workload
+from autopar.specs import (
+    LLM,
+    Architecture,
+    Cluster,
+    Declared,
+    Gpu,
+    Recipe,
+    Scenario,
+    Workload,
+)
+from autopar.specs.counting import parameters
 
 DOCUMENT = Candidate(replicas=1, pp=8, tp=2, cp=1, attn_dp=0, ep=16, etp=2, spread=0)
 
@@ -66,6 +76,36 @@ def test_a_dense_model_is_sharded_by_tensor_parallelism_only():
     assert costs.weights_bytes == pytest.approx(625e6)
 
 
+def test_a_layer_without_experts_is_sharded_by_tensor_parallelism_in_a_mixed_model():
+    """20 GB / 4 layers: dense over tp 2, 2.5 GB each; experts over ep 4 x etp 1, 1.25 GB each.
+
+    Dense, experts, experts, dense. Two grids serve one layer each; one grid serves both.
+    """
+    dense, experts = {"feed_forward": "dense"}, {"feed_forward": "moe"}
+    architecture = {
+        "hidden_size": 8,
+        "vocab_size": 9,
+        "attention": {},
+        "feed_forward": {
+            "dense": {"kind": "dense", "ffn_size": 8},
+            "moe": {"kind": "moe", "num_experts": 4, "experts_per_token": 1, "expert_size": 8},
+        },
+        "layers": [{"layers": [dense, experts, experts, dense]}],
+    }
+    counted = parameters(Architecture.model_validate(architecture))
+    llm = LLM(
+        name="m", num_layers=4, num_experts=4, num_parameters=counted,
+        bytes_per_parameter=2, architecture=architecture,
+    )  # fmt: skip
+    unit = counted * 2 / 4
+    model = DeclaredCosts(scenario().model_copy(update={"llm": llm}))
+    for spread, expected in ((1, 2 / 2 + 2 / 4), (2, 2 / 2 + 1 / 4)):
+        row = Candidates.of([Candidate(1, 1, 2, 1, 2 * spread, 4, 1, spread)])
+        whole = model.stage_costs(row, np.array([0]), np.array([4]))
+        assert whole.weights_bytes[0] == pytest.approx(expected * unit)
+        assert model.bounds(row).memory_bytes[0] == pytest.approx(expected * unit)
+
+
 def test_decode_states_a_time_per_token_over_all_micro_batches():
     """8 stages x 200 ms."""
     costs = stages(DeclaredCosts(scenario(phase="decode")), DOCUMENT, 2)
@@ -78,6 +118,16 @@ def test_what_is_stated_is_counted_and_what_is_not_is_noted():
     assert costs.memory_bytes == pytest.approx(3e9 + 39_062_500)
     assert any("activation not stated" in note for note in model.notes())
     assert any("kv cache, activation, reserved" in n for n in DeclaredCosts(scenario()).notes())
+
+
+def test_an_open_batch_is_refused():
+    """The stated times are those of one batch."""
+    open_work = Workload(name="w", phase="serving", input_tokens=8, output_tokens=8)
+    changed = scenario().model_copy(update={"workload": open_work})
+    with pytest.raises(
+        SpecError, match="workload 'w' leaves the batch open; expected batch_tokens"
+    ):
+        DeclaredCosts(changed)
 
 
 def test_without_its_section_the_model_is_refused():

@@ -1,112 +1,188 @@
-"""The pieces of a stage's time: which collectives run, over which link, with how many bytes.
+"""What moves between GPUs, and the ends of the model: collectives, and on how many bytes.
 
-Links of the small cluster, GB/s and us: 400 and 1 in a node of 4 GPUs, 200 and 2 in a domain of 8,
-50 and 4 beyond; 0.7 of the bandwidth arrives, a collective starts in 4.6 us. A row has 2,000 bytes.
+Times of single operations are those of `autopar.costs.operations`; what is worked out by hand here
+is what they are asked for. A row of the small model has 2,000 bytes; nodes have 4 GPUs.
 """
 
 import numpy as np
 import pytest
 
-from autopar.costs.operations.kernels import Device
-from autopar.costs.shares import Shape, Shares
-from autopar.costs.timing import Clock
-from autopar.problem import Candidate, Candidates
+from autopar.costs.operations import kernels
+from autopar.costs.timing import causal_context, dispatched_bytes, limited
+from autopar.problem import Candidate
+
+FULL = {"kind": "gqa", "num_heads": 12, "num_kv_heads": 4, "head_dim": 80}
+MOE = {"kind": "moe", "num_experts": 6, "experts_per_token": 2, "expert_size": 1500}
+ONE = Candidate(1, 1, 1, 1, 1, 1, 1, 1)
 
 
-def clock_and_share(scenario, candidate, num_layers=1):
-    shape = Shape.of(scenario.llm, scenario.workload)
-    clock = Clock(shape, scenario.cluster, Device.of(scenario.cluster.gpu))
-    return clock, Shares.of(shape, Candidates.of([candidate]), np.array([num_layers]))
+class TestExchange:
+    """48 tokens of which each takes 2 of 6 experts, on 2 ranks; 2,000 bytes a row."""
+
+    def test_one_attention_group_needs_one_all_reduce(self, analytic_scenario, bench):
+        """Every GPU has every token and gives its part of the sum."""
+        one = bench(analytic_scenario(), Candidate(1, 1, 3, 1, 1, 3, 1, 1))
+        assert one.exchange_us() == one.network.all_reduce_us(48 * 2000, 3)
+
+    def test_one_gpu_exchanges_nothing(self, analytic_scenario, bench):
+        assert bench(analytic_scenario(), ONE).exchange_us() == 0
+
+    def test_more_groups_exchange_tokens_both_ways(self, analytic_scenario, bench):
+        """3 groups of 1 GPU, ep 3: 16 tokens x 2 copies leave, 48 x 2 / 3 = 32 arrive."""
+        one = bench(analytic_scenario(), Candidate(1, 1, 1, 1, 3, 3, 1, 1))
+        one_way = one.network.all_to_all_us(32 * 2000, 3, 3, 2)
+        assert one.exchange_us() == pytest.approx(2 * one_way)
+
+    def test_sums_over_expert_shards_run_between_the_two(self, analytic_scenario, bench):
+        """2 groups of tp 2, ep 2, etp 2: 24 tokens x 2 copies = 48 rows over 2 places, 4 GPUs."""
+        one = bench(analytic_scenario(), Candidate(1, 1, 2, 1, 2, 2, 2, 1))
+        one_way = one.network.all_to_all_us(48 * 2000, 2, 4, 2)
+        between = one.network.all_reduce_us(48 * 2000, 2)
+        assert one.exchange_us() == pytest.approx(2 * one_way + between)
+
+    def test_the_busier_of_sender_and_receiver_counts(self, analytic_scenario, bench):
+        """4 groups of one GPU, ep 2, etp 2.
+
+        12 tokens x 2 copies = 24 leave a rank, each to both shards: 48; 48 arrive at each rank.
+        On the way back a rank gets 24 rows, and an expert rank gives half of its 48 sums.
+        """
+        one = bench(analytic_scenario(), Candidate(1, 1, 1, 1, 4, 2, 2, 1))
+        out = one.network.all_to_all_us(48 * 2000, 4, 4, 2)
+        back = one.network.all_to_all_us(24 * 2000, 4, 4, 2)
+        between = one.network.all_reduce_us(48 * 2000, 2)
+        assert one.exchange_us() == pytest.approx(out + between + back)
+
+    def test_idle_grids_make_the_working_one_the_bottleneck(self, analytic_scenario, bench):
+        """4 groups of one GPU; ep 4 on one grid: 48 x 2 / 4 = 24 rows; ep 2 on one of two: 48.
+
+        A GPU sends 24 rows either way, so that with two grids the 48 of the working one count.
+        """
+        scenario = analytic_scenario(num_experts=8)
+        one = bench(scenario, Candidate(1, 1, 1, 1, 4, 4, 1, 1))
+        two = bench(scenario, Candidate(1, 1, 1, 1, 4, 2, 1, 2))
+        assert one.exchange_us() == pytest.approx(2 * one.network.all_to_all_us(48_000, 4, 4, 2))
+        assert two.exchange_us() == pytest.approx(2 * two.network.all_to_all_us(96_000, 4, 4, 2))
+
+    def test_experts_in_fp8_get_their_tokens_in_fp8(self, analytic_scenario, bench):
+        """32 rows of 1,000 bytes there, of 2,000 back."""
+        scenario = analytic_scenario(precisions={"experts": "fp8_block"})
+        one = bench(scenario, Candidate(1, 1, 1, 1, 3, 3, 1, 1))
+        out = one.network.all_to_all_us(32 * 1000, 3, 3, 2)
+        back = one.network.all_to_all_us(32 * 2000, 3, 3, 2)
+        assert one.exchange_us() == pytest.approx(out + back)
+
+    @pytest.mark.parametrize(
+        ("precision", "width"),
+        [("fp8", 1), ("fp8_block", 1), ("nvfp4", 1), ("bf16", 2), ("mxfp4", 2), ("int4", 2)],
+    )
+    def test_width_of_dispatched_elements(self, precision, width):
+        assert dispatched_bytes(precision) == width
+
+    def test_a_token_goes_once_to_a_rank_that_has_all_its_experts(self, analytic_scenario, bench):
+        """2 groups of one GPU share one expert rank of etp 2: one copy, 24 to both shards; 48 come.
+
+        Nodes of 4, domains of 8: 12 groups of one GPU, ep 6 and 2 grids, leave their domain.
+        """
+        near = bench(analytic_scenario(), Candidate(1, 1, 1, 1, 2, 1, 2, 1))
+        out = near.network.all_to_all_us(48 * 2000, 2, 2, 1)
+        between = near.network.all_reduce_us(48 * 2000, 2)
+        back = near.network.all_to_all_us(24 * 2000, 2, 2, 1)
+        assert near.exchange_us() == pytest.approx(out + between + back)
+        far = bench(analytic_scenario(), Candidate(1, 1, 1, 1, 12, 6, 1, 2))
+        one_way = far.network.all_to_all_us(16 * 2000, 12, 12, 2)
+        assert far.exchange_us() == pytest.approx(2 * one_way)
+
+    def test_narrow_experts_get_narrow_tokens(self, analytic_scenario, bench, halves):
+        """Experts that work on a latent of 400 exchange rows of 800 bytes."""
+        narrow = halves(feed_forward=MOE | {"latent_size": 400})
+        one = bench(analytic_scenario(architecture=narrow), Candidate(1, 1, 1, 1, 3, 3, 1, 1))
+        assert one.exchange_us() == pytest.approx(2 * one.network.all_to_all_us(32 * 800, 3, 3, 2))
+
+    def test_ranks_of_cp_are_places_of_their_own(self, analytic_scenario, bench):
+        """One group of cp 2, ep 2: 24 tokens x 2 copies a rank, 48 arrive."""
+        one = bench(analytic_scenario(), Candidate(1, 1, 1, 2, 1, 2, 1, 1))
+        one_way = one.network.all_to_all_us(48 * 2000, 2, 2, 2)
+        assert one.exchange_us() == pytest.approx(2 * one_way)
 
 
-def exchange_us(scenario, candidate):
-    clock, share = clock_and_share(scenario, candidate)
-    return clock._exchange_us(share)[0]
+class TestEnds:
+    """The embedding, the head, the drafts, the hop."""
+
+    def test_the_embedding_reads_and_writes_a_row_of_each_token(self, analytic_scenario, bench):
+        one = bench(analytic_scenario(), ONE)
+        expected = kernels.elementwise_us(2 * 2000 * 48, one.device)
+        assert one.clock.embedding_us(one.step)[0] == expected
+
+    def test_the_head_works_on_one_token_per_prompt_in_prefill(self, analytic_scenario, bench):
+        """100 tokens in prompts of 30: 4 rows by 5,003 columns on 1 GPU."""
+        scenario = analytic_scenario(phase="prefill", batch=100, sequence_tokens=30)
+        one = bench(scenario, ONE)
+        found = one.clock.head_us(one.rows, one.step)[0]
+        assert found == one.gemm_us(4, 1000, 5003)
+
+    def test_the_head_gathers_logits_over_tensor_shards_in_decode(self, analytic_scenario, bench):
+        """48 rows; 2 GPUs: 2,502 columns; logits 48 x 5,003 x 2 bytes."""
+        one = bench(analytic_scenario(), Candidate(1, 1, 2, 1, 1, 2, 1, 1))
+        found = one.clock.head_us(one.rows, one.step)[0]
+        gather_us = one.network.all_gather_us(480_288, 2)
+        assert found == pytest.approx(one.gemm_us(48, 1000, 2502) + gather_us)
+
+    def test_the_head_has_the_precision_of_the_embeddings(self, analytic_scenario, bench):
+        one = bench(analytic_scenario(precisions={"embeddings": "fp8"}), ONE)
+        found = one.clock.head_us(one.rows, one.step)[0]
+        assert found == one.gemm_us(48, 1000, 5003, "fp8")
+
+    def test_each_draft_takes_a_layer_a_projection_and_the_head(
+        self, analytic_scenario, bench, halves
+    ):
+        """2 drafts for 5 sequences, 3 queries each: 15 rows."""
+        drafts = {"layer": {"attention": "only"}}
+        scenario = analytic_scenario(
+            architecture=halves(FULL, MOE, next_token_prediction=drafts), input_tokens=20,
+            work={"speculation": {"draft_tokens": 2, "acceptance": 0.5}},
+        )  # fmt: skip
+        one = bench(scenario, Candidate(1, 1, 1, 1, 1, 1, 1, 1, batch=5))
+        layer = one.arch.next_token_prediction.layer
+        each = one.clock.layer_us(layer, one.rows, one.groups, one.step)[0]
+        each += one.gemm_us(15, 2000, 1000) + one.gemm_us(15, 1000, 5003)
+        found = one.clock.drafts_us(one.rows, one.groups, one.step)[0]
+        assert found == pytest.approx(2 * each)
+
+    def test_without_speculation_nothing_is_drafted(self, analytic_scenario, bench, halves):
+        drafts = {"layer": {"attention": "only"}}
+        scenario = analytic_scenario(architecture=halves(FULL, MOE, next_token_prediction=drafts))
+        one = bench(scenario, ONE)
+        assert one.clock.drafts_us(one.rows, one.groups, one.step)[0] == 0
+
+    @pytest.mark.parametrize("groups", [1, 2, 4, 6])
+    def test_a_hop_sends_the_tokens_of_a_rank_over_the_link_of_two_stages(
+        self, groups, analytic_scenario, bench
+    ):
+        """96 sequences in 2 micro-batches: 48, 24, 12 and 8 of a rank; 2, 4, 8 and 12 GPUs."""
+        scenario = analytic_scenario(batch=96)
+        one = bench(scenario, Candidate(1, 2, 1, 1, groups, groups, 1, 1))
+        found = one.clock.hop_us(one.groups, one.step)[0]
+        size = 48 / groups * 2000
+        assert found == one.network.point_to_point_us(size, 2 * groups)
 
 
 @pytest.mark.parametrize(
-    ("groups", "expected"),
+    ("length", "window", "expected"),
     [
-        (1, 4.6 + 1 + 48 * 2000 / 0.28e6),  # 2 stages of 1 GPU: a node
-        (2, 4.6 + 1 + 24 * 2000 / 0.28e6),  # of 2: just a node
-        (4, 4.6 + 2 + 12 * 2000 / 0.14e6),  # of 4: a domain
-        (6, 4.6 + 4 + 8 * 2000 / 0.035e6),  # of 6: beyond
+        (4, None, 2.5),  # 1 + 2 + 3 + 4
+        (4, 4, 2.5),
+        (4, 9, 2.5),
+        (4, 2, 1.75),  # 1 + 2 + 2 + 2
+        (5, 3, 2.4),  # 1 + 2 + 3 + 3 + 3
+        (3, 1, 1.0),
     ],
 )
-def test_a_hop_sends_the_tokens_of_a_rank_over_the_link_of_two_stages(
-    groups, expected, analytic_scenario
-):
-    scenario = analytic_scenario(batch=96)  # pp 2 halves it
-    clock, share = clock_and_share(scenario, Candidate(1, 2, 1, 1, groups, groups, 1, 1))
-    assert clock.hop_us(share)[0] == pytest.approx(expected)
+def test_mean_keys_of_a_causal_prompt(length, window, expected):
+    assert causal_context(length, window) == pytest.approx(expected)
 
 
-def test_one_attention_group_needs_one_all_reduce(analytic_scenario):
-    """tp 3: 2 x 2 steps of 1 us; 4/3 x 48 rows x 2,000 bytes / 0.28e12 = 0.457 us; + 4.6."""
-    found = exchange_us(analytic_scenario(), Candidate(1, 1, 3, 1, 1, 3, 1, 1))
-    assert found == pytest.approx(4.6 + 4 + 4 / 3 * 96_000 / 0.28e6)
-
-
-def test_one_gpu_exchanges_nothing(analytic_scenario):
-    assert exchange_us(analytic_scenario(), Candidate(1, 1, 1, 1, 1, 1, 1, 1)) == 0
-
-
-def test_more_groups_exchange_tokens_both_ways(analytic_scenario):
-    """3 groups of 1 GPU, ep 3: 16 tokens x 2 copies leave, 48 x 2 / 3 = 32 arrive: 32 rows.
-
-    2 steps of 1 us, 2/3 x 64,000 / 0.28e12 = 0.152 us, + 4.6; twice. No sum over etp = 1.
-    """
-    found = exchange_us(analytic_scenario(), Candidate(1, 1, 1, 1, 3, 3, 1, 1))
-    assert found == pytest.approx(2 * (4.6 + 2 + 2 / 3 * 64_000 / 0.28e6))
-
-
-def test_sums_over_expert_shards_run_between_the_two(analytic_scenario):
-    """2 groups of tp 2, ep 2, etp 2: 24 tokens x 2 copies = 48 rows, both ways over 2 groups.
-
-    The sum over etp: 48 rows, 2 steps of 1 us, 96,000 bytes whole.
-    """
-    found = exchange_us(analytic_scenario(), Candidate(1, 1, 2, 1, 2, 2, 2, 1))
-    one_way = 4.6 + 1 + 1 / 2 * 96_000 / 0.28e6
-    assert found == pytest.approx(2 * one_way + 4.6 + 2 + 96_000 / 0.28e6)
-
-
-def test_idle_grids_make_the_working_one_the_bottleneck(analytic_scenario):
-    """4 groups of one GPU; ep 4 on one grid: 48 x 2 / 4 = 24 rows; ep 2 on one of two: 48 rows.
-
-    2 steps of 1 us; 3/4 of the rows; twice. A GPU sends 24 rows either way, so that with two grids
-    the 48 of the working one are the busier side.
-    """
-    scenario = analytic_scenario(num_experts=8)
-    one = exchange_us(scenario, Candidate(1, 1, 1, 1, 4, 4, 1, 1))
-    two = exchange_us(scenario, Candidate(1, 1, 1, 1, 4, 2, 1, 2))
-    assert one == pytest.approx(2 * (4.6 + 2 + 3 / 4 * 48_000 / 0.28e6))
-    assert two == pytest.approx(2 * (4.6 + 2 + 3 / 4 * 96_000 / 0.28e6))
-
-
-def test_the_head_works_on_one_token_per_prompt_in_prefill(analytic_scenario):
-    """100 tokens in prompts of 30: 4 rows; head 1,000 x 5,003, 2 bytes, on 1 GPU.
-
-    10,006,000 bytes of weights + 4 x 6,003 x 2, over 0.8e12, is 12.568 us; + 3 of start.
-    """
-    scenario = analytic_scenario(phase="prefill", batch=100, sequence_tokens=30)
-    clock, share = clock_and_share(scenario, Candidate(1, 1, 1, 1, 1, 1, 1, 1))
-    expected = 3 + (10_006_000 + 4 * 6_003 * 2) / 0.8e6
-    assert clock.head_us(share)[0] == pytest.approx(expected)
-
-
-def test_the_head_gathers_logits_over_tensor_shards_in_decode(analytic_scenario):
-    """48 rows; 2 GPUs: 2,502 columns; logits 48 x 5,003 x 2 bytes, half of them over the link."""
-    clock, share = clock_and_share(analytic_scenario(), Candidate(1, 1, 2, 1, 1, 2, 1, 1))
-    weights_us = (1000 * 2502 * 2 + 48 * 3502 * 2) / 0.8e6
-    gather_us = 4.6 + 1 + 1 / 2 * 480_288 / 0.28e6
-    assert clock.head_us(share)[0] == pytest.approx(3 + weights_us + gather_us)
-
-
-def test_dense_tensor_parallelism_pays_two_all_reduces_a_layer(analytic_scenario):
-    """4 GPUs of a node, 48 rows: 6 steps of 1 us, 1.5 x 96,000 bytes, + 4.6; per all-reduce."""
-    clock, share = clock_and_share(
-        analytic_scenario(num_experts=0), Candidate(1, 1, 4, 1, 1, 1, 1, 4)
-    )
-    assert clock._sum_over_tp_us(share)[0] == pytest.approx(4.6 + 6 + 1.5 * 96_000 / 0.28e6)
-    kernels_us = clock._ffn_us(share, share.ffn_size)[0]
-    assert clock.dense_ffn_us(share)[0] == kernels_us + clock._sum_over_tp_us(share)[0]
+def test_a_rank_reads_its_part_of_a_window():
+    """A window of 9 over cp 2: 5 keys; where fewer stand there, all."""
+    context = np.array([10.0, 4.0])
+    assert limited(context, 9, np.array([2, 2])).tolist() == [5, 4]
+    assert limited(context, None, np.array([2, 2])) is context

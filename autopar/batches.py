@@ -1,0 +1,224 @@
+"""Which batches of which layouts may hold the optimum, where the batch is to be found.
+
+Every whole batch from 1 up is a candidate of its own. What a plan needs (memory, TTFT, TPOT) grows
+with the batch under every layout and every split, so that the batches which pass are an interval,
+found by bisection on the bounds of the layout. Rates need not be monotone. But the time between
+two steps is, so that no batch of an interval [a, b] has a rate above b / a times the best at a:
+intervals are halved until that bound rules them out or a single batch is left. This is exact.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from autopar.candidates import with_batch
+from autopar.constraints import Constraint, PlugIn
+from autopar.costs.steps import most_sequences
+from autopar.objectives import Objective
+from autopar.problem import BoolArray, Candidates, FloatArray, IntArray, Problem
+
+_PARTS = 8  # into which an interval is cut
+_TRIES = 3  # layouts that are solved for a first plan
+
+Vector = tuple[int, ...]
+Try = Callable[[Candidates], Vector | None]  # one candidate -> the values of its best plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Intervals:
+    """Batches [low, high] of layouts, shape (intervals,)."""
+
+    layout: IntArray
+    low: IntArray
+    high: IntArray
+
+    def take(self, index: IntArray | BoolArray) -> "_Intervals":
+        return _Intervals(self.layout[index], self.low[index], self.high[index])
+
+    @classmethod
+    def joined(cls, parts: "Sequence[_Intervals]") -> "_Intervals":
+        """Return the intervals of all parts."""
+        none = np.zeros(0, dtype=np.int64)
+        return cls(
+            *(np.concatenate([none, *(getattr(p, f.name) for p in parts)]) for f in fields(cls))
+        )
+
+    def cut(self) -> "_Intervals":
+        """Return every interval in equal parts; single batches stay as they are."""
+        width = self.high - self.low + 1
+        parts = np.minimum(width, _PARTS)
+        index = np.repeat(np.arange(len(width)), parts)
+        part = np.arange(len(index)) - np.repeat(np.cumsum(parts) - parts, parts)
+        low = self.low[index] + width[index] * part // parts[index]
+        high = self.low[index] + width[index] * (part + 1) // parts[index] - 1
+        return _Intervals(self.layout[index], low, high)
+
+
+def worth_looking(
+    problem: Problem,
+    constraints: Sequence[PlugIn],
+    objectives: Sequence[Objective],
+    attempt: Try,
+    *,
+    better_than: Vector | None = None,
+) -> tuple[Candidates, IntArray]:
+    """Return the candidates that may be optimal, and their optimistic vectors, in that order.
+
+    attempt: solves one candidate with a given batch; its best value prunes the others, unless
+    values that a plan must reach are known already (`better_than`).
+    matrix: shape (rows, objectives), turned so that less is better.
+    """
+    rows = problem.candidates
+    most = most_sequences(problem.scenario.workload, rows.chunks)
+    rows, most = rows.take(most > 0), most[most > 0]
+    fits = _passes(problem, constraints, rows, lambda c: c.depends_on_batch == "not")
+    rows, most = rows.take(fits), most[fits]
+    ask = _Ask(problem, constraints, objectives, rows)
+    work, matrix = ask.doubling(most)
+    best = ask.first_plan(work, attempt) if better_than is None else better_than
+    while True:
+        if best is not None:
+            keep = not_after(matrix, best)
+            work, matrix = work.take(keep), matrix[keep]
+        if bool((work.low == work.high).all()):
+            break
+        work, matrix = ask.possible(work.cut())
+    order = np.lexsort(matrix.T[::-1])
+    return ask.at_low(work).take(order), matrix[order]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What is asked of intervals of batches, again and again."""
+
+    problem: Problem
+    constraints: Sequence[PlugIn]
+    objectives: Sequence[Objective]
+    rows: Candidates  # the layouts that the intervals speak of
+
+    def at_low(self, work: _Intervals) -> Candidates:
+        """Return the candidates with the lowest batch of each interval."""
+        return with_batch(self.rows.take(work.layout), work.low)
+
+    def doubling(self, most: IntArray) -> tuple[_Intervals, IntArray]:
+        """Return intervals [1, 1], [2, 3], [4, 7], ... that may hold a plan.
+
+        A layout whose low end fails what grows with the batch has no larger batch that passes; one
+        that is too slow at its low end may be fast enough later.
+        """
+        parts, low, layouts = [], 1, np.arange(len(self.rows))
+        while len(layouts):
+            high = np.minimum(2 * low - 1, most[layouts])
+            work = _Intervals(layouts, np.full_like(layouts, low), high)
+            grows, may_pass, matrix = self._judged(work)
+            keep = grows & may_pass
+            parts.append((work.take(keep), matrix[keep]))
+            low *= 2
+            layouts = layouts[grows & (most[layouts] >= low)]
+        return _Intervals.joined([w for w, _ in parts]), np.concatenate(
+            [np.zeros((0, len(self.objectives)), dtype=np.int64), *(m for _, m in parts)]
+        )
+
+    def possible(self, work: _Intervals) -> tuple[_Intervals, IntArray]:
+        """Return the intervals that may hold a plan, and their optimistic vectors."""
+        grows, may_pass, matrix = self._judged(work)
+        keep = grows & may_pass
+        return work.take(keep), matrix[keep]
+
+    def _judged(self, work: _Intervals) -> tuple[BoolArray, BoolArray, IntArray]:
+        """Return which low ends pass what grows, which intervals may pass the rest, and vectors."""
+        rows, ratio = self.at_low(work), work.high / work.low
+        grows = _passes(
+            self.problem, self.constraints, rows, lambda c: c.depends_on_batch == "grows"
+        )
+        may_pass = _may_pass(self.problem, self.constraints, rows, ratio)
+        return grows, may_pass, _optimistic(self.problem, self.objectives, rows, ratio)
+
+    def first_plan(self, work: _Intervals, attempt: Try) -> Vector | None:
+        """Return the values of a good plan, from the intervals whose low ends promise most."""
+        best: Vector | None = None
+        rows = self.at_low(work)
+        matrix = _optimistic(self.problem, self.objectives, rows, np.ones(len(rows)))
+        order = np.lexsort(matrix.T[::-1])
+        for tries, index in enumerate(order.tolist()):
+            if best is not None and tries >= _TRIES:
+                break
+            low, high = int(work.low[index]), int(work.high[index])
+            found = _largest(rows.take(np.array([index])), low, high, attempt)
+            if found is not None and (best is None or found < best):
+                best = found
+        return best
+
+
+def _largest(row: Candidates, low: int, high: int, attempt: Try) -> Vector | None:
+    """Return the best of the values seen while bisecting for the largest batch with a plan."""
+    best = attempt(with_batch(row, low))
+    if best is None:
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        found = attempt(with_batch(row, middle))
+        low, high = (low, middle - 1) if found is None else (middle, high)
+        best = best if found is None else min(best, found)
+    return best
+
+
+def _passes(
+    problem: Problem,
+    constraints: Sequence[PlugIn],
+    rows: Candidates,
+    wanted: Callable[[Constraint], bool],
+) -> BoolArray:
+    """Return which candidates pass the wanted constraints' filters."""
+    allowed = np.ones(len(rows), dtype=np.bool_)
+    for constraint in constraints:
+        if isinstance(constraint, Constraint) and wanted(constraint) and len(rows):
+            passes = constraint.allowed_rows(problem, rows)
+            if passes is not None:
+                allowed &= passes
+    return allowed
+
+
+def _may_pass(
+    problem: Problem, constraints: Sequence[PlugIn], at_low: Candidates, ratio: FloatArray
+) -> BoolArray:
+    """Return which intervals hold a batch that may pass; exact where it is a single one."""
+    allowed = np.ones(len(at_low), dtype=np.bool_)
+    single = ratio == 1
+    for constraint in constraints:
+        if not isinstance(constraint, Constraint) or not len(at_low):
+            continue
+        if constraint.depends_on_batch == "rate":
+            allowed &= constraint.may_allow(problem, at_low, ratio)
+        elif constraint.depends_on_batch == "any":
+            passes = constraint.allowed_rows(problem, at_low)
+            if passes is not None:
+                allowed &= passes | ~single
+    return allowed
+
+
+def _optimistic(
+    problem: Problem,
+    objectives: Sequence[Objective],
+    rows: Candidates,
+    ratio: FloatArray,
+) -> IntArray:
+    """Return what no batch of the intervals beats, shape (rows, objectives), less is better."""
+    columns = [
+        objective.over_batches(objective.optimistic(problem, rows), ratio)
+        * (1 if objective.sense == "min" else -1)
+        for objective in objectives
+    ]
+    return np.array(columns, dtype=np.int64).T.reshape(len(rows), len(objectives))
+
+
+def not_after(matrix: IntArray, vector: Vector) -> BoolArray:
+    """Return which rows are lexicographically at most `vector`."""
+    undecided = np.ones(len(matrix), dtype=np.bool_)
+    before = np.zeros(len(matrix), dtype=np.bool_)
+    for column, value in zip(matrix.T, vector, strict=True):
+        before |= undecided & (column < value)
+        undecided &= column == value
+    result: BoolArray = before | undecided
+    return result
