@@ -1,4 +1,8 @@
-"""Every expert shard of an explicit plan: there, once, on the right GPU of the right stage."""
+"""Every expert shard of an explicit plan: there, once, on the right GPU of the right stage.
+
+Replicas of which the placement has no row are laid out as the first one, rank by rank, so that
+what is right or wrong in the first is so in them; only where their GPUs lie is looked at.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,8 +53,18 @@ def expert_violations(scenario: Scenario, plan: Plan, layout: Layout) -> Iterato
                 [f"{len(plan.placement):,} expert shards are placed, the model has no experts"],
             )
         return
+    yield from _followers(layout)
     yield from _out_of_range(scenario, plan, layout)
     rows = _valid_rows(scenario, plan, layout)
+    holds = np.isin(rows.layer, np.array(scenario.llm.expert_layers, dtype=np.int64))
+    yield from found(
+        "expert in a layer without experts",
+        [
+            f"{rows.place(i)} is on GPU {rows.gpu[i]}, but layer {rows.layer[i]} has no experts"
+            for i in np.flatnonzero(~holds).tolist()
+        ],
+    )
+    rows = rows.take(holds)
     yield from _lost_and_doubled(scenario, plan, layout, rows)
     outside = np.flatnonzero(rows.rank == NONE).tolist()
     yield from found(
@@ -65,6 +79,21 @@ def expert_violations(scenario: Scenario, plan: Plan, layout: Layout) -> Iterato
     yield from _groups(inside)
     yield from _grids(scenario, plan, inside)
     yield from _containers(scenario, rows)
+    yield from _follower_containers(scenario, layout, inside)
+
+
+def _followers(layout: Layout) -> Iterator[Violation]:
+    """Yield replicas that cannot be laid out as the first one, because their stages differ."""
+    other = layout.stage_gpus[layout.followers] != layout.stage_gpus[:1]
+    yield from found(
+        "replica unlike the first",
+        [
+            f"replica {layout.followers[i]} has no placement, so that its experts lie as those of "
+            f"replica 0, but its stage {s} has {layout.stage_gpus[layout.followers[i], s]} GPUs, "
+            f"not {layout.stage_gpus[0, s]}"
+            for i, s in np.argwhere(other).tolist()
+        ],
+    )
 
 
 def _limits(scenario: Scenario, plan: Plan, layout: Layout) -> tuple[IntArray, dict[str, IntArray]]:
@@ -130,27 +159,30 @@ def _rank_of(
 def _lost_and_doubled(
     scenario: Scenario, plan: Plan, layout: Layout, rows: _Rows
 ) -> Iterator[Violation]:
+    """Count every shard of every replica that the placement lists."""
     llm = scenario.llm
     etp_of_layer = np.zeros(llm.num_layers, dtype=np.int64)
-    held = layout.layer_stage != NONE
-    if held.any():
+    held = np.intersect1d(np.flatnonzero(layout.layer_stage != NONE), llm.expert_layers)
+    if len(held):
         etp_of_layer[held] = stage_degrees(plan, "etp")[layout.layer_stage[held]]
     widest = max(1, int(etp_of_layer.max(initial=0)))
-    shape = (len(plan.gpus), llm.num_layers, llm.num_experts, widest)
-    keys = ((rows.copy * llm.num_layers + rows.layer) * llm.num_experts + rows.expert) * widest
+    shape = (len(layout.own), llm.num_layers, llm.num_experts, widest)
+    copy = np.searchsorted(layout.own, rows.copy)
+    keys = ((copy * llm.num_layers + rows.layer) * llm.num_experts + rows.expert) * widest
     times = np.bincount(keys + rows.shard, minlength=int(np.prod(shape))).reshape(shape)
     expected = np.arange(widest) < etp_of_layer[:, None, None]  # (layers, 1, shards)
     yield from found(
         "expert shard lost",
         [
-            f"replica {c} layer {layer} expert {e}: no GPU holds shard {s}"
+            f"replica {layout.own[c]} layer {layer} expert {e}: no GPU holds shard {s}"
             for c, layer, e, s in np.argwhere((times == 0) & expected).tolist()
         ],
     )
     yield from found(
         "expert shard doubled",
         [
-            f"replica {c} layer {layer} expert {e}: shard {s} is held {times[c, layer, e, s]} times"
+            f"replica {layout.own[c]} layer {layer} expert {e}: shard {s} is held "
+            f"{times[c, layer, e, s]} times"
             for c, layer, e, s in np.argwhere(times > 1).tolist()
         ],
     )
@@ -248,12 +280,19 @@ def _stage_of(rows: _Rows, num_layers: int) -> IntArray:
     return stage
 
 
-def _containers(scenario: Scenario, rows: _Rows) -> Iterator[Violation]:
+def _container(scenario: Scenario) -> tuple[str, int] | None:
+    """Return the level and the size of what the shards of one expert must not leave, if any."""
     level = scenario.requirements.tensor_parallel_within
-    disabled = "tensor_parallel_within" in scenario.recipe.disable
-    if level == "cluster" or disabled or not len(rows.gpu):
+    if level == "cluster" or "tensor_parallel_within" in scenario.recipe.disable:
+        return None
+    return level, scenario.cluster.container_gpus(level)
+
+
+def _containers(scenario: Scenario, rows: _Rows) -> Iterator[Violation]:
+    container = _container(scenario)
+    if container is None or not len(rows.gpu):
         return
-    size = scenario.cluster.container_gpus(level)
+    level, size = container
     order, starts, runs = _experts(rows)
     home = (rows.gpu // size)[order]
     torn = np.minimum.reduceat(home, starts) != np.maximum.reduceat(home, starts)
@@ -265,3 +304,28 @@ def _containers(scenario: Scenario, rows: _Rows) -> Iterator[Violation]:
             for e in np.flatnonzero(torn).tolist()
         ],
     )
+
+
+def _follower_containers(scenario: Scenario, layout: Layout, rows: _Rows) -> Iterator[Violation]:
+    """Look where the shards of the first replica's experts lie in the replicas that follow it."""
+    container = _container(scenario)
+    rows = rows.take(rows.copy == 0)
+    if container is None or not len(layout.followers) or not len(rows.gpu):
+        return
+    level, size = container
+    order, starts, runs = _experts(rows)
+    groups: dict[tuple[int, tuple[int, ...]], int] = {}  # experts on the same ranks are torn alike
+    for start, run in zip(starts.tolist(), runs, strict=True):
+        ranks = tuple(rows.rank[order[run]].tolist())
+        groups.setdefault((int(rows.stage[order[start]]), ranks), int(order[start]))
+    messages = []
+    for (stage, ranks), row in groups.items():
+        copies, _, gpus = layout.followed(stage)
+        homes = gpus[:, ranks] // size
+        torn = np.flatnonzero(homes.min(axis=1, initial=2**62) < homes.max(axis=1, initial=0))
+        messages += [
+            f"replica {copies[i]}, laid out as {rows.place(row)}: shards are on GPUs "
+            f"{listed(gpus[i, list(ranks)].tolist())}, not in one {level} of {size} GPUs"
+            for i in torn.tolist()
+        ]
+    yield from found("expert shards outside their container", messages)

@@ -1,6 +1,7 @@
 """Requirements and user rules, held against what was recomputed."""
 
 from collections.abc import Iterator, Mapping
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,16 @@ from autopar.errors import SpecError
 from autopar.expressions import parse
 from autopar.problem import Metrics, Plan
 from autopar.results import Violation
-from autopar.specs import RuleSpec, Scenario
+from autopar.specs import (
+    Architecture,
+    DenseFeedForward,
+    ExpertFeedForward,
+    GroupedQueryAttention,
+    LatentAttention,
+    Layer,
+    RuleSpec,
+    Scenario,
+)
 from autopar.units import format_bytes, format_rate, format_us
 from autopar.verifier.findings import found
 from autopar.verifier.layout import Layout, stage_degrees
@@ -94,6 +104,15 @@ def _throughput(scenario: Scenario, metrics: Metrics) -> Iterator[Violation]:
             yield from found(kind, [message])
 
 
+# What a rule may say of a layer; not every layer has all of it.
+_OF_LAYERS = (
+    "num_heads", "kv_heads", "head_dim", "attention_columns", "uses_mla", "ffn_size", "expert_size",
+    "shared_size",
+)  # fmt: skip
+_OF_ARCHITECTURE = ("hidden_size", "vocab_size", *_OF_LAYERS)
+_SCALE_BLOCK = {"fp8_block": 128}  # columns per scale: the format's name in `specs.architecture`
+
+
 def rule_violations(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[Violation]:
     """Yield rules of the scenario, its rule packs and its recipe that do not hold.
 
@@ -105,54 +124,81 @@ def rule_violations(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[
     messages: list[str] = []
     for rule in scenario.all_rules:
         if rule.name not in scenario.recipe.disable:
-            messages += _broken(rule, values, layout)
+            messages += _broken(rule, values, layout, scenario)
     for message in messages:  # one per rule, and every rule is named
         yield from found("rule broken", [message])
 
 
-def _broken(rule: RuleSpec, values: Mapping[str, Any], layout: Layout) -> Iterator[str]:
+def _broken(
+    rule: RuleSpec, values: Mapping[str, Any], layout: Layout, scenario: Scenario
+) -> Iterator[str]:
     text = rule.require or rule.forbid or rule.sum or ""
-    shape = layout.stage_gpus.shape
     try:
-        expression = parse(text, values.keys())
-        missing = [name for name in sorted(expression.names) if values[name] is None]
-        if missing:
-            raise ValueError(f"the spec does not state {', '.join(missing)}")  # noqa: TRY301
+        expression = parse(text, (*values, *_OF_LAYERS))
+        _refuse_what_has_no_value(rule, expression.names, values, scenario)
+        asked = sorted(expression.names & set(_OF_LAYERS))
+        values = {**values, **_layer_axis(scenario.llm.architecture, asked)}
+        kinds = len(values[asked[0]]) if asked else 1
+        shape = (kinds, *layout.stage_gpus.shape)
         result = np.broadcast_to(np.asarray(expression.evaluate(values)), shape)
     except ValueError as error:
         raise SpecError(f"rule {rule.name!r}: {error}") from error
     if rule.sum is not None:
-        total = float(result.sum())
-        slack = _FLOAT * max(abs(total), 1.0)
-        if rule.at_most is not None and total > rule.at_most + slack:
-            yield (
-                f"{rule.name}: sum of {text} is {total:,g}, at most {rule.at_most:,g}; "
-                f"{rule.because}"
-            )
-        if rule.at_least is not None and total < rule.at_least - slack:
-            yield (
-                f"{rule.name}: sum of {text} is {total:,g}, at least {rule.at_least:,g}; "
-                f"{rule.because}"
-            )
+        yield from _sum_out_of_bounds(rule, float(result.sum()))
         return
-    bad = np.argwhere(result.astype(np.bool_) == (rule.forbid is not None)).tolist()
-    if bad:
-        copy, stage = bad[0]
+    wrong = result.astype(np.bool_) == (rule.forbid is not None)
+    stages = np.argwhere(wrong.any(axis=0)).tolist()
+    if stages:
+        copy, stage = stages[0]
+        place = (int(wrong[:, copy, stage].argmax()), copy, stage)
         said = ", ".join(
-            f"{name} = {float(np.broadcast_to(values[name], shape)[copy, stage]):g}"
+            f"{name} = {float(np.broadcast_to(values[name], shape)[place]):g}"
             for name in sorted(expression.names)
         )
         word = "require" if rule.require is not None else "forbid"
         yield (
             f"{rule.name}: {word} {text} does not hold in replica {copy} stage {stage} ({said})"
-            + (f" and {len(bad) - 1:,} more stages" if len(bad) > 1 else "")
+            + (f" and {len(stages) - 1:,} more stages" if len(stages) > 1 else "")
             + f"; {rule.because}"
         )
 
 
+def _refuse_what_has_no_value(
+    rule: RuleSpec, names: frozenset[str], values: Mapping[str, Any], scenario: Scenario
+) -> None:
+    """Raise ValueError where a rule asks for what the spec leaves out, or for no single number."""
+    of_layers = sorted(names & set(_OF_LAYERS))
+    if rule.sum is not None and of_layers:
+        raise ValueError(
+            f"{', '.join(of_layers)} may differ from layer to layer and cannot be summed; "
+            "expected require or forbid"
+        )
+    lacking = sorted(names & set(_OF_ARCHITECTURE))
+    if lacking and scenario.llm.architecture is None:
+        raise ValueError(
+            f"the spec does not state {', '.join(lacking)}: llm.architecture is missing"
+        )
+    missing = sorted(name for name in names if name in values and values[name] is None)
+    if missing:
+        raise ValueError(f"the spec does not state {', '.join(missing)}")
+
+
+def _sum_out_of_bounds(rule: RuleSpec, total: float) -> Iterator[str]:
+    slack = _FLOAT * max(abs(total), 1.0)
+    said = f"{rule.name}: sum of {rule.sum} is {total:,g}"
+    if rule.at_most is not None and total > rule.at_most + slack:
+        yield f"{said}, at most {rule.at_most:,g}; {rule.because}"
+    if rule.at_least is not None and total < rule.at_least - slack:
+        yield f"{said}, at least {rule.at_least:,g}; {rule.because}"
+
+
 def _rule_values(scenario: Scenario, plan: Plan, layout: Layout) -> dict[str, Any]:
-    """Return what rules may speak of; shape (replicas, stages) where stages may differ."""
-    cluster, llm = scenario.cluster, scenario.llm
+    """Return what rules may speak of; shape (replicas, stages) where stages may differ.
+
+    Sizes of layers apart: these have an axis of their own, before the others.
+    """
+    cluster, llm, phase = scenario.cluster, scenario.llm, scenario.workload.phase
+    shapes, stored = llm.architecture, llm.precisions
     degrees = {
         key: stage_degrees(plan, key) for key in ("tp", "cp", "attn_dp", "ep", "etp", "spread")
     }
@@ -160,6 +206,7 @@ def _rule_values(scenario: Scenario, plan: Plan, layout: Layout) -> dict[str, An
         **degrees,
         "replicas": len(plan.gpus),
         "pp": len(plan.stages),
+        "batch": plan.batch,
         "layers_per_stage": np.array([len(stage.layers) for stage in plan.stages]),
         "gpus": layout.stage_gpus,
         "expert_group_gpus": layout.stage_gpus,  # every GPU of a stage sends tokens to its experts
@@ -167,8 +214,56 @@ def _rule_values(scenario: Scenario, plan: Plan, layout: Layout) -> dict[str, An
         "gpus_used": len(layout.used_gpus),
         "num_layers": llm.num_layers,
         "num_experts": llm.num_experts,
+        "is_moe": float(llm.num_experts > 0),
+        "hidden_size": None if shapes is None else shapes.hidden_size,
+        "vocab_size": None if shapes is None else shapes.vocab_size,
+        "attention_block": _SCALE_BLOCK.get(stored.attention, 1),
+        "feed_forward_block": _SCALE_BLOCK.get(stored.feed_forward, 1),
+        "expert_block": _SCALE_BLOCK.get(stored.experts, 1),
+        "is_prefill": float(phase == "prefill"),
+        "is_decode": float(phase == "decode"),
         "num_gpus": cluster.num_gpus,
+        "num_nodes": cluster.num_nodes,
         "gpus_per_node": cluster.gpus_per_node,
         "scale_up_domain_gpus": cluster.domain_gpus,
         "power_w": getattr(cluster.gpu, "power_w", None),
     }
+
+
+def _layer_axis(architecture: Architecture | None, names: list[str]) -> dict[str, Any]:
+    """Return sizes of layers, each of shape (layers, 1, 1): of the layers that have all of them."""
+    if architecture is None or not names:
+        return {}
+    different = set(architecture.layer_sequence)
+    columns = [_layer_sizes(architecture, layer) for layer in different]
+    having = [c for c in columns if all(name in c for name in names)]
+    table = np.array([[c[name] for name in names] for c in having], dtype=np.int64)
+    table = np.unique(table.reshape(-1, len(names)), axis=0)
+    return {name: table[:, index, None, None] for index, name in enumerate(names)}
+
+
+def _layer_sizes(architecture: Architecture, layer: Layer) -> dict[str, int]:
+    """Return what rules may say of one layer; attention_columns divides all that tp cuts in it."""
+    sizes: dict[str, int] = {}
+    attention = architecture.attention_of(layer)
+    if attention is not None:
+        sizes["num_heads"] = heads = attention.num_heads
+        sizes["uses_mla"] = int(isinstance(attention, LatentAttention))
+        if isinstance(attention, GroupedQueryAttention):
+            sizes["kv_heads"], sizes["head_dim"] = attention.num_kv_heads, attention.head_dim
+            widths = [heads * attention.head_dim]  # queries, result, gate
+        elif isinstance(attention, LatentAttention):
+            sizes["kv_heads"] = 1
+            queries = attention.qk_nope_head_dim + attention.qk_rope_head_dim
+            keys_values = attention.qk_nope_head_dim + attention.v_head_dim
+            widths = [heads * queries, heads * keys_values, heads * attention.v_head_dim]
+        else:
+            widths = [attention.input_columns, attention.output_rows]
+        sizes["attention_columns"] = gcd(*widths)
+    feed_forward = architecture.feed_forward_of(layer)
+    if isinstance(feed_forward, ExpertFeedForward):
+        sizes["expert_size"] = feed_forward.expert_size
+        sizes["shared_size"] = feed_forward.shared_size
+    elif isinstance(feed_forward, DenseFeedForward):
+        sizes["ffn_size"] = feed_forward.ffn_size
+    return sizes

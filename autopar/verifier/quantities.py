@@ -45,7 +45,7 @@ def quantities(scenario: Scenario, plan: Plan, layout: Layout, measured: Measure
     return {
         **_of_spec(scenario),
         **_of_plan(scenario, plan, layout),
-        **_of_experts(scenario, plan),
+        **_of_experts(scenario, plan, layout),
         **_of_metrics(scenario, measured),
     }
 
@@ -66,7 +66,7 @@ def _of_spec(scenario: Scenario) -> Book:
         "num_layers": (llm.num_layers, "count"),
         "num_experts": (llm.num_experts, "count"),
         "experts_per_layer": (llm.num_experts, "count"),
-        "experts_per_token": (llm.experts_per_token, "count"),
+        "experts_per_token": (_experts_per_token(scenario), "count"),
         "num_parameters": (llm.num_parameters, "count"),
         "bytes_per_parameter": (llm.bytes_per_parameter, "size"),
         "cluster_gpus": (cluster.num_gpus, "count"),
@@ -78,6 +78,8 @@ def _of_spec(scenario: Scenario) -> Book:
         "batch_tokens": (work.batch_tokens, "count"),
         "batch_sequences": (work.batch_sequences, "count"),
         "sequence_tokens": (work.sequence_tokens, "count"),
+        "input_tokens": (work.input_tokens, "count"),
+        "output_tokens": (work.output_tokens, "count"),
         "min_tokens_per_s": (needs.min_tokens_per_s, "token rate"),
         "min_tokens_per_s_per_gpu": (needs.min_tokens_per_s_per_gpu, "token rate"),
         "max_ttft_us": (needs.max_ttft_us, "duration"),
@@ -94,7 +96,8 @@ def _of_spec(scenario: Scenario) -> Book:
         value = getattr(declared, name) if in_use and declared is not None else None
         book[name] = Quantity(value, dimension, "spec", why)
     derived = {
-        "expert_instances": (float(llm.num_layers * llm.num_experts), "count"),
+        "expert_layers": (float(len(llm.expert_layers)), "count"),
+        "expert_instances": (float(len(llm.expert_layers) * llm.num_experts), "count"),
         "weight_bytes": (llm.weight_bytes, "size"),
         "num_domains": (float(-(-cluster.num_gpus // cluster.domain_gpus)), "count"),
     }
@@ -103,6 +106,14 @@ def _of_spec(scenario: Scenario) -> Book:
     effective = None if efficiency is None else gpu.peak_flops_per_s * efficiency
     book["effective_flops_per_s"] = Quantity(effective, "FLOP rate", "recomputed", why)
     return book
+
+
+def _experts_per_token(scenario: Scenario) -> int | None:
+    """Return what the model states; the shapes decide where the cost model knows them."""
+    llm = scenario.llm
+    if scenario.cost_model == "declared" or llm.architecture is None:
+        return llm.experts_per_token
+    return llm.architecture.experts_per_token
 
 
 def _of_plan(scenario: Scenario, plan: Plan, layout: Layout) -> Book:
@@ -124,13 +135,20 @@ def _of_plan(scenario: Scenario, plan: Plan, layout: Layout) -> Book:
     book = {name: Quantity(value, "count", "plan") for name, value in counts.items()}
     for key in ("tp", "cp", "attn_dp", "ep", "etp", "spread"):
         book[key] = _same([getattr(stage, key) for stage in plan.stages], "stages")
+    given = f"a given {scenario.workload.phase} workload has none"
+    for key, value in (("batch", plan.batch), ("chunks", plan.chunks)):
+        is_open = scenario.workload.is_open
+        book[key] = Quantity(value if is_open else None, "count", "plan", "" if is_open else given)
     book["layers_per_stage"] = _same([len(stage.layers) for stage in plan.stages], "stages")
     book["gpus_per_stage"] = _same(layout.stage_gpus, "stages")
     return book
 
 
-def _of_experts(scenario: Scenario, plan: Plan) -> Book:
-    """Count in the placement itself, so that a lost or doubled shard shows in every number."""
+def _of_experts(scenario: Scenario, plan: Plan, layout: Layout) -> Book:
+    """Count in the placement itself, so that a lost or doubled shard shows in every number.
+
+    Replicas that the placement leaves out count as the first one.
+    """
     if not scenario.llm.is_moe:
         none = Quantity(None, "count", "plan", "the model has no experts")
         return dict.fromkeys(
@@ -143,15 +161,24 @@ def _of_experts(scenario: Scenario, plan: Plan) -> Book:
     _, per_layer = distinct(*layers[:2])
     _, per_expert = distinct(*experts[:3])
     starts = np.cumsum(per_layer)[:-1]
-    grids = {part.tobytes(): len(part) for part in np.split(layers[2], starts)}
+    grids = {  # by their GPUs: how many these are, and whose
+        ids.tobytes(): (len(ids), int(copies[0]))
+        for ids, copies in zip(
+            np.split(layers[2], starts), np.split(layers[0], starts), strict=True
+        )
+        if len(ids)
+    }
     parts, _ = distinct(*plan.placement.T)
     _, per_gpu = np.unique(parts[4], return_counts=True)
+    more = len(layout.followers)
+    num_parts = parts.shape[1] + more * int((parts[2] == 0).sum())
+    num_grids = len(grids) + more * sum(copy == 0 for _, copy in grids.values())
     book = {
-        "expert_parts": Quantity(float(parts.shape[1]), "count", "plan"),
+        "expert_parts": Quantity(float(num_parts), "count", "plan"),
         "gpus_per_expert": _same(per_expert, "experts"),
         "gpus_per_layer": _same(per_layer, "layers"),
-        "expert_grids": Quantity(float(len(grids)), "count", "plan"),
-        "gpus_per_expert_grid": _same(list(grids.values()), "expert grids"),
+        "expert_grids": Quantity(float(num_grids), "count", "plan"),
+        "gpus_per_expert_grid": _same([size for size, _ in grids.values()], "expert grids"),
         "parts_per_gpu": _same(per_gpu, "GPUs"),
     }
     return book if parts.size else {name: _same([], "shards") for name in book}
@@ -181,7 +208,7 @@ def _of_metrics(scenario: Scenario, measured: Measured | None) -> Book:
         "tokens_per_s_per_gpu": metrics.tokens_per_s_per_gpu,
         "ttft_us": metrics.ttft_us,
         "tpot_us": metrics.tpot_us,
-        "stage_time_us": float(measured.loads.stage_time_us.max()),
+        "stage_time_us": float(measured.loads.tick_us.max()),
         "weights_bytes_per_gpu": metrics.weights_bytes,
         "peak_memory_bytes_per_gpu": metrics.peak_memory_bytes,
         "memory_fraction": metrics.peak_memory_bytes / capacity,

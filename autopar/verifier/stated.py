@@ -29,6 +29,7 @@ def header_violations(document: PlanSpec, scenario: Scenario, plan: Plan) -> Ite
 
     A degree that the header leaves out or gives as null says nothing.
     """
+    yield from _stated_batch(document, scenario)
     if document.stages is None:
         return
     messages = []
@@ -55,6 +56,16 @@ def header_violations(document: PlanSpec, scenario: Scenario, plan: Plan) -> Ite
             if stage.pool is not None and stage.pool != scenario.cluster.name
         ],
     )
+
+
+def _stated_batch(document: PlanSpec, scenario: Scenario) -> Iterator[Violation]:
+    """Yield a batch that a document states where the workload gives it, so that none is read."""
+    if document.batch is not None and not scenario.workload.is_open:
+        text = (
+            f"batch is stated as {document.batch}, but workload {scenario.workload.name!r} gives "
+            "the batch of every replica"
+        )
+        yield from found("batch out of range", [text])
 
 
 def _layers_per_stage(document: PlanSpec, plan: Plan) -> Iterator[str]:

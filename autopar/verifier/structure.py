@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autopar.problem import Plan
 from autopar.results import Violation
 from autopar.specs import Scenario
 from autopar.verifier.findings import found
-from autopar.verifier.layout import Layout, listed
+from autopar.verifier.layout import IntArray, Layout, listed
+from autopar.verifier.work import largest_batch
 
 
 def structure_violations(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[Violation]:
@@ -19,8 +21,10 @@ def structure_violations(scenario: Scenario, plan: Plan, layout: Layout) -> Iter
     yield from _gpus(layout, scenario.cluster.num_gpus)
     yield from _grids(plan, layout)
     yield from _shares(scenario, plan)
+    yield from _batch(scenario, plan)
     yield from _coverage(scenario, plan, layout)
-    yield from _containers(scenario, plan)
+    yield from _tensor_containers(scenario, plan, layout)
+    yield from _stage_containers(scenario, layout)
 
 
 def _counts(plan: Plan) -> Iterator[Violation]:
@@ -164,8 +168,8 @@ def _shares(scenario: Scenario, plan: Plan) -> Iterator[Violation]:
     shares = [("uneven experts", llm.num_experts, "experts", "ep")]
     if architecture is not None:
         shares += [
-            ("uneven heads", architecture.num_attention_heads, "attention heads", "tp"),
-            ("uneven columns", architecture.ffn_hidden_size, "feed-forward columns", "etp"),
+            ("uneven heads", architecture.tensor_unit, "heads and dense columns", "tp"),
+            ("uneven columns", architecture.expert_unit, "expert columns", "etp"),
         ]
     for kind, whole, what, key in shares:
         yield from found(
@@ -184,6 +188,33 @@ def _shares(scenario: Scenario, plan: Plan) -> Iterator[Violation]:
             if stage.cp > most
         ],
     )
+
+
+def _batch(scenario: Scenario, plan: Plan) -> Iterator[Violation]:
+    """Yield a batch, or parts of prompts, that no scheduler takes."""
+    work = scenario.workload
+    if not work.is_open:
+        for key, value, none in (("batch", plan.batch, 0), ("chunks", plan.chunks, 1)):
+            if value != none:
+                text = f"{key} = {value}, but workload {work.name!r} gives the batch"
+                yield from found(f"{key} out of range", [text])
+        return
+    most, why = largest_batch(work, max(plan.chunks, 1))
+    if not 1 <= plan.batch <= most:
+        text = (
+            f"batch = {plan.batch} sequences per attention group and micro-batch, expected 1 to "
+            f"{most:,}: {why}"
+        )
+        if most < 1:
+            text = f"no batch is small enough: {why}"
+        yield from found("batch out of range", [text])
+    length = work.input_tokens or 1
+    if work.phase != "decode" and not work.fewest_chunks <= plan.chunks <= length:
+        text = (
+            f"prompts of {length:,} tokens in {plan.chunks} parts, expected {work.fewest_chunks} "
+            f"to {length:,}: a step takes {work.prefill_chunk_tokens:,} tokens of prompts"
+        )
+        yield from found("chunks out of range", [text])
 
 
 def _coverage(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[Violation]:
@@ -211,47 +242,65 @@ def _coverage(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[Violat
         "several shards on one GPU",
         [f"GPU {holders[i]} holds {shards[i]} expert shards, expected 1" for i in crowded],
     )
-    empty = np.setdiff1d(layout.used_gpus, holders).tolist()
+    listed_gpus = layout.gpu[np.isin(layout.copy, layout.own)]
+    empty = np.setdiff1d(listed_gpus, holders).tolist()
     yield from found("GPU without a shard", [f"GPU {gpu} holds no expert shard" for gpu in empty])
 
 
-def _containers(scenario: Scenario, plan: Plan) -> Iterator[Violation]:
-    needs, disabled = scenario.requirements, scenario.recipe.disable
-    level = needs.tensor_parallel_within
-    if level != "cluster" and "tensor_parallel_within" not in disabled:
-        size = scenario.cluster.container_gpus(level)
-        messages = [
-            message
-            for copy, stages in enumerate(plan.gpus)
-            for stage, ids in zip(plan.stages, stages, strict=False)
-            for key in ("tp", "etp")
-            for message in _torn_groups(
-                ids, getattr(stage, key), size, f"replica {copy} stage {stage.index}: {key}", level
-            )
-        ]
-        yield from found("tensor group outside its container", messages)
-    level = needs.all_to_all_within
-    if level != "cluster" and scenario.llm.is_moe and "all_to_all_within" not in disabled:
-        size = scenario.cluster.container_gpus(level)
-        messages = []
-        for copy, stages in enumerate(plan.gpus):
-            for position, ids in enumerate(stages):
-                touched = sorted({gpu // size for gpu in ids})
-                if len(touched) > 1:
-                    messages.append(
-                        f"replica {copy} stage {position}: its {len(ids)} GPUs lie in "
-                        f"{len(touched)} {level}s of {size} GPUs: {listed(touched)}"
+def _tensor_containers(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[Violation]:
+    """Yield groups of tp and of etp consecutive ranks that lie in more than one container."""
+    level = scenario.requirements.tensor_parallel_within
+    if level == "cluster" or "tensor_parallel_within" in scenario.recipe.disable:
+        return
+    size = scenario.cluster.container_gpus(level)
+    messages: list[tuple[int, int, str]] = []
+    for position, stage in enumerate(plan.stages):
+        for copies, gpus in layout.blocks(position):
+            for key in ("tp", "etp"):
+                groups = _groups_of(gpus, getattr(stage, key))
+                for index, group in np.argwhere(_in_several(groups, size)).tolist():
+                    ids = listed(groups[index, group].tolist())
+                    text = (
+                        f"replica {copies[index]} stage {position}: {key} group {group} = GPUs "
+                        f"{ids}, not in one {level} of {size} GPUs"
                     )
-        yield from found("stage outside its container", messages)
+                    messages.append((int(copies[index]), position, text))
+    yield from found("tensor group outside its container", _in_order(messages))
 
 
-def _torn_groups(
-    ids: tuple[int, ...], width: int, size: int, where: str, level: str
-) -> Iterator[str]:
-    """Yield the runs of `width` ranks that lie in more than one container of `size` GPUs."""
-    whole = len(ids) // width * width
-    groups = np.asarray(ids[:whole], dtype=np.int64).reshape(-1, width)
-    homes = groups // size
-    for index in np.flatnonzero(homes.min(axis=1, initial=2**62) < homes.max(axis=1, initial=0)):
-        members = groups[index].tolist()
-        yield f"{where} group {index} = GPUs {listed(members)}, not in one {level} of {size} GPUs"
+def _stage_containers(scenario: Scenario, layout: Layout) -> Iterator[Violation]:
+    """Yield stages with experts that lie in more than one container."""
+    level = scenario.requirements.all_to_all_within
+    disabled = "all_to_all_within" in scenario.recipe.disable
+    if level == "cluster" or disabled or not scenario.llm.is_moe:
+        return
+    size = scenario.cluster.container_gpus(level)
+    messages: list[tuple[int, int, str]] = []
+    for position in range(layout.stage_gpus.shape[1]):
+        for copies, gpus in layout.blocks(position):
+            for index in np.flatnonzero(_in_several(gpus, size)).tolist():
+                touched = np.unique(gpus[index] // size).tolist()
+                text = (
+                    f"replica {copies[index]} stage {position}: its {gpus.shape[1]} GPUs lie in "
+                    f"{len(touched)} {level}s of {size} GPUs: {listed(touched)}"
+                )
+                messages.append((int(copies[index]), position, text))
+    yield from found("stage outside its container", _in_order(messages))
+
+
+def _groups_of(gpus: IntArray, width: int) -> IntArray:
+    """Cut ranks into runs of `width`: (replicas, ranks) -> (replicas, groups, width)."""
+    whole = gpus.shape[1] // width * width
+    return gpus[:, :whole].reshape(len(gpus), -1, width)
+
+
+def _in_several(gpus: IntArray, size: int) -> NDArray[np.bool_]:
+    """Whether the GPUs along the last axis lie in several containers of `size` GPUs."""
+    homes = gpus // size
+    several: NDArray[np.bool_] = homes.min(axis=-1) < homes.max(axis=-1)
+    return several
+
+
+def _in_order(messages: list[tuple[int, int, str]]) -> list[str]:
+    """Sort messages by replica and stage."""
+    return [text for _, _, text in sorted(messages, key=lambda message: message[:2])]

@@ -257,6 +257,31 @@ def test_verdict_follows_from_the_numbers(verdict, fields, expected, says):
     assert says in found.why
 
 
+def test_batch_and_layers_with_experts_can_be_claimed(mixed_scenario):
+    """A model of 6 layers, 4 of which have 6 experts; a plan of 2 x 3 groups of 5 sequences."""
+    values = {"batch": 5, "chunks": 1, "expert_layers": 4, "expert_instances": 24,
+              "experts_per_token": 2, "output_tokens": 101, "batch_per_gpu": 2.5}  # fmt: skip
+    claims = [{"name": name, "metric": name, "value": value} for name, value in values.items()]
+    derived = {"derivation": "batch * attn_dp * pp * replicas / num_gpus", "value": 2.5}
+    spec = PlanSpec.model_validate({
+        "name": "plan", "llm": "mixed-llm", "batch": 5,
+        "degrees": {"pp": 2, "tp": 2, "ep": 3, "etp": 2},
+        "claims": [*claims, {"name": "derived", "metric": "batch_per_gpu", **derived}],
+    })  # fmt: skip
+    scenario = mixed_scenario()
+    verdicts = verify_plan(scenario, plan_from_spec(spec, scenario), spec.claims).verdicts
+    assert {v.name: v.verdict for v in verdicts} == dict.fromkeys(
+        [*values, "derived"], "reproduced"
+    )
+
+
+def test_batch_that_the_workload_gives_is_no_claim_of_the_plan(verdict):
+    found = verdict(Claim(name="batch", metric="batch", value=8))
+    assert (found.verdict, found.why) == (
+        "not derivable", "batch: a given prefill workload has none",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [

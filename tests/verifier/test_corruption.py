@@ -11,9 +11,23 @@ from autopar.verifier import KINDS, verify_plan
 
 LAYER, EXPERT, COPY, SHARD, GPU = range(5)
 ARCHITECTURE = {
-    "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 128,
-    "ffn_hidden_size": 6144, "vocab_size": 32000,
+    "hidden_size": 2048,
+    "vocab_size": 32000,
+    "shares_embeddings": True,
+    "attention": {"full": {"kind": "gqa", "num_heads": 16, "num_kv_heads": 16, "head_dim": 128}},
+    "feed_forward": {
+        "experts": {
+            "kind": "moe", "num_experts": 16, "experts_per_token": 2, "expert_size": 6144,
+        },
+        "wide": {"kind": "dense", "ffn_size": 6144},
+    },
+    "layers": [{"count": 16, "layers": [{"attention": "full", "feed_forward": "experts"}]}],
 }  # fmt: skip
+# Layers 0 and 1 are dense; the 14 others have experts.
+MIXED_LAYERS = [
+    {"count": 2, "layers": [{"attention": "full", "feed_forward": "wide"}]},
+    {"count": 14, "layers": [{"attention": "full", "feed_forward": "experts"}]},
+]
 LINK = {"bandwidth_bytes_per_s": 450e9, "latency_us": 2.0}
 ANALYTIC = {
     "cost_model": "analytic",
@@ -24,9 +38,35 @@ ANALYTIC = {
     "requirements.min_tokens_per_s_per_gpu": None,
     "declared": None,
 }
+MIXED = {
+    **ANALYTIC,
+    "llm.architecture": {**ARCHITECTURE, "layers": MIXED_LAYERS},
+    "llm.num_parameters": 8.86e9,
+    "requirements.coverage": "up_to",
+}
+SERVING = {
+    **ANALYTIC,
+    "workload": {
+        "name": "chat", "phase": "serving", "input_tokens": 20_000, "output_tokens": 101,
+        "max_batch_sequences": 40,
+    },
+}  # fmt: skip
+SHORT_ANSWERS = {**SERVING, "workload": {**SERVING["workload"], "output_tokens": 2}}
+PROMPTS = {
+    **ANALYTIC,
+    "workload": {"name": "prompts", "phase": "prefill", "input_tokens": 1000},
+}  # fmt: skip
 DECODE = {
     "workload": {
         "name": "decode", "phase": "decode", "batch_sequences": 64, "sequence_tokens": 1024,
+    },
+    "requirements.max_ttft_us": None,
+}  # fmt: skip
+OPEN_DECODE = {
+    **ANALYTIC,
+    "workload": {
+        "name": "open", "phase": "decode", "input_tokens": 1000, "output_tokens": 10,
+        "max_batch_sequences": 40,
     },
     "requirements.max_ttft_us": None,
 }  # fmt: skip
@@ -39,7 +79,9 @@ DENSE = {
 
 
 def plan_of(scenario: Scenario, degrees=None, **fields):
-    """Lay out degrees in rank order; the document's plan by default."""
+    """Lay out degrees in rank order; the document's plan by default, 8 sequences in a batch."""
+    if scenario.workload.is_open:
+        fields = {"batch": 8, **fields}
     spec = {"name": "plan", "llm": scenario.llm.name, "degrees": degrees or DOCUMENT, **fields}
     return plan_from_spec(PlanSpec.model_validate(spec), scenario)
 
@@ -97,6 +139,28 @@ def crowd(table):
     table[two, GPU] = table[one, GPU]
 
 
+def without(*columns):
+    """Return a change that leaves out the rows that hold these (column, value) pairs."""
+
+    def change(table):
+        keep = np.ones(len(table), dtype=bool)
+        for column, value in columns:
+            keep &= table[:, column] == value
+        return table[~keep]
+
+    return change
+
+
+def following(plan, change=None):
+    """List the experts of the first replica alone, or of those that are left after a change."""
+    return rows(plan, change or (lambda table: table[table[:, COPY] == 0]))
+
+
+def move_experts_to_dense_layer(table):
+    """Write the experts of layer 2 down as experts of layer 1."""
+    table[table[:, LAYER] == 2, LAYER] = 1
+
+
 # (kind, part of the message, changes of the scenario, degrees, corruption)
 CORRUPTIONS = [
     ("degrees against stages", "pp = 9", {}, None, lambda p: replace(p, pp=9)),
@@ -127,9 +191,9 @@ CORRUPTIONS = [
      lambda p: gpus(p, 0, 4, lambda ids: ids[:-1])),
     ("grid identity broken", "attn_dp 16 = 32", {}, None, lambda p: stage(p, 4, attn_dp=16)),
     ("grid identity broken", "spread 1 = 32", {}, None, lambda p: stage(p, 4, spread=1)),
-    ("uneven heads", "16 attention heads do not divide by tp = 3", ANALYTIC, None,
+    ("uneven heads", "16 heads and dense columns do not divide by tp = 3", ANALYTIC, None,
      lambda p: stage(p, 0, tp=3)),
-    ("uneven columns", "6144 feed-forward columns do not divide by etp = 5", ANALYTIC, None,
+    ("uneven columns", "6144 expert columns do not divide by etp = 5", ANALYTIC, None,
      lambda p: stage(p, 0, etp=5)),
     ("uneven experts", "16 experts do not divide by ep = 5", {}, None,
      lambda p: stage(p, 0, ep=5)),
@@ -143,7 +207,23 @@ CORRUPTIONS = [
     ("expert shard lost", "layer 3 expert 2: no GPU holds shard 1", {}, None,
      lambda p: rows(p, lambda t: t[~(t[:, :4] == (3, 2, 0, 1)).all(axis=1)])),
     ("expert shard lost", "replica 1 layer 0 expert 0", LAX, REPLICATED,
-     lambda p: rows(p, lambda t: t[t[:, COPY] == 0])),
+     lambda p: rows(p, without((COPY, 1), (LAYER, 0)))),
+    ("expert shard lost", "replica 0 layer 0 expert 0", LAX, REPLICATED,
+     lambda p: rows(p, without((COPY, 0)))),
+    ("expert shard lost", "replica 0 layer 3 expert 2: no GPU holds shard 1", LAX, REPLICATED,
+     lambda p: rows(following(p), without((LAYER, 3), (EXPERT, 2), (SHARD, 1)))),
+    ("expert shard lost", "replica 0 layer 2 expert 0", MIXED, None,
+     lambda p: rows(p, move_experts_to_dense_layer)),
+    ("expert in a layer without experts", "layer 1 expert 0 is on GPU 64, but layer 1 has no",
+     MIXED, None, lambda p: rows(p, move_experts_to_dense_layer)),
+    ("replica unlike the first", "but its stage 2 has 63 GPUs, not 64", LAX, REPLICATED,
+     lambda p: gpus(following(p), 1, 2, lambda ids: ids[:-1])),
+    ("expert shards outside their container",
+     "replica 1, laid out as replica 0 layer 0 expert 3: shards are on GPUs 262, 264", LAX,
+     REPLICATED, lambda p: gpus(following(p), 1, 0, lambda ids: [*ids[:7], ids[8], ids[7],
+                                                                 *ids[9:]])),
+    ("GPU in two replicas", "GPU 0 is replica 0", LAX, REPLICATED,
+     lambda p: gpus(following(p), 1, 0, lambda ids: [0, *ids[1:]])),
     ("expert shard doubled", "layer 0 expert 0: shard 0 is held 2 times", {}, None,
      lambda p: rows(p, lambda t: np.vstack([t, t[:1]]))),
     ("expert shard outside its stage", "is on GPU 511, which is not one of stage 0", {}, None,
@@ -159,6 +239,23 @@ CORRUPTIONS = [
      lambda p: gpus(p, 0, 7, lambda ids: [g - 448 for g in ids])),
     ("idle GPU", "256 of 512", {"requirements.coverage": "every_gpu"},
      {**DOCUMENT, "pp": 4}, lambda p: p),
+    ("batch out of range", "expected 1 to 8: a step takes 8,192 tokens of prompts", PROMPTS,
+     None, lambda p: replace(p, batch=0)),
+    ("batch out of range", "batch = 9", PROMPTS, None, lambda p: replace(p, batch=9)),
+    ("batch out of range", "expected 1 to 1: a step takes one of the 2 parts", PROMPTS, None,
+     lambda p: replace(p, batch=2, chunks=2)),
+    ("batch out of range", "batch = 41", OPEN_DECODE, None, lambda p: replace(p, batch=41)),
+    # A prompt of 20,000 tokens takes 3 steps of up to 8,192; one comes in 100 steps of a sequence.
+    ("batch out of range", "expected 1 to 33: beyond that, prompts arrive faster", SERVING,
+     None, lambda p: replace(p, batch=34)),
+    ("batch out of range", "no batch is small enough", SHORT_ANSWERS, None, lambda p: p),
+    ("batch out of range", "batch = 8, but workload 'prefill' gives the batch", {}, None,
+     lambda p: replace(p, batch=8)),
+    ("chunks out of range", "prompts of 20,000 tokens in 2 parts, expected 3 to 20,000", SERVING,
+     None, lambda p: replace(p, chunks=2)),
+    ("chunks out of range", "in 0 parts", PROMPTS, None, lambda p: replace(p, chunks=0)),
+    ("chunks out of range", "chunks = 2, but workload 'prefill' gives", {}, None,
+     lambda p: replace(p, chunks=2)),
     ("several replicas under partition", "2 replicas", {}, REPLICATED, lambda p: p),
     ("several shards on one GPU", "GPU 0 holds 2", {}, REPLICATED, lambda p: p),
     ("GPU without a shard", "GPU 2 holds no expert shard", {}, None, lambda p: rows(p, crowd)),
@@ -213,7 +310,7 @@ def test_corruption_is_caught_and_named(document_scenario, kind, says, changes, 
         ({"ttft_ms": "fast"}, "ttft_ms is stated as 'fast'"),
         ({"ttft_ms": float("nan")}, "ttft_ms"),
         ({"tpot_ms": 3.0}, "tpot_ms is stated as 3, recomputed nothing"),
-        ({"concurrency": 9}, "concurrency is stated as 9, recomputed 8"),
+        ({"concurrency": 81}, "concurrency is stated as 81, recomputed 80"),
         ({"batch_per_gpu": 21}, "batch_per_gpu"),
         ({"peak_memory_bytes": 39_062_600}, "peak_memory_bytes"),
         ({"memory": {"weights": 4e7}}, "memory.weights"),
@@ -237,7 +334,7 @@ def test_true_metrics_are_not_called_falsified(document_scenario):
     scenario = document_scenario()
     stated = {
         "tokens_per_s": 61_440_000.0, "tokens_per_s_per_gpu": 120_000, "ttft_ms": 1600.000001,
-        "tpot_ms": None, "concurrency": 8, "batch_per_gpu": 20.0, "stage_boundaries": 7,
+        "tpot_ms": None, "concurrency": 80, "batch_per_gpu": 20.0, "stage_boundaries": 7,
         "peak_memory_bytes": 39_062_501, "num_gpus": 512, "idle_gpus": 0, "unheard_of": "x",
         "memory": {"weights": 39_062_500, "kv_cache": None, "activations": None, "reserved": None},
         "objective": {"name": "throughput", "value": 61_440, "unit": "tokens/ms", "gap": 0.0},
@@ -246,9 +343,13 @@ def test_true_metrics_are_not_called_falsified(document_scenario):
 
 
 def test_every_kind_of_violation_has_a_corruption():
-    """Those of documents, "falsified ...", have theirs here and in test_stated.py."""
-    stated = {"falsified metric", "falsified degrees", "falsified pool", "falsified proof"}
-    assert {kind for kind, *_ in CORRUPTIONS} | stated == set(KINDS)
+    """Those of documents, "falsified ...", have theirs here and in test_stated.py.
+
+    Those of plans with two roles have theirs where such plans are tested.
+    """
+    elsewhere = {"falsified metric", "falsified degrees", "falsified pool", "falsified proof"}
+    elsewhere |= {kind for kind in KINDS if kind.endswith("two roles")}
+    assert {kind for kind, *_ in CORRUPTIONS} | elsewhere == set(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +359,10 @@ def test_every_kind_of_violation_has_a_corruption():
         (LAX, REPLICATED),
         (ANALYTIC, DOCUMENT),
         (DECODE, DOCUMENT),
+        (MIXED, DOCUMENT),
+        (SERVING, DOCUMENT),
+        (PROMPTS, DOCUMENT),
+        (OPEN_DECODE, DOCUMENT),
         (DENSE, {"pp": 8, "tp": 8, "attn_dp": 8}),
         ({"requirements.coverage": "every_gpu"}, REPLICATED),
         (LAX, {"pp": 16, "tp": 2, "ep": 8, "etp": 2}),

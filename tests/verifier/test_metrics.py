@@ -5,17 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autopar.candidates import generate
 from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
-from autopar.costs.registry import cost_model
 from autopar.errors import SpecError
 from autopar.plans import plan_from_spec
-from autopar.problem import Problem
-from autopar.segments import plan_costs
 from autopar.specs import PlanSpec, Workload
-from autopar.topology import Topology
-from autopar.unfold import unfold
 from autopar.verifier import verify_plan
+from autopar.verifier.layout import layout_of
+from autopar.verifier.metrics import measure
+from autopar.verifier.quantities import quantities
 
 DOCUMENT = {"pp": 8, "tp": 2, "ep": 16, "etp": 2, "spread": 2}
 
@@ -26,7 +23,7 @@ def plan_of(scenario, degrees, **fields):
 
 
 def test_document_plan_delivers_what_the_document_derives(document_scenario):
-    """120 tokens/ms per GPU, 8 x 200 ms, 20 GB over 512 GPUs, one batch per stage in flight."""
+    """120 tokens/ms per GPU, 8 x 200 ms, 20 GB over 512 GPUs, 10 prompts per stage in flight."""
     scenario = document_scenario()
     metrics = verify_plan(scenario, plan_of(scenario, DOCUMENT)).metrics
     assert metrics.tokens_per_s == 512 * 120_000
@@ -35,7 +32,7 @@ def test_document_plan_delivers_what_the_document_derives(document_scenario):
     assert metrics.tpot_us is None
     assert metrics.peak_memory_bytes == metrics.weights_bytes == 20e9 / 512
     assert metrics.kv_cache_bytes is None
-    assert (metrics.concurrency, metrics.batch_per_gpu, metrics.stage_boundaries) == (8, 20.0, 7)
+    assert (metrics.concurrency, metrics.batch_per_gpu, metrics.stage_boundaries) == (80, 20.0, 7)
 
 
 def test_memory_is_that_of_the_gpu_which_really_holds_most(document_scenario):
@@ -74,49 +71,84 @@ def test_tpot_is_the_slowest_stage_once_per_stage(document_scenario):
     assert metrics.ttft_us is None
 
 
-def splits_of(rng, num_layers, pp):
-    cuts = np.sort(rng.choice(np.arange(1, num_layers), pp - 1, replace=False))
-    return np.diff([0, *cuts.tolist(), num_layers]).tolist()
-
-
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
 @pytest.mark.parametrize(
-    ("num_experts", "coverage"),
-    [(0, "every_gpu"), (6, "every_gpu"), (6, "up_to"), (4, "partition")],
+    ("work", "batch", "in_flight", "per_gpu"),
+    [
+        # 10,240 tokens are 10 prompts of 1,024 in each of 8 stages of 2 replicas, on 1,024 GPUs.
+        ({"phase": "prefill", "batch_tokens": 10240, "sequence_tokens": 1024}, None, 160, 20.0),
+        ({"phase": "prefill", "batch_tokens": 100, "sequence_tokens": 70}, None, 32, 100 / 512),
+        ({"phase": "decode", "batch_sequences": 64, "sequence_tokens": 1024}, None, 128, 0.125),
+        # 32 groups of 5 in 8 micro-batches of 2 replicas.
+        ({"phase": "decode", "input_tokens": 100, "output_tokens": 10}, 5, 2560, 2.5),
+        ({"phase": "prefill", "input_tokens": 100}, 5, 2560, 2.5),
+    ],
 )
-def test_walk_arrives_at_the_numbers_of_the_cost_tables(
-    analytic_scenario, phase, num_experts, coverage
-):
-    """Two programs, one physics: candidates of every shape, splits at random."""
-    rng = np.random.default_rng(7)
-    scenario = analytic_scenario(
-        num_layers=4, num_experts=num_experts, num_shared_experts=1 if num_experts else 0,
-        phase=phase, batch=130, sequence_tokens=27, ffn_hidden_size=1536,
+def test_requests_in_flight_are_counted(document_scenario, work, batch, in_flight, per_gpu):
+    """Two replicas of the document's plan; a batch that is open is one per group and stage."""
+    scenario = document_scenario(
+        {
+            "workload": {"name": "work", **work}, "requirements.coverage": "up_to",
+            "requirements.max_ttft_us": None, "cluster.num_nodes": 128,
+        }
     )  # fmt: skip
-    update = {"max_context_parallel_size": 4, "coverage": coverage}
-    requirements = scenario.requirements.model_copy(update=update)
-    scenario = scenario.model_copy(update={"requirements": requirements})
-    topology = Topology.of(scenario.cluster, "cluster", "cluster")
-    rows = generate(scenario, coverage, topology, fewer_replicas=True)
-    problem = Problem(scenario, topology, rows, cost_model(scenario))
-    compared = 0
-    for index in rng.permutation(len(rows))[:60].tolist():
-        candidate = rows.row(index)
-        split = splits_of(rng, 4, candidate.pp)
-        if min(split) < candidate.spread:
-            continue
-        plan = unfold(problem, candidate, split)
-        metrics, costs = verify_plan(scenario, plan).metrics, plan_costs(plan, problem)
-        fullest = int(np.argmax(costs.memory_bytes))
-        assert metrics.tokens_per_s == pytest.approx(costs.tokens_per_s.min(), rel=1e-9)
-        assert metrics.peak_memory_bytes == pytest.approx(costs.memory_bytes[fullest], rel=1e-9)
-        assert metrics.weights_bytes == pytest.approx(costs.weights_bytes[fullest], rel=1e-9)
-        if phase == "prefill":
-            assert metrics.ttft_us == pytest.approx(costs.time_us.sum(), rel=1e-9)
-        else:
-            assert metrics.tpot_us == pytest.approx(costs.tpot_us.max(), rel=1e-9)
-        compared += 1
-    assert compared >= 10
+    plan = plan_of(scenario, {"replicas": 2, **DOCUMENT}, batch=batch)
+    metrics = verify_plan(scenario, plan).metrics
+    assert metrics.concurrency == in_flight
+    assert metrics.batch_per_gpu == per_gpu
+
+
+def test_serving_holds_as_many_requests_as_come_in_the_time_of_one(document_scenario):
+    """Little's law: 61,440 tokens/ms are 61,440/99 requests/ms of 99 tokens after the first.
+
+    One stays 1.6 s until its first token and 99 times 1.6 s after it: 160 s.
+    """
+    work = {"name": "work", "phase": "serving", "input_tokens": 100, "output_tokens": 100}
+    scenario = document_scenario({"workload": work})
+    metrics = verify_plan(scenario, plan_of(scenario, DOCUMENT, batch=4)).metrics
+    assert (metrics.ttft_us, metrics.tpot_us) == (1.6e6, 1.6e6)
+    assert metrics.concurrency == round(61_440_000 / 99 * 160)
+    assert metrics.batch_per_gpu == 4 * 32 * 8 / 512
+
+
+def test_replica_without_placement_is_laid_out_as_the_first(mixed_scenario):
+    """Every number is the same as with all replicas listed, also on each GPU."""
+    scenario = mixed_scenario()
+    degrees = {"replicas": 3, "pp": 2, "tp": 2, "ep": 3, "etp": 2, "spread": 1}
+    plan = plan_of(scenario, degrees, batch=3, layers_per_stage=[3, 3])
+    first = replace(plan, placement=plan.placement[plan.placement[:, 2] == 0])
+    assert len(first.placement) * 3 == len(plan.placement)
+    both = [measure(scenario, p, layout_of(p, scenario.llm.num_layers)) for p in (plan, first)]
+    assert both[0].metrics == both[1].metrics
+    np.testing.assert_array_equal(both[0].memory_bytes, both[1].memory_bytes)
+    assert len(set(both[0].memory_bytes[:36])) > 1
+    np.testing.assert_array_equal(both[0].memory_bytes[:12], both[0].memory_bytes[12:24])
+    for name in ("expert_parts", "expert_grids", "parts_per_gpu", "gpus_per_layer"):
+        books = [
+            quantities(scenario, p, layout_of(p, scenario.llm.num_layers), None)
+            for p in (plan, first)
+        ]
+        assert books[0][name] == books[1][name], name
+
+
+def test_replica_that_lists_experts_of_its_own_is_measured_by_these(mixed_scenario):
+    """Expert 1 joins expert 0 in replica 1 alone; replica 2 still follows the first."""
+    scenario = mixed_scenario()
+    degrees = {"replicas": 3, "pp": 2, "tp": 2, "ep": 3, "etp": 2, "spread": 1}
+    plan = plan_of(scenario, degrees, batch=3, layers_per_stage=[3, 3])
+    table = plan.placement[plan.placement[:, 2] < 2].copy()
+    one, two = ((table[:, :3] == (2, expert, 1)).all(axis=1) for expert in (0, 2))
+    table[two, 4] = table[one, 4]
+    crowded = replace(plan, placement=table)
+    loads = [
+        measure(scenario, p, layout_of(p, scenario.llm.num_layers)).loads for p in (plan, crowded)
+    ]
+    slower = loads[1].tick_us - loads[0].tick_us
+    assert slower[1, 0] > 0
+    slower[1, 0] = 0
+    assert not slower.any()
+    moved = loads[1].weights_bytes - loads[0].weights_bytes
+    assert sorted(np.flatnonzero(moved)) == [12, 13, 14, 15]
+    assert verify_plan(scenario, crowded).violations[0].kind == "uneven experts per rank"
 
 
 def test_doubled_expert_slows_its_stage_and_fills_its_gpu(analytic_scenario):
@@ -170,6 +202,36 @@ def test_requirement_that_the_workload_has_no_metric_for_is_noted(document_scena
     report = verify_plan(scenario, plan_of(scenario, DOCUMENT))
     assert report.ok
     assert any("max_tpot_us is not checked" in note for note in report.notes)
+
+
+def test_every_replica_of_a_very_large_plan_is_looked_at(document_scenario):
+    """131,072 GPUs in 4,096 replicas of 4 stages, of which only the first lists its experts."""
+    scenario = document_scenario({
+        "cluster.num_nodes": 16_384, "cluster.gpus_per_domain": 8,
+        "requirements.coverage": "every_gpu",
+    })  # fmt: skip
+    degrees = {"replicas": 4096, "pp": 4, "tp": 2, "ep": 4, "etp": 2, "spread": 1}
+    plan = plan_of(scenario, degrees)
+    plan = replace(plan, placement=plan.placement[plan.placement[:, 2] == 0])
+    report = verify_plan(scenario, plan)
+    assert report.ok
+    assert report.metrics.weights_bytes == 20e9 / 4 / 8
+    assert report.metrics.concurrency == 10 * 4 * 4096
+    replicas = list(plan.gpus)
+    one, *others = replicas[3000]
+    replicas[3000] = ((*one[:1], *one[2:], one[1]), *others)
+    broken = verify_plan(scenario, replace(plan, gpus=tuple(replicas)))
+    assert broken.ok  # another order of the same node
+    replicas[3000] = ((replicas[2999][0][0], *one[1:]), *others)
+    violations = verify_plan(scenario, replace(plan, gpus=tuple(replicas))).violations
+    for kind, says in (
+        ("GPU in two replicas", "replica 2999 stage 0 rank 0 and replica 3000 stage 0 rank 0"),
+        ("tensor group outside its container", "replica 3000 stage 0: tp group 0"),
+        ("stage outside its container", "replica 3000 stage 0: its 8 GPUs"),
+        ("expert shards outside their container", "replica 3000, laid out as replica 0 layer 0"),
+        ("idle GPU", "1 of 131,072 GPUs"),
+    ):
+        assert any(v.kind == kind and says in v.message for v in violations), kind
 
 
 def test_large_plan_is_walked_shard_by_shard(document_scenario):

@@ -1,0 +1,64 @@
+"""What the walk of the analytic cost model needs of a scenario, checked."""
+
+from dataclasses import dataclass
+
+from autopar.costs.operations.collectives import Network
+from autopar.costs.operations.device import Device
+from autopar.errors import SpecError
+from autopar.specs import LLM, Architecture, Layer, Precisions, Scenario, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A model with its shapes, the work, and the hardware under it."""
+
+    llm: LLM
+    architecture: Architecture
+    workload: Workload
+    device: Device
+    network: Network
+
+    @property
+    def precisions(self) -> Precisions:
+        """How the parts of the model are stored."""
+        return self.llm.precisions
+
+    @property
+    def hidden(self) -> int:
+        """Width of the residual."""
+        return self.architecture.hidden_size
+
+    @property
+    def num_drafts(self) -> int:
+        """Tokens that are drafted per sequence and step."""
+        speculation = self.workload.speculation
+        return 0 if speculation is None else speculation.draft_tokens
+
+    def kind(self, layer: int) -> Layer:
+        """Return what one layer is made of."""
+        return self.architecture.layer_kinds[self.architecture.kind_of_layer[layer]]
+
+
+def question(scenario: Scenario) -> Question:
+    """Return the question of a scenario.
+
+    Raises SpecError if it lacks the architecture, layers to draft with, the memory bandwidth or the
+    links.
+    """
+    llm, work = scenario.llm, scenario.workload
+    if llm.architecture is None:
+        raise SpecError(
+            f"llm.architecture: missing for model {llm.name!r}; cost_model 'analytic' needs it"
+        )
+    if work.speculation is not None and llm.architecture.next_token_prediction is None:
+        raise SpecError(
+            f"workload.speculation: model {llm.name!r} has no layers that draft tokens "
+            "(llm.architecture.next_token_prediction)"
+        )
+    return Question(
+        llm=llm,
+        architecture=llm.architecture,
+        workload=work,
+        device=Device.of(scenario.cluster.gpu),
+        network=Network.of(scenario.cluster),
+    )
