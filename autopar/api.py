@@ -9,7 +9,7 @@ report = autopar.verify(scenario, autopar.load_plan("ep16-tp2-pp8"))
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -18,13 +18,33 @@ import numpy as np
 
 import autopar
 from autopar import plugins as plugin_files
-from autopar.constraints import Constraint, PlugIn
-from autopar.constraints.base import complaints
+from autopar.comparing import (
+    beyond_notes,
+    gaps,
+    hold_bounds,
+    leaders,
+    load_note,
+    lone_bounds,
+)
+from autopar.constraints import PlugIn
 from autopar.costs.scaling import error_bound
+from autopar.cpsat import relative_gap
 from autopar.diagnose import Question, binding, conflicts
-from autopar.errors import PluginError, SpecError, VerificationError
-from autopar.plans import plan_from_spec, stated_numbers
-from autopar.problem import Metrics, Plan
+from autopar.disaggregated.layout import unfold_pair
+from autopar.disaggregated.task import PairTask
+from autopar.errors import SpecError
+from autopar.lexicographic import Outcome
+from autopar.pairs import explicit_plan
+from autopar.planning import (
+    AnyPrepared,
+    AnyTask,
+    interrupted,
+    make_task,
+    objectives_of,
+    optimise,
+    prepare,
+)
+from autopar.problem import AnyPlan
 from autopar.repairs import repairs
 from autopar.results import (
     ComparedPlan,
@@ -36,19 +56,19 @@ from autopar.results import (
     Solution,
     SolverInfo,
     VerifyReport,
-    Violation,
 )
-from autopar.search import Prepared, Task, has_plan, make_task, prepare
+from autopar.search import Prepared, Task, has_plan
 from autopar.segments import ShapeCache
-from autopar.solver import Outcome, interrupted, optimise, relative_gap
 from autopar.space import outside, searched
 from autopar.specs import PlanSpec, Scenario
 from autopar.specs.change import changed
+from autopar.trust import audited, refusals, second_opinion, trusted
 from autopar.unfold import unfold
-from autopar.verifier import verify_plan
+from autopar.variables import Choice, PairChoice
 
 # The most candidates to look at when asking whether one requirement binds: about a second of work.
 BINDING_BUDGET = 200_000
+OPEN_BINDING_BUDGET = 40_000  # of layouts, each of which stands for every batch
 TIES_LOOKED_AT = 300
 
 
@@ -79,11 +99,11 @@ def solve(
     except KeyboardInterrupt:  # while the model was being built
         outcome = interrupted(task, prepared)
     clock.lap("cp_sat")
-    plan, metrics = None, None
+    plan, report = None, None
     if outcome.choice is not None:
         plan = _unfold(task, outcome)
         clock.lap("unfold")
-        metrics = _trusted_metrics(task, outcome, plan)
+        report = trusted(task, outcome, plan)
         clock.lap("verify")
     found = _Findings()
     if diagnose and not outcome.interrupted:
@@ -94,18 +114,14 @@ def solve(
         scenario=scenario,
         status=outcome.status,
         plan=plan,
-        metrics=metrics,
+        metrics=None if report is None else report.metrics,
+        roles={} if report is None else report.roles,
         objectives=_objective_values(task, outcome, tied),
         binding=found.binding,
         conflict=found.clashes[0] if found.clashes else (),
         repairs=found.repairs,
         uniqueness=outcome.uniqueness,
-        notes=(
-            searched(scenario),
-            *task.problem.cost_model.notes(),
-            *found.notes,
-            *_ties(task, outcome, tied),
-        ),
+        notes=(searched(scenario), *task.notes, *found.notes, *_ties(task, outcome, tied)),
         solver=_solver_info(task, prepared, outcome, every_plugin, clock),
         interrupted=outcome.interrupted or found.interrupted,
         because=_statements(
@@ -115,25 +131,22 @@ def solve(
 
 
 def verify(
-    scenario: Scenario, plan: PlanSpec | Plan, *, plugins: Sequence[PlugIn] = ()
+    scenario: Scenario, plan: PlanSpec | AnyPlan, *, plugins: Sequence[PlugIn] = ()
 ) -> VerifyReport:
     """Check a plan against a scenario and audit its claims, without the solver.
 
     plugins: constraints whose `check` must accept the plan too.
     Raises SpecError if the plan is for another model, or cannot be read as a plan at all.
     """
-    if isinstance(plan, Plan):
-        explicit, report = plan, verify_plan(scenario, plan)
+    if isinstance(plan, PlanSpec):
+        explicit = explicit_plan(plan, scenario)
+        report = audited(scenario, explicit, plan)
     else:
-        explicit = plan_from_spec(plan, scenario)
-        report = verify_plan(scenario, explicit, plan.claims, stated_numbers(plan), plan)
+        explicit, report = plan, second_opinion(scenario, plan)
     every_plugin = (*plugin_files.load_installed(), *plugins)
     if not every_plugin:
         return report
-    problem = make_task(scenario, plugins=every_plugin).problem
-    broken = [
-        Violation(c.name, text) for c in every_plugin for text in complaints(c, explicit, problem)
-    ]
+    broken = refusals(every_plugin, explicit, make_task(scenario, plugins=every_plugin))
     return replace(report, violations=(*report.violations, *broken))
 
 
@@ -147,7 +160,7 @@ def compare(
     """
     solution = solve(scenario, plugins=plugins)
     task = make_task(scenario, plugins=plugins)
-    columns = [(spec.name, plan_from_spec(spec, scenario), spec) for spec in plans]
+    columns = [(spec.name, explicit_plan(spec, scenario), spec) for spec in plans]
     names = [name for name, _, _ in columns]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -157,21 +170,21 @@ def compare(
         for name, plan, spec in columns
     ]
     if solution.plan is not None:
-        own = verify_plan(scenario, solution.plan)
+        own = second_opinion(scenario, solution.plan)
         compared.append(ComparedPlan("autopar", solution.plan, own, {}))
-    bounds = _lone_bounds(Question(scenario, (*plugin_files.load_installed(), *plugins)))
+    bounds = lone_bounds(Question(scenario, (*plugin_files.load_installed(), *plugins)))
     beyond = {p.name: outside(p.plan, scenario) for p in compared}
     compared = [
-        p if beyond[p.name] else replace(p, gaps=_gaps(task, p.report.metrics, bounds))
+        p if beyond[p.name] else replace(p, gaps=gaps(task, p.report.metrics, bounds))
         for p in compared
     ]
-    _hold_bounds(compared)
+    hold_bounds(compared)
     return Comparison(
         solution=solution,
         plans=tuple(compared),
-        best=_leaders(task, compared),
+        best=leaders(task, compared),
         bounds=bounds,
-        notes=(*_beyond_notes(beyond), *_load_note(compared)),
+        notes=(*beyond_notes(beyond), *load_note(compared)),
         relaxed=_weaker(scenario, solution, plugins),
     )
 
@@ -189,6 +202,10 @@ def explain(scenario: Scenario, *, plugins: Sequence[PlugIn] = ()) -> Explanatio
     )
 
 
+def _binding_budget(question: Question) -> int:
+    return OPEN_BINDING_BUDGET if question.scenario.workload.is_open else BINDING_BUDGET
+
+
 @dataclass(slots=True)
 class _Findings:
     """What was learnt about an answer after it stood, as far as it went."""
@@ -200,7 +217,7 @@ class _Findings:
     interrupted: bool = False
 
 
-def _diagnose(task: Task, outcome: Outcome, question: Question) -> _Findings:
+def _diagnose(task: AnyTask, outcome: Outcome, question: Question) -> _Findings:
     """Find what binds the optimum, or what clashes; Ctrl-C keeps what is known by then."""
     found = _Findings()
     try:
@@ -215,7 +232,7 @@ def _diagnose(task: Task, outcome: Outcome, question: Question) -> _Findings:
             found.repairs = repairs(question, found.clashes)
         elif outcome.status == "optimal" and outcome.vector is not None:
             oriented = task.oriented(outcome.vector)
-            found.binding, undecided = binding(question, oriented, BINDING_BUDGET)
+            found.binding, undecided = binding(question, oriented, _binding_budget(question))
             found.notes += [f"not decided whether {name} binds" for name in undecided]
     except KeyboardInterrupt:
         found.interrupted = True
@@ -223,7 +240,7 @@ def _diagnose(task: Task, outcome: Outcome, question: Question) -> _Findings:
     return found
 
 
-def _statements(task: Task, scenario: Scenario, names: Sequence[str]) -> dict[str, str]:
+def _statements(task: AnyTask, scenario: Scenario, names: Sequence[str]) -> dict[str, str]:
     """Return what each named constraint demands, in its own words."""
     said = {}
     for constraint in task.constraints:
@@ -249,59 +266,29 @@ class _Clock:
         self.last = now
 
 
-def _unfold(task: Task, outcome: Outcome) -> Plan:
-    choice = outcome.choice
-    assert choice is not None
+def _unfold(task: AnyTask, outcome: Outcome) -> AnyPlan:
+    choice, name = outcome.choice, f"{task.problem.scenario.name}-plan"
+    if isinstance(task, PairTask):
+        assert isinstance(choice, PairChoice)
+        return unfold_pair(task, choice, name=name)
+    assert isinstance(choice, Choice)
     return unfold(
         task.problem,
         choice.candidate,
         choice.split,
-        name=f"{task.problem.scenario.name}-plan",
+        name=name,
         layer_blocks=choice.layer_blocks,
         expert_ranks=choice.expert_ranks,
     )
 
 
-def _trusted_metrics(task: Task, outcome: Outcome, plan: Plan) -> Metrics:
-    """Return the verifier's metrics, after every check passed and every objective agreed.
-
-    Raises VerificationError otherwise: then the answer is wrong and must not be shown.
-    """
-    for constraint in task.constraints:
-        for broken in complaints(constraint, plan, task.problem):
-            if isinstance(constraint, Constraint):
-                raise VerificationError(f"our own plan breaks {constraint.name}: {broken}")
-            raise PluginError(
-                f"plug-in {constraint.name!r}: its post allows a plan that its check refuses: "
-                f"{broken}"
-            )
-    report = verify_plan(task.problem.scenario, plan)
-    disabled = set(task.problem.scenario.recipe.disable)
-    broken_kinds = [v for v in report.violations if v.kind not in disabled]
-    if broken_kinds:
-        first = broken_kinds[0]
-        raise VerificationError(f"the verifier refuses our own plan: {first.kind}: {first.message}")
-    if report.metrics is None:
-        raise VerificationError("the verifier could not measure our own plan")
-    assert outcome.vector is not None
-    for objective, integer in zip(task.objectives, outcome.vector, strict=True):
-        ours, theirs = objective.value(integer), objective.of_metrics(report.metrics)
-        allowed = error_bound(objective.quantum, objective.terms(task.problem), ours)
-        if abs(ours - theirs) > allowed:
-            raise VerificationError(
-                f"{objective.name}: the solver says {ours!r} {objective.unit}, the verifier "
-                f"{theirs!r}, more than the rounding bound of {allowed!r} apart"
-            )
-    return report.metrics
-
-
 def _objective_values(
-    task: Task, outcome: Outcome, tied: Sequence[str | None]
+    task: AnyTask, outcome: Outcome, tied: Sequence[str | None]
 ) -> tuple[ObjectiveValue, ...]:
     if outcome.vector is None or outcome.bounds is None:
         return ()
     values = []
-    for level, objective in enumerate(task.objectives):
+    for level, objective in enumerate(objectives_of(task)):
         value = objective.value(outcome.vector[level])
         bound = objective.value(outcome.bounds[level])
         values.append(
@@ -319,7 +306,7 @@ def _objective_values(
     return tuple(values)
 
 
-def _tied_levels(task: Task, prepared: Prepared, outcome: Outcome) -> list[str | None]:
+def _tied_levels(task: AnyTask, prepared: AnyPrepared, outcome: Outcome) -> list[str | None]:
     """For each objective, over how many candidates it ties ("all 9"), None where it decides.
 
     Candidates count that have a plan and tie in all objectives before, by their optimistic values.
@@ -327,6 +314,10 @@ def _tied_levels(task: Task, prepared: Prepared, outcome: Outcome) -> list[str |
     """
     if outcome.vector is None:
         return []
+    if task.problem.scenario.workload.is_open:  # candidates that are no better are not listed
+        return [None] * len(outcome.vector)
+    assert isinstance(task, Task)  # two roles leave the batch open
+    assert isinstance(prepared, Prepared)
     known: dict[int, bool] = {}
     shapes: ShapeCache = {}
 
@@ -350,7 +341,7 @@ def _tied_levels(task: Task, prepared: Prepared, outcome: Outcome) -> list[str |
     return tied
 
 
-def _ties(task: Task, outcome: Outcome, tied: Sequence[str | None]) -> tuple[str, ...]:
+def _ties(task: AnyTask, outcome: Outcome, tied: Sequence[str | None]) -> tuple[str, ...]:
     """Say which objective decided, where earlier ones left a choice."""
     if outcome.status != "optimal" or not tied:
         return ()
@@ -369,7 +360,7 @@ def _ties(task: Task, outcome: Outcome, tied: Sequence[str | None]) -> tuple[str
 
 
 def _solver_info(
-    task: Task, prepared: Prepared, outcome: Outcome, plugins: Sequence[PlugIn], clock: _Clock
+    task: AnyTask, prepared: AnyPrepared, outcome: Outcome, plugins: Sequence[PlugIn], clock: _Clock
 ) -> SolverInfo:
     scenario = task.problem.scenario
     parameters = scenario.recipe.cp_sat
@@ -382,7 +373,7 @@ def _solver_info(
         ortools_version=version("ortools"),
         parameters=parameters.model_dump(),
         candidates=prepared.num_candidates,
-        candidates_in_model=len(prepared.rows),
+        candidates_in_model=prepared.num_in_model,
         deterministic_time=round(outcome.deterministic_time, 6),
         phases_s=clock.phases,
     )
@@ -400,81 +391,6 @@ def fingerprint(scenario: Scenario, plugins: Sequence[PlugIn] = ()) -> str:
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()[:16]
-
-
-def _lone_bounds(question: Question) -> dict[str, float]:
-    """Return for each objective what no plan beats when it alone counts, as proven by CP-SAT."""
-    bounds = {}
-    for objective in question.task().objectives:
-        task = question.aiming_at(objective.name)
-        outcome = optimise(task, prepare(task))
-        if outcome.bounds is not None:
-            bounds[objective.name] = objective.value(outcome.bounds[0])
-    return bounds
-
-
-def _gaps(
-    task: Task, metrics: Metrics | None, bounds: Mapping[str, float]
-) -> dict[str, float | None]:
-    """Distance of a plan's metrics to the bounds, relative; below 0 only for a plan that cheats."""
-    if metrics is None:
-        return {}
-    gaps: dict[str, float | None] = {}
-    for objective in task.objectives:
-        if objective.name in bounds:
-            bound, value = bounds[objective.name], objective.of_metrics(metrics)
-            worse = (value - bound) * (1.0 if objective.sense == "min" else -1.0)
-            rounding = error_bound(objective.quantum, objective.terms(task.problem), bound)
-            if abs(worse) <= rounding:
-                gaps[objective.name] = 0.0
-            else:
-                gaps[objective.name] = worse / abs(bound) if bound else None
-    return gaps
-
-
-def _hold_bounds(compared: Sequence[ComparedPlan]) -> None:
-    """Raise VerificationError if a plan that satisfies the spec beats a bound that covers it."""
-    for plan in compared:
-        for name, gap in plan.gaps.items():
-            if plan.report.ok and gap is not None and gap < -1e-9:
-                raise VerificationError(
-                    f"plan {plan.name!r} satisfies the spec and beats the bound of {name} by "
-                    f"{-gap:.3%}; the bound is wrong, please report this"
-                )
-
-
-def _beyond_notes(beyond: Mapping[str, str]) -> tuple[str, ...]:
-    """Say which plans the bounds do not cover."""
-    return tuple(
-        f"the bounds do not cover {name}, which solve would not search: {why}"
-        for name, why in beyond.items()
-        if why
-    )
-
-
-def _load_note(compared: Sequence[ComparedPlan]) -> tuple[str, ...]:
-    """Say so where plans are measured under different loads."""
-    loads = {p.name: p.report.metrics.concurrency for p in compared if p.report.metrics is not None}
-    if len(set(loads.values())) < 2:
-        return ()
-    said = ", ".join(f"{name} {count:,}" for name, count in loads.items())
-    return (f"every plan is measured with its own batches in flight ({said}), one per stage",)
-
-
-def _leaders(task: Task, compared: Sequence[ComparedPlan]) -> dict[str, tuple[str, ...]]:
-    leaders = {}
-    for objective in task.objectives:
-        sign = 1.0 if objective.sense == "min" else -1.0
-        scores = {
-            p.name: sign * objective.of_metrics(p.report.metrics)
-            for p in compared
-            if p.report.ok and p.report.metrics is not None
-        }
-        if scores:
-            best = min(scores.values())
-            slack = 1e-9 * abs(best)
-            leaders[objective.name] = tuple(n for n, s in scores.items() if s <= best + slack)
-    return leaders
 
 
 def _weaker(scenario: Scenario, solution: Solution, plugins: Sequence[PlugIn]) -> Solution | None:

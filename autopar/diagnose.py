@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from autopar.constraints import PlugIn
 from autopar.constraints.active import droppable
 from autopar.errors import SolveLimitError
-from autopar.search import Prepared, Task, Vector, make_task, prepare
-from autopar.solver import optimise
+from autopar.lexicographic import Vector
+from autopar.planning import AnyPrepared, AnyTask, look_for_better, make_task, optimise
 from autopar.specs import Scenario
 from autopar.specs.change import changed
 
@@ -24,11 +24,11 @@ class Question:
     plugins: tuple[PlugIn, ...]
     without: tuple[str, ...] = ()  # constraints left out of every question
 
-    def task(self, disabled: Sequence[str] = ()) -> Task:
+    def task(self, disabled: Sequence[str] = ()) -> AnyTask:
         """Return the task without the named constraints."""
         return make_task(self.scenario, plugins=self.plugins, disabled=[*self.without, *disabled])
 
-    def aiming_at(self, objective: str, disabled: Sequence[str] = ()) -> Task:
+    def aiming_at(self, objective: str, disabled: Sequence[str] = ()) -> AnyTask:
         """Return the task with one objective alone, without the named constraints."""
         recipe = self.scenario.recipe.model_copy(update={"objectives": (objective,)})
         scenario = self.scenario.model_copy(update={"recipe": recipe})
@@ -99,6 +99,8 @@ def binding(question: Question, optimum: Vector, budget: int) -> tuple[tuple[str
     bound: list[str] = []
     open_names: list[str] = []
     for constraint in droppable(question.task().constraints):
+        if constraint.name == "coverage" and question.scenario.requirements.coverage == "up_to":
+            continue  # says no more than that there are so many GPUs
         try:
             relaxed = _relaxed(question, constraint.name)
         except SolveLimitError:
@@ -107,7 +109,7 @@ def binding(question: Question, optimum: Vector, budget: int) -> tuple[tuple[str
         if len(relaxed.problem.candidates) > budget:
             open_names.append(constraint.name)
             continue
-        better = _has_better(relaxed, prepare(relaxed), optimum)
+        better = _has_better(relaxed, look_for_better(relaxed, optimum), optimum)
         if better is None:
             open_names.append(constraint.name)
         elif better:
@@ -115,14 +117,14 @@ def binding(question: Question, optimum: Vector, budget: int) -> tuple[tuple[str
     return tuple(bound), open_names
 
 
-def _relaxed(question: Question, name: str) -> Task:
+def _relaxed(question: Question, name: str) -> AnyTask:
     """Leave a requirement out; a partition is first relaxed to every_gpu, which asks less."""
     if name == "coverage" and question.scenario.requirements.coverage == "partition":
         return question.changed("requirements.coverage", "every_gpu").task()
     return question.task([name])
 
 
-def _has_better(task: Task, prepared: Prepared, optimum: Vector) -> bool | None:
+def _has_better(task: AnyTask, prepared: AnyPrepared, optimum: Vector) -> bool | None:
     if prepared.vector is not None and prepared.vector < optimum:
         return True
     candidates = zip(prepared.optimistic.tolist(), prepared.has_path.tolist(), strict=False)
@@ -134,8 +136,8 @@ def _has_better(task: Task, prepared: Prepared, optimum: Vector) -> bool | None:
     return False if outcome.status in ("optimal", "infeasible") else None
 
 
-def _feasible(task: Task) -> bool | None:
-    prepared = prepare(task)
+def _feasible(task: AnyTask) -> bool | None:
+    prepared = look_for_better(task, None)
     if prepared.incumbent is not None:
         return True
     status = optimise(task, prepared).status

@@ -27,9 +27,10 @@ _NOWHERE = -1  # fills a stage that has fewer GPUs than its experts need
 Gpus = tuple[tuple[tuple[int, ...], ...], ...]
 
 
-def plan_from_spec(spec: PlanSpec, scenario: Scenario) -> Plan:
-    """Return the explicit plan of a plan file.
+def plan_from_spec(spec: PlanSpec, scenario: Scenario, *, after: int = 0) -> Plan:
+    """Return the explicit plan of a plan file without roles.
 
+    after: the first GPU that may be used where the file leaves GPUs out.
     Where `attn_dp` or `spread` is absent it follows from the stage's GPUs (written out, or
     `num_gpus` shared equally) and else from the grid identity: with spread 1 where both are absent,
     with attn_dp 1 in a dense model.
@@ -38,7 +39,7 @@ def plan_from_spec(spec: PlanSpec, scenario: Scenario) -> Plan:
     _same_subject(spec, scenario)
     stages = _stages(spec, scenario)
     _check_size(spec, stages)
-    gpus = _gpus(spec, scenario, stages)
+    gpus = _gpus(spec, scenario, stages, after)
     return Plan(
         name=spec.name,
         llm=spec.llm,
@@ -48,7 +49,21 @@ def plan_from_spec(spec: PlanSpec, scenario: Scenario) -> Plan:
         stages=stages,
         gpus=gpus,
         placement=_placement(spec, scenario, stages, gpus),
+        batch=_batch(spec, scenario),
+        chunks=spec.chunks or scenario.workload.fewest_chunks,
     )
+
+
+def _batch(spec: PlanSpec, scenario: Scenario) -> int:
+    """Return the batch that a plan states; 0 where the workload gives it."""
+    if not scenario.workload.is_open:
+        return 0
+    if spec.batch is None:
+        raise SpecError(
+            f"plan {spec.name!r}: batch: missing; expected the sequences per attention group and "
+            f"micro-batch, which workload {scenario.workload.name!r} leaves open"
+        )
+    return spec.batch
 
 
 def plan_parts(plan: Plan) -> dict[str, Any]:
@@ -64,6 +79,7 @@ def plan_parts(plan: Plan) -> dict[str, Any]:
         "llm": plan.llm,
         "cluster": plan.cluster,
         "degrees": {key: plan.degree(key) for key in ("replicas", "pp", *DEGREES)},
+        **({"batch": plan.batch, "chunks": plan.chunks} if plan.batch else {}),
         "num_gpus": plan.num_gpus or None,  # a file states a positive number or none
         "stages": [
             {
@@ -243,16 +259,16 @@ def _stage_gpus(stage: Stage) -> int:
     return max(stage.num_gpus, prod((stage.ep, stage.etp, stage.spread)))
 
 
-def _gpus(spec: PlanSpec, scenario: Scenario, stages: Sequence[Stage]) -> Gpus:
+def _gpus(spec: PlanSpec, scenario: Scenario, stages: Sequence[Stage], after: int) -> Gpus:
     count = spec.degrees.replicas
     if spec.replicas is None:
         if spec.stages is None:
-            return _laid_out(scenario, stages, count)
+            return _laid_out(scenario, stages, count, after)
         return _moved([s.gpus for s in spec.stages], count)
     first: Sequence[Sequence[int]] = (
         [s.gpus for s in spec.stages]
         if spec.stages is not None
-        else _laid_out(scenario, stages, 1)[0]
+        else _laid_out(scenario, stages, 1, after)[0]
     )
     replicas = []
     for position, replica in enumerate(spec.replicas):
@@ -277,7 +293,7 @@ def _gpus(spec: PlanSpec, scenario: Scenario, stages: Sequence[Stage]) -> Gpus:
     return tuple(replicas)
 
 
-def _laid_out(scenario: Scenario, stages: Sequence[Stage], replicas: int) -> Gpus:
+def _laid_out(scenario: Scenario, stages: Sequence[Stage], replicas: int, after: int) -> Gpus:
     """Return GPUs in rank order: blocks inside their containers where they fit, else in a row."""
     needs = scenario.requirements
     sizes = [_stage_gpus(stage) for stage in stages]
@@ -290,11 +306,11 @@ def _laid_out(scenario: Scenario, stages: Sequence[Stage], replicas: int) -> Gpu
         )
         unit = int(topology.unit(np.array([tp]), np.array([etp]))[0])
         try:
-            blocks = topology.block_gpus(sizes[0], unit, replicas * len(stages))
+            blocks = topology.block_gpus(sizes[0], unit, replicas * len(stages), after)
         except ValueError:  # they do not fit: in a row, and verify says what leaves its container
             blocks = []
     if not blocks:
-        starts = np.concatenate(([0], np.cumsum(sizes * replicas))).tolist()
+        starts = (after + np.concatenate(([0], np.cumsum(sizes * replicas)))).tolist()
         blocks = [tuple(range(a, b)) for a, b in pairwise(starts)]
     pp = len(stages)
     return tuple(tuple(blocks[r * pp : (r + 1) * pp]) for r in range(replicas))
@@ -328,7 +344,12 @@ def _placement(spec: PlanSpec, scenario: Scenario, stages: Sequence[Stage], gpus
             if max(row) > _LARGEST_ID:
                 _check_ids(spec, f"placement[{index}]", row)
         return np.array(rows, dtype=np.int64).reshape(-1, len(PLACEMENT_COLUMNS))
-    num_rows = scenario.llm.num_experts * len(gpus) * sum(len(s.layers) * s.etp for s in stages)
+    holders = set(scenario.llm.expert_layers)
+    num_rows = (
+        scenario.llm.num_experts
+        * len(gpus)
+        * sum(len(set(s.layers) & holders) * s.etp for s in stages)
+    )
     if num_rows > MAX_PLACEMENT_ROWS:
         raise SpecError(
             f"plan {spec.name!r}: {num_rows:,} expert shards, "
@@ -341,7 +362,7 @@ def _placement(spec: PlanSpec, scenario: Scenario, stages: Sequence[Stage], gpus
         [_padded(stage, ids) for stage, ids in zip(stages, replica, strict=True) if stage.layers]
         for replica in gpus
     ]
-    placed = place_experts(filled, padded, scenario.llm.num_experts)
+    placed = place_experts(filled, padded, scenario.llm)
     on_gpus: IntArray = placed[placed[:, -1] != _NOWHERE]
     return on_gpus
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autopar.diagnose import Question, conflicts
+from autopar.lexicographic import Outcome
 from autopar.objectives import OBJECTIVES
+from autopar.planning import optimise, prepare
 from autopar.results import Repair
-from autopar.search import prepare
-from autopar.solver import Outcome, optimise
 from autopar.units import format_bytes, format_rate, format_us
+from autopar.variables import PairChoice
 
 MOST_FIXES = 6  # changes in one repair
 MOST_TRIES = 64  # sizes of a domain, or numbers of nodes, to try one after another
@@ -121,7 +122,7 @@ def _fixes(question: Question, name: str) -> Iterator[_Fix]:
 def _best(question: Question, name: str) -> tuple[float, Outcome] | None:
     """Return the best value of a metric, in its unit, when its own limit is left out."""
     task = question.aiming_at(name, [name])
-    outcome = optimise(task, prepare(task))
+    outcome = optimise(task, prepare(task, ties=False))
     if outcome.vector is None:
         return None
     return OBJECTIVES[name].value(outcome.vector[0]), outcome
@@ -158,7 +159,11 @@ def _throughput(question: Question) -> Iterator[_Fix]:
     if best is None or best[1].choice is None:
         return
     total, choice = best[0], best[1].choice
-    used = choice.candidate.replicas * sum(choice.candidate.stage_gpus(k) for k in choice.split)
+    parts = (choice.prefill, choice.decode) if isinstance(choice, PairChoice) else (choice,)
+    used = sum(
+        one.candidate.replicas * sum(one.candidate.stage_gpus(size) for size in one.split)
+        for one in parts
+    )
     limits = question.scenario.requirements
     fixes = []
     for field, have, reached in (

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from autopar.errors import InfeasibleError, SolveLimitError
-from autopar.problem import Metrics, Plan
+from autopar.problem import AnyPlan, Metrics
 from autopar.specs import Scenario
 
 Status = Literal["optimal", "feasible", "infeasible", "unknown"]
@@ -86,7 +86,7 @@ class Solution:
 
     scenario: Scenario
     status: Status
-    plan: Plan | None
+    plan: AnyPlan | None
     metrics: Metrics | None
     objectives: tuple[ObjectiveValue, ...]
     binding: tuple[str, ...] | None  # None: not determined
@@ -97,8 +97,9 @@ class Solution:
     solver: SolverInfo
     interrupted: bool = False
     because: dict[str, str] = field(default_factory=dict)  # what each named constraint demands
+    roles: dict[str, Metrics] = field(default_factory=dict)  # metrics of each role of the plan
 
-    def require_plan(self) -> Plan:
+    def require_plan(self) -> AnyPlan:
         """Return the plan, for callers that cannot go on without one.
 
         Raises InfeasibleError, with the clashing constraints, if there provably is none, and
@@ -142,6 +143,7 @@ class VerifyReport:
     metrics: Metrics | None  # None where the plan is too broken to be measured
     verdicts: tuple[Verdict, ...] = ()
     notes: tuple[str, ...] = ()
+    roles: dict[str, Metrics] = field(default_factory=dict)  # metrics of each role of the plan
 
     @property
     def ok(self) -> bool:
@@ -154,7 +156,7 @@ class ComparedPlan:
     """One column of a comparison."""
 
     name: str
-    plan: Plan
+    plan: AnyPlan
     report: VerifyReport
     gaps: dict[str, float | None]  # per objective, to `Comparison.bounds`; None where that is 0
 

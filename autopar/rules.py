@@ -2,9 +2,16 @@
 
 `require` and `forbid` are predicates over every stage of a layout; `sum` adds an expression up over
 all stages of all replicas and bounds the total. The names they may use are in `NAMES`.
+
+Layers of one model may differ, and every one of them must run. So a rule with a name of
+`LAYER_NAMES` is asked of every kind of layer of the model that has all that the rule names, and
+must hold for each: one that speaks of expert_size is not asked of dense layers, and holds where no
+layer has experts. These names need `llm.architecture`, under every cost model.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +21,17 @@ from autopar.errors import SpecError
 from autopar.expressions import Expression, parse
 from autopar.problem import BoolArray, Candidates, FloatArray, IntArray, Plan, Problem
 from autopar.segments import SegmentTable
-from autopar.specs import RuleSpec, Scenario
+from autopar.specs import (
+    Architecture,
+    DenseFeedForward,
+    ExpertFeedForward,
+    GroupedQueryAttention,
+    LatentAttention,
+    Layer,
+    LinearAttention,
+    RuleSpec,
+    Scenario,
+)
 
 if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel
@@ -37,16 +54,50 @@ PLAN_NAMES: Mapping[str, str] = {
     "etp": "expert-tensor-parallel size",
     "expert_grid_gpus": "GPUs of one expert grid, ep * etp",
     "gpus_used": "GPUs of the whole plan",
+    "batch": "sequences per attention group and micro-batch; 0 where the workload gives the batch",
 }
 SPEC_NAMES: Mapping[str, str] = {
     "num_layers": "layers of the model",
     "num_experts": "experts per layer",
+    "is_moe": "1 if the model has layers with experts, else 0",
+    "attention_block": "columns that share a scale in attention: 128 in fp8_block, else 1",
+    "feed_forward_block": "the same, in dense feed-forwards and shared experts",
+    "expert_block": "the same, in routed experts",
+    "is_prefill": "1 if the work is prompts alone, else 0",
+    "is_decode": "1 if the work is running sequences alone, else 0",
     "num_gpus": "GPUs of the cluster",
+    "num_nodes": "nodes of the cluster",
     "gpus_per_node": "GPUs of a node",
     "scale_up_domain_gpus": "GPUs of a scale-up domain",
     "power_w": "power of one GPU in W, where its spec states it",
 }
-NAMES: Mapping[str, str] = {**STAGE_NAMES, **PLAN_NAMES, **SPEC_NAMES}
+# Of the architecture: of the whole model, and of one kind of layer.
+MODEL_NAMES: Mapping[str, str] = {
+    "hidden_size": "width of the residual stream",
+    "vocab_size": "tokens of the vocabulary",
+}
+LAYER_NAMES: Mapping[str, str] = {
+    "num_heads": "query heads; heads of the state in linear attention",
+    "kv_heads": "heads of keys in softmax attention; 1 in MLA, whose latent every GPU of tp holds",
+    "head_dim": "width of a head of softmax attention with its own keys (so not in MLA)",
+    "attention_columns": "the largest number that divides the width of every projection of the "
+    "attention that tp cuts, those of keys and values apart",
+    "uses_mla": "1 in multi-head latent attention, 0 in other attention",
+    "ffn_size": "width of a dense feed-forward",
+    "expert_size": "width of one routed expert",
+    "shared_size": "width of all shared experts together; 0 in a layer with experts but no such",
+}
+NAMES: Mapping[str, str] = {
+    **STAGE_NAMES,
+    **PLAN_NAMES,
+    **SPEC_NAMES,
+    **MODEL_NAMES,
+    **LAYER_NAMES,
+}
+
+# quantization_config.weight_block_size of deepseek-ai/DeepSeek-V3 and Qwen/Qwen3-235B-A22B-FP8,
+# config.json; the format fp8_block of `specs.architecture` is this one.
+FP8_BLOCK = 128
 
 
 def rule_constraint(rule: RuleSpec) -> "Rule":
@@ -60,7 +111,15 @@ def rule_constraint(rule: RuleSpec) -> "Rule":
         expression = parse(text, NAMES)
     except ValueError as error:
         raise SpecError(f"rule {rule.name!r}: {field}: {error}") from error
-    return SumRule(rule, expression) if field == "sum" else PredicateRule(rule, expression)
+    if field != "sum":
+        return PredicateRule(rule, expression)
+    of_layers = sorted(expression.names & LAYER_NAMES.keys())
+    if of_layers:
+        raise SpecError(
+            f"rule {rule.name!r}: sum: {', '.join(of_layers)} may differ from layer to layer; "
+            "expected require or forbid, which must hold for every kind of layer"
+        )
+    return SumRule(rule, expression)
 
 
 class Rule(Constraint):
@@ -71,6 +130,8 @@ class Rule(Constraint):
         self.because = rule.because
         self.rule = rule
         self.expression = expression
+        self.depends_on_batch = "any" if "batch" in expression.names else "not"
+        self.filters_shapes = not expression.names & {"pp", "replicas", "gpus_used"}
 
     def states(self, scenario: Scenario) -> str:
         """Quote the rule and its reason."""
@@ -103,6 +164,7 @@ class Rule(Constraint):
             "etp": rows.etp,
             "expert_grid_gpus": rows.ep * rows.etp,
             "gpus_used": rows.gpus_used(problem.num_layers),
+            "batch": rows.batch,
             "attn_dp": np.where(rows.attn_dp == 0, stage_gpus // (rows.tp * rows.cp), rows.attn_dp),
             "spread": rows.stage_spread(num_layers),
             "layers_per_stage": num_layers,
@@ -128,6 +190,7 @@ class Rule(Constraint):
                         "etp": stage.etp,
                         "expert_grid_gpus": stage.ep * stage.etp,
                         "gpus_used": gpus_used,
+                        "batch": plan.batch,
                         "attn_dp": stage.attn_dp,
                         "spread": stage.spread,
                         "layers_per_stage": len(stage.layers),
@@ -137,15 +200,31 @@ class Rule(Constraint):
                 )
 
     def spec_values(self, scenario: Scenario) -> dict[str, float]:
-        """Return the value of every name that the spec alone decides."""
-        cluster, llm = scenario.cluster, scenario.llm
+        """Return the value of every name that the spec alone decides, those of layers apart.
+
+        Raises SpecError if the rule uses one that the spec does not state.
+        """
+        cluster, llm, workload = scenario.cluster, scenario.llm, scenario.workload
+        precisions, architecture = llm.precisions, llm.architecture
         values: dict[str, float] = {
             "num_layers": llm.num_layers,
             "num_experts": llm.num_experts,
+            "is_moe": int(llm.is_moe),
+            "attention_block": _block(precisions.attention),
+            "feed_forward_block": _block(precisions.feed_forward),
+            "expert_block": _block(precisions.experts),
+            "is_prefill": int(workload.phase == "prefill"),
+            "is_decode": int(workload.phase == "decode"),
             "num_gpus": cluster.num_gpus,
+            "num_nodes": cluster.num_nodes,
             "gpus_per_node": cluster.gpus_per_node,
             "scale_up_domain_gpus": cluster.domain_gpus,
         }
+        if architecture is not None:
+            values["hidden_size"] = architecture.hidden_size
+            values["vocab_size"] = architecture.vocab_size
+        else:
+            self._refuse_names_of_an_architecture(scenario)
         if cluster.gpu.power_w is not None:
             values["power_w"] = cluster.gpu.power_w
         elif "power_w" in self.expression.names:
@@ -154,6 +233,66 @@ class Rule(Constraint):
                 "set cluster.gpu.power_w"
             )
         return values
+
+    def layer_values(self, scenario: Scenario) -> list[dict[str, float]]:
+        """Return the values of the names of layers that the rule uses, once per combination.
+
+        [{}] where it uses none, an empty list where no layer has all of them.
+        Raises SpecError if it uses any and the spec states no architecture.
+        """
+        names = sorted(self.expression.names & LAYER_NAMES.keys())
+        if not names:
+            return [{}]
+        architecture = scenario.llm.architecture
+        if architecture is None:
+            self._refuse_names_of_an_architecture(scenario)
+            return []
+        kinds = [_sizes(architecture, kind) for kind in architecture.layer_kinds]
+        rows = [tuple(k[name] for name in names) for k in kinds if k.keys() >= set(names)]
+        return [dict(zip(names, row, strict=True)) for row in dict.fromkeys(rows)]
+
+    def _refuse_names_of_an_architecture(self, scenario: Scenario) -> None:
+        lacking = sorted(self.expression.names & (MODEL_NAMES.keys() | LAYER_NAMES.keys()))
+        if lacking:
+            raise SpecError(
+                f"rule {self.name!r} uses {', '.join(lacking)}, but model {scenario.llm.name!r} "
+                "states no architecture; set llm.architecture"
+            )
+
+
+def _is_one_row(rows: Candidates) -> bool:
+    """Whether all rows are the same, and their stages have a number of GPUs of their own."""
+    if not len(rows) or rows.spread[0] == 0:
+        return False
+    columns = (getattr(rows, field.name) for field in fields(rows))
+    return all(bool((column == column[0]).all()) for column in columns)
+
+
+def _block(precision: str) -> int:
+    return FP8_BLOCK if precision == "fp8_block" else 1
+
+
+def _sizes(architecture: Architecture, kind: Layer) -> dict[str, int]:
+    """Return what one kind of layer has of `LAYER_NAMES`."""
+    sizes: dict[str, int] = {}
+    match architecture.attention_of(kind):
+        case GroupedQueryAttention(num_heads=heads, num_kv_heads=kv_heads, head_dim=width):
+            sizes |= {"num_heads": heads, "kv_heads": kv_heads, "head_dim": width}
+            sizes |= {"uses_mla": 0, "attention_columns": heads * width}
+        case LatentAttention() as mla:  # per head: the query, keys with values, and the result
+            key, value = mla.qk_nope_head_dim, mla.v_head_dim
+            per_head = gcd(key + mla.qk_rope_head_dim, key + value, value)
+            sizes |= {"num_heads": mla.num_heads, "kv_heads": 1, "uses_mla": 1}
+            sizes["attention_columns"] = mla.num_heads * per_head
+        case LinearAttention() as linear:
+            sizes |= {"num_heads": linear.num_heads, "uses_mla": 0}
+            sizes["attention_columns"] = gcd(linear.input_columns, linear.output_rows)
+    match architecture.feed_forward_of(kind):
+        case DenseFeedForward(ffn_size=width):
+            sizes["ffn_size"] = width
+        case ExpertFeedForward(expert_size=expert_size, shared_size=shared_size):
+            sizes |= {"expert_size": expert_size, "shared_size": shared_size}
+    return sizes
 
 
 class PredicateRule(Rule):
@@ -166,28 +305,39 @@ class PredicateRule(Rule):
             return None
         if stages_differ and self.expression.names & STAGE_NAMES.keys():
             return None
-        return self._holds(self.table_values(problem, rows, np.ones_like(rows.pp)), len(rows))
+        return self._holds(problem, rows, np.ones_like(rows.pp))
 
     def allowed_segments(
         self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray
     ) -> BoolArray:
         """Segments whose stage satisfies the rule."""
-        return self._holds(self.table_values(problem, rows, stop - first), len(first))
+        if "layers_per_stage" not in self.expression.names and _is_one_row(rows):
+            one = np.zeros(1, dtype=np.int64)  # all segments alike: asked once
+            return self._holds(problem, rows.take(one), one + 1).repeat(len(first))
+        return self._holds(problem, rows, stop - first)
 
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
-        """Evaluate the rule for every stage."""
-        for where, values in self.plan_values(plan, problem):
-            if bool(self.evaluate(values)) == (self.rule.forbid is not None):
-                used = {n: v for n, v in values.items() if n in self.expression.names}
-                said = ", ".join(f"{name} = {value:g}" for name, value in used.items())
-                kind = "forbid" if self.rule.forbid else "require"
-                text = self.rule.forbid or self.rule.require
-                yield f"{where}: {kind} {text!r} is broken ({said}); {self.because}"
-                return
+        """Evaluate the rule for every stage, and for every kind of layer if it speaks of layers."""
+        layers = self.layer_values(problem.scenario)
+        for where, stage in self.plan_values(plan, problem):
+            for layer in layers:
+                values = {**stage, **layer}
+                if bool(self.evaluate(values)) == (self.rule.forbid is not None):
+                    used = {n: v for n, v in values.items() if n in self.expression.names}
+                    said = ", ".join(f"{name} = {value:g}" for name, value in used.items())
+                    kind = "forbid" if self.rule.forbid else "require"
+                    text = self.rule.forbid or self.rule.require
+                    yield f"{where}: {kind} {text!r} is broken ({said}); {self.because}"
+                    return
 
-    def _holds(self, values: Mapping[str, Any], count: int) -> BoolArray:
-        holds = np.broadcast_to(np.asarray(self.evaluate(values), dtype=np.bool_), (count,))
-        return ~holds if self.rule.forbid is not None else holds.copy()
+    def _holds(self, problem: Problem, rows: Candidates, num_layers: IntArray) -> BoolArray:
+        """Return which pairs of (candidate, layers of a stage) satisfy the rule, shape (pairs,)."""
+        values = self.table_values(problem, rows, num_layers)
+        allowed = np.ones(len(rows), dtype=np.bool_)
+        for layer in self.layer_values(problem.scenario):
+            result = np.asarray(self.evaluate({**values, **layer}), dtype=np.bool_)
+            allowed &= result != (self.rule.forbid is not None)
+        return allowed
 
 
 class SumRule(Rule):

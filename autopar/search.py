@@ -8,11 +8,12 @@ heuristic.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from autopar.batches import worth_looking
 from autopar.candidates import generate
 from autopar.constraints import Constraint, PlugIn
 from autopar.constraints.active import active
@@ -41,6 +42,11 @@ class Task:
     constraints: tuple[PlugIn, ...]
     objectives: tuple[Objective, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the answer must know about the model."""
+        return self.problem.cost_model.notes()
+
     def oriented(self, values: Sequence[int]) -> Vector:
         """Return objective values turned so that less is better."""
         signs = (1 if o.sense == "min" else -1 for o in self.objectives)
@@ -68,6 +74,11 @@ class Prepared:
     allowed: Candidates
     optimistic: IntArray
 
+    @property
+    def num_in_model(self) -> int:
+        """Candidates that bounds could not rule out."""
+        return len(self.rows)
+
 
 def make_task(
     scenario: Scenario, *, plugins: Sequence[PlugIn] = (), disabled: Sequence[str] = ()
@@ -75,11 +86,8 @@ def make_task(
     """Return the task of a scenario, with the named constraints left out."""
     constraints = active(scenario, plugins=plugins, disabled=disabled)
     names = {c.name for c in constraints}
-    limits = scenario.requirements
-    tensor = limits.tensor_parallel_within if "tensor_parallel_within" in names else "cluster"
-    stage = limits.all_to_all_within if "all_to_all_within" in names else "cluster"
-    coverage = limits.coverage if "coverage" in names else "up_to"
-    topology = Topology.of(scenario.cluster, tensor, stage if scenario.llm.is_moe else "cluster")
+    coverage = scenario.requirements.coverage if "coverage" in names else "up_to"
+    topology = topology_of(scenario, names)
     fewer = bool(plugins) or _counts_replicas(scenario)
     problem = Problem(
         scenario=scenario,
@@ -90,10 +98,21 @@ def make_task(
     return Task(problem, constraints, objectives_for(problem))
 
 
-def prepare(task: Task) -> Prepared:
-    """Filter the candidates, find an incumbent, and keep what may be as good."""
+def topology_of(scenario: Scenario, names: Collection[str]) -> Topology:
+    """Return the containers that confine groups and stages; names: of the constraints that hold."""
+    limits = scenario.requirements
+    tensor = limits.tensor_parallel_within if "tensor_parallel_within" in names else "cluster"
+    stage = limits.all_to_all_within if "all_to_all_within" in names else "cluster"
+    return Topology.of(scenario.cluster, tensor, stage if scenario.llm.is_moe else "cluster")
+
+
+def prepare(task: Task, better_than: Vector | None = None) -> Prepared:
+    """Filter the candidates, find an incumbent, and keep what may be as good.
+
+    better_than: values that a plan must beat to be of interest; others are not looked for.
+    """
     problem = task.problem
-    rows, matrix = in_order(task)
+    rows, matrix = _candidates(task, better_than)
     tables: list[SegmentTable] = []
     has_path: list[bool] = []
     shapes: ShapeCache = {}
@@ -102,7 +121,10 @@ def prepare(task: Task) -> Prepared:
     incumbent: Choice | None = None
     vector: Vector | None = None
     for index in range(len(rows)):
-        if vector is not None and tuple(matrix[index].tolist()) > vector:
+        optimistic = tuple(matrix[index].tolist())
+        if vector is not None and optimistic > vector:
+            break
+        if better_than is not None and optimistic >= better_than:
             break
         row = rows.take(np.array([index]))
         table = segment_table(problem, row, task.constraints, shapes)
@@ -111,7 +133,7 @@ def prepare(task: Task) -> Prepared:
             table = segment_table(start, row, task.constraints, start_shapes)
         chosen = best_split(row, table, problem.num_layers, task.objectives)
         has_path.append(chosen is not None or start is not problem)
-        if chosen is not None and _accepted(task, row, table, chosen):
+        if chosen is not None and accepted(task, row, table, chosen):
             found = task.oriented([o.of_split(row, table, chosen) for o in task.objectives])
             if vector is None or found < vector:
                 split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
@@ -136,6 +158,26 @@ def prepare(task: Task) -> Prepared:
     )
 
 
+def _candidates(task: Task, better_than: Vector | None) -> tuple[Candidates, IntArray]:
+    """Return the candidates that may hold the optimum, by optimistic vector."""
+    problem = task.problem
+    if not problem.scenario.workload.is_open:
+        return in_order(task)
+    shapes: ShapeCache = {}
+    start = _in_canonical_order(problem)
+
+    def attempt(row: Candidates) -> Vector | None:
+        table = segment_table(start, row, task.constraints, shapes)
+        chosen = best_split(row, table, start.num_layers, task.objectives)
+        if chosen is None or not accepted(task, row, table, chosen):
+            return None
+        return task.oriented([o.of_split(row, table, chosen) for o in task.objectives])
+
+    return worth_looking(
+        problem, task.constraints, task.objectives, attempt, better_than=better_than
+    )
+
+
 def has_plan(task: Task, row: Candidates, shapes: ShapeCache) -> bool:
     """Whether one candidate has a split that every constraint accepts, by the dynamic programme.
 
@@ -145,7 +187,7 @@ def has_plan(task: Task, row: Candidates, shapes: ShapeCache) -> bool:
     start = _in_canonical_order(task.problem)
     table = segment_table(start, row, task.constraints, shapes)
     chosen = best_split(row, table, start.num_layers, task.objectives)
-    return chosen is not None and _accepted(task, row, table, chosen)
+    return chosen is not None and accepted(task, row, table, chosen)
 
 
 def _in_canonical_order(problem: Problem) -> Problem:
@@ -206,7 +248,7 @@ def _allowed(task: Task) -> BoolArray:
     return allowed
 
 
-def _accepted(task: Task, row: Candidates, table: SegmentTable, chosen: IntArray) -> bool:
+def accepted(task: Task, row: Candidates, table: SegmentTable, chosen: IntArray) -> bool:
     """Whether every constraint accepts a candidate's split, also where filters cannot tell."""
     plugins = []
     for constraint in task.constraints:

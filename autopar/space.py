@@ -5,8 +5,9 @@ What `verify` accepts is wider: a plan may be right and lie outside. Bounds, "op
 plans they do not cover.
 """
 
-from autopar.problem import Plan
+from autopar.problem import AnyPlan, DisaggregatedPlan
 from autopar.specs import Scenario
+from autopar.specs.roles import ROLES, role_scenario
 
 
 def searched(scenario: Scenario) -> str:
@@ -14,11 +15,19 @@ def searched(scenario: Scenario) -> str:
     same = "all stages with the same tp, cp, ep and etp"
     if scenario.requirements.coverage == "partition":
         return f"searched: one expert grid per layer, tiled by tp x cp; {same}"
-    return f"searched: stages of equal GPU count; {same}, attn_dp and spread"
+    searched_stages = f"searched: stages of equal GPU count; {same}, attn_dp and spread"
+    if scenario.workload.phase == "disaggregated":
+        return (
+            f"{searched_stages}; all replicas of a role alike; prefill on the first GPUs, decode "
+            "on the next ones that are whole units of its groups and stages"
+        )
+    return searched_stages
 
 
-def outside(plan: Plan, scenario: Scenario) -> str:
+def outside(plan: AnyPlan, scenario: Scenario) -> str:
     """Return why a plan is none of the layouts that `solve` searches; empty if it is one."""
+    if isinstance(plan, DisaggregatedPlan):
+        return _pair_outside(plan, scenario)
     keys = ["tp", "cp", "ep", "etp"]
     partition = scenario.requirements.coverage == "partition"
     if not partition:
@@ -36,3 +45,13 @@ def outside(plan: Plan, scenario: Scenario) -> str:
         if not scenario.llm.is_moe and (stage.ep, stage.etp) != (1, stage.tp):
             return "the feed-forward of a dense model is not sharded by tp"
     return ""
+
+
+def _pair_outside(plan: DisaggregatedPlan, scenario: Scenario) -> str:
+    for role in ROLES:
+        why = outside(plan.roles[role], role_scenario(scenario, role))
+        if why:
+            return f"{role}: {why}"
+    last = max((g for replica in plan.prefill.gpus for s in replica for g in s), default=-1)
+    first = min((g for replica in plan.decode.gpus for s in replica for g in s), default=last + 1)
+    return "" if last < first else "decode does not lie after prefill"

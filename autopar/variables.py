@@ -63,10 +63,18 @@ class Choice:
     expert_ranks: IntArray | None = None
 
 
-class PlanVariables:
-    """All variables of one model.
+@dataclass(frozen=True, slots=True)
+class PairChoice:
+    """A point of the model of a disaggregated service: one choice for each role."""
 
-    rows: the candidates in the model. groups: their segments, with literals.
+    prefill: Choice
+    decode: Choice
+
+
+class PlanVariables:
+    """All variables of one model, or of one role of it.
+
+    rows: the candidates in the model. groups: their segments, with literals. prefix: of the names.
     replicas, pp, tp, cp, ep, etp, attn_dp, spread: integer variables; attn_dp and spread are 0
     where the stages differ.
     """
@@ -77,16 +85,18 @@ class PlanVariables:
         problem: Problem,
         rows: Candidates,
         tables: Sequence[SegmentTable],
+        prefix: str = "",
     ) -> None:
         self.model = model
+        self.prefix = prefix
         self.problem = problem
         self.rows = rows
-        self.pick = [model.new_bool_var(f"pick[{i}]") for i in range(len(rows))]
+        self.pick = [model.new_bool_var(f"{prefix}pick[{i}]") for i in range(len(rows))]
         self.groups = [
             SegmentGroup(
                 table,
                 [
-                    model.new_bool_var(f"segment[{g}][{i},{j})")
+                    model.new_bool_var(f"{prefix}segment[{g}][{i},{j})")
                     for i, j in zip(table.first.tolist(), table.stop.tolist(), strict=True)
                 ],
             )
@@ -114,7 +124,7 @@ class PlanVariables:
         low, high = (min(column), max(column)) if column else (0, 0)
         if low == high:
             return self.model.new_constant(low)
-        variable = self.model.new_int_var(low, high, key)
+        variable = self.model.new_int_var(low, high, f"{self.prefix}{key}")
         self.model.add(variable == sum(v * p for v, p in zip(column, self.pick, strict=True) if v))
         return variable
 
@@ -128,7 +138,7 @@ class PlanVariables:
                 for first, literal in zip(group.first.tolist(), group.segments, strict=True):
                     by_layer[first].append(literal)
             for layer, literals in enumerate(by_layer):
-                start = self.model.new_bool_var(f"starts_stage[{layer}]")
+                start = self.model.new_bool_var(f"{self.prefix}starts_stage[{layer}]")
                 self.model.add(start == sum(literals))
                 self._starts.append(start)
         return self._starts
@@ -140,7 +150,7 @@ class PlanVariables:
             starts = self.starts_stage
             stages: list[Any] = []
             for layer in range(self.problem.num_layers):
-                stage = self.model.new_int_var(0, layer, f"layer_stage[{layer}]")
+                stage = self.model.new_int_var(0, layer, f"{self.prefix}layer_stage[{layer}]")
                 before = stages[layer - 1] + starts[layer] if layer else 0
                 self.model.add(stage == before)
                 stages.append(stage)
@@ -186,7 +196,7 @@ class PlanVariables:
     def _unfolded_expert_gpu(self, layer: int, expert: int, shard: int) -> Any:
         from autopar.unfold import expert_gpu  # noqa: PLC0415  only this rare view needs it
 
-        name = f"expert_gpu[{layer},{expert},{shard}]"
+        name = f"{self.prefix}expert_gpu[{layer},{expert},{shard}]"
         gpu = self.model.new_int_var(0, self.problem.num_gpus - 1, name)
         stage_of = self.layer_stage[layer]
         for group in self.groups:

@@ -9,6 +9,7 @@ from autopar.catalog import data_root, load_plan, load_scenario, names, read_doc
 from autopar.documents import dump_yaml, parse
 from autopar.errors import SpecError
 from autopar.shelves import KINDS
+from autopar.specs.counting import parameters
 
 DOCUMENT = "moe-16x16-512gpu"
 
@@ -59,19 +60,19 @@ def test_the_scenario_states_the_numbers_of_its_document():
 
 
 def test_the_assumed_architecture_adds_up_to_the_stated_parameters():
-    llm = load_scenario(DOCUMENT).llm
-    a = llm.architecture
-    assert a is not None
-    heads = (2 * a.num_attention_heads + 2 * a.num_key_value_heads) * a.head_dim
-    layer = a.hidden_size * (heads + llm.num_experts * (1 + 3 * a.ffn_hidden_size) + 2)
-    total = llm.num_layers * layer + a.vocab_size * a.hidden_size + a.hidden_size
+    """4 x 2048^2 and 16 x (2048 + 3 x 2048 x 6144) and 2 x 2048, 16 times; 32000 x 2048; 2048."""
+    assert load_scenario(DOCUMENT).llm.architecture is None
+    llm = load_scenario(f"{DOCUMENT}-analytic").llm
+    assert llm.architecture is not None
+    total = parameters(llm.architecture)
     assert total == 9_998_239_744
     assert total == pytest.approx(llm.num_parameters, rel=1e-3)
 
 
 def test_a_base_is_merged_field_by_field():
     base, analytic = load_scenario(DOCUMENT), load_scenario(f"{DOCUMENT}-analytic")
-    assert analytic.llm == base.llm.model_copy(update={"experts_per_token": 2})
+    assumed = {"experts_per_token": 2, "architecture": analytic.llm.architecture}
+    assert analytic.llm == base.llm.model_copy(update=assumed)
     assert analytic.requirements.coverage == "every_gpu"
     assert analytic.requirements.min_tokens_per_s_per_gpu is None
     assert analytic.requirements.max_ttft_us == base.requirements.max_ttft_us

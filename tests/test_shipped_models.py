@@ -45,12 +45,13 @@ def test_a_file_is_valid_named_after_itself_and_says_where_it_is_from(folder, na
 def num_parameters(llm):
     """Count every matrix and vector of the published architectures, bias-free and gated."""
     a = llm.architecture
-    width = a.num_attention_heads * a.head_dim
-    kv_width = a.num_key_value_heads * a.head_dim
+    (kind,) = a.layer_kinds
+    heads, part = a.attention_of(kind), a.feed_forward_of(kind)
+    width, kv_width = heads.num_heads * heads.head_dim, heads.num_kv_heads * heads.head_dim
     attention = a.hidden_size * width + 2 * a.hidden_size * kv_width + width * a.hidden_size
     if llm.name.startswith("qwen3"):
-        attention += 2 * a.head_dim  # one norm for query heads, one for key heads
-    feed_forward = 3 * a.hidden_size * a.ffn_hidden_size
+        attention += 2 * heads.head_dim  # one norm for query heads, one for key heads
+    feed_forward = 3 * a.hidden_size * (part.expert_size if llm.num_experts else part.ffn_size)
     if llm.num_experts:
         feed_forward = llm.num_experts * feed_forward + a.hidden_size * llm.num_experts
     layer = attention + feed_forward + 2 * a.hidden_size
@@ -66,14 +67,12 @@ def test_parameters_are_the_sum_of_the_shapes_and_the_description_says_so(name):
 
 @pytest.mark.parametrize("name", OURS["llms"])
 def test_the_analytic_weights_of_one_gpu_are_the_whole_model(name):
-    """Only Qwen3's norms of query and key heads, 25 kB in 61 GB, are not counted."""
     scenario = load("scenarios", "mixtral-8x7b-8xh100")
     llm = load("llms", name)
     model = AnalyticCosts(scenario.model_copy(update={"llm": llm}))
     row = Candidates.of([Candidate(1, 1, 1, 1, 1, 1, 1, 1)])
     costs = model.stage_costs(row, np.array([0]), np.array([llm.num_layers]))
-    missing = 48 * 2 * 128 * 2 if name.startswith("qwen3") else 0
-    assert costs.weights_bytes[0] == pytest.approx(llm.weight_bytes - missing, rel=1e-12)
+    assert costs.weights_bytes[0] == pytest.approx(llm.weight_bytes, rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_plan_that_beats_its_bound_is_a_bug_and_not_a_result(
 ) -> None:
     scenario = document_scenario()
     plan = autopar.load_plan("ep16-tp2-pp8").model_copy(update={"cluster": None, "claims": ()})
-    monkeypatch.setattr(api, "_lone_bounds", lambda _question: {"traffic": 8.0})
+    monkeypatch.setattr(api, "lone_bounds", lambda _question: {"traffic": 8.0})
     with pytest.raises(VerificationError, match="beats the bound of traffic"):
         autopar.compare(scenario, [plan])
 

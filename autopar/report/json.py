@@ -10,8 +10,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from autopar.plans import plan_parts
-from autopar.problem import Metrics, Plan
+from autopar.pairs import explicit_parts
+from autopar.problem import AnyPlan, Metrics, Plan
 from autopar.results import (
     ComparedPlan,
     Comparison,
@@ -26,7 +26,10 @@ from autopar.specs import SCHEMA_VERSION
 Json = dict[str, Any]
 
 _US_PER_MS = 1e3
-_PLAN_FIELDS = ("llm", "cluster", "degrees", "num_gpus", "stages", "replicas", "placement")
+_DEPTH = {"roles": 3}  # levels of a field that have lines of their own, where not one
+_PLAN_FIELDS = (
+    "llm", "cluster", "degrees", "batch", "chunks", "roles", "num_gpus", "stages", "replicas",
+)  # fmt: skip
 
 
 def solution_document(solution: Solution) -> Json:
@@ -36,7 +39,9 @@ def solution_document(solution: Solution) -> Json:
     """
     scenario = solution.scenario
     plan = solution.plan
-    parts = _no_plan(solution) if plan is None else plan_parts(plan)
+    parts = _no_plan(solution) if plan is None else explicit_parts(plan)
+    for role, layout in parts.get("roles", {}).items():
+        layout["metrics"] = metrics_document(solution.roles.get(role))
     idle = None if plan is None else scenario.cluster.num_gpus - plan.num_gpus
     return {
         "schema": SCHEMA_VERSION,
@@ -45,7 +50,7 @@ def solution_document(solution: Solution) -> Json:
         "status": solution.status,
         "objective": _objective(solution.objectives[0]) if solution.objectives else None,
         "objectives": [_objective(o) for o in solution.objectives],
-        **{key: parts[key] for key in _PLAN_FIELDS if key in parts and key != "placement"},
+        **{key: parts[key] for key in _PLAN_FIELDS if key in parts},
         "idle_gpus": idle,
         "metrics": metrics_document(solution.metrics),
         "binding": None if solution.binding is None else list(solution.binding),
@@ -108,9 +113,16 @@ def verification_document(report: VerifyReport) -> Json:
         "ok": report.ok,
         "violations": [asdict(v) for v in report.violations],
         "metrics": metrics_document(report.metrics),
+        **_role_metrics(report),
         "claims": [asdict(v) for v in report.verdicts],
         "notes": list(report.notes),
     }
+
+
+def _role_metrics(report: VerifyReport) -> Json:
+    if not report.roles:
+        return {}
+    return {"roles": {role: {"metrics": metrics_document(m)} for role, m in report.roles.items()}}
 
 
 def comparison_document(comparison: Comparison) -> Json:
@@ -147,16 +159,24 @@ def dump(document: Json) -> str:
 
     Numbers that are not finite become null, because JSON has no word for them.
     """
-    fields = [f"  {_text(key)}: {_field(value)}" for key, value in document.items()]
+    fields = [
+        f"  {_text(key)}: {_field(value, _DEPTH.get(key, 1))}" for key, value in document.items()
+    ]
     return "{\n" + ",\n".join(fields) + "\n}"
 
 
-def _field(value: Any) -> str:
+def _field(value: Any, depth: int, indent: str = "  ") -> str:
+    """Return a value; depth: levels of it that are written one field or element per line."""
+    inside = indent + "  "
     if isinstance(value, list) and value and isinstance(value[0], dict | list):
-        return "[\n    " + ",\n    ".join(_text(item) for item in value) + "\n  ]"
+        lines = [_text(item) for item in value]
+        return f"[\n{inside}" + f",\n{inside}".join(lines) + f"\n{indent}]"
     if isinstance(value, dict) and any(isinstance(v, dict | list) and v for v in value.values()):
-        inner = ",\n".join(f"    {_text(k)}: {_text(v)}" for k, v in value.items())
-        return "{\n" + inner + "\n  }"
+        lines = [
+            f"{_text(k)}: {_field(v, depth - 1, inside) if depth > 1 else _text(v)}"
+            for k, v in value.items()
+        ]
+        return f"{{\n{inside}" + f",\n{inside}".join(lines) + f"\n{indent}}}"
     return _text(value)
 
 
@@ -210,13 +230,19 @@ def _relaxed(solution: Solution) -> Json:
     }
 
 
-def _summary(name: str, plan: Plan) -> Json:
-    parts = ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
-    return {
-        "name": name,
-        "degrees": {key: plan.degree(key) for key in parts},
-        "num_gpus": plan.num_gpus,
+def _summary(name: str, plan: AnyPlan) -> Json:
+    if isinstance(plan, Plan):
+        return {"name": name, "degrees": _degrees(plan), "num_gpus": plan.num_gpus}
+    roles = {
+        role: {"degrees": _degrees(layout), "batch": layout.batch, "num_gpus": layout.num_gpus}
+        for role, layout in plan.roles.items()
     }
+    return {"name": name, "degrees": None, "roles": roles, "num_gpus": plan.num_gpus}
+
+
+def _degrees(plan: Plan) -> Json:
+    parts = ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
+    return {key: plan.degree(key) for key in parts}
 
 
 def _ms(value_us: float | None) -> float | None:

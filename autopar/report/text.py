@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from autopar.problem import Metrics, Plan
+from autopar.problem import AnyPlan, Metrics, Plan
 from autopar.report import words
 from autopar.report.words import percent, plural, quantity
 from autopar.results import (
@@ -43,7 +43,7 @@ def print_solution(console: Console, solution: Solution, *, changed: bool = Fals
     else:
         _plan(console, solution.plan, scenario)
         if solution.metrics is not None:
-            _section(console, "Metrics", _metrics(solution.metrics, scenario))
+            _section(console, "Metrics", _metrics(solution.metrics, scenario, solution.roles))
         _section(console, "Objectives, in order", _objectives(solution.objectives))
         _binding(console, solution.binding, solution.because)
     _footer(
@@ -75,7 +75,8 @@ def print_verification(console: Console, report: VerifyReport, scenario: Scenari
     console.print(line)
     _pairs(console, "Violations", ((v.kind, v.message) for v in report.violations), "red")
     if report.metrics is not None:
-        _section(console, "Metrics, recomputed", _metrics(report.metrics, scenario))
+        table = _metrics(report.metrics, scenario, report.roles)
+        _section(console, "Metrics, recomputed", table)
     if report.verdicts:
         _section(console, "Claims", _claims(report.verdicts))
     _footer(console, {"Audit": _audit(report.verdicts), "Note": report.notes})
@@ -150,15 +151,28 @@ def _headline(console: Console, name: str, solution: Solution) -> None:
     console.print(line.append(interrupted, "bold yellow"))
 
 
-def _plan(console: Console, plan: Plan, scenario: Scenario) -> None:
+def _plan(console: Console, plan: AnyPlan, scenario: Scenario) -> None:
     used, total = plan.num_gpus, scenario.cluster.num_gpus
     idle = "none idle" if used == total else f"{total - used:,} idle"
-    console.print(Text.assemble("\n", (words.layout(plan), "bold cyan")))
-    console.print(f"  {plural(used, 'GPU')} of {total:,} used, {idle}")
-    console.print(f"  {words.degrees(plan)}")
-    identity = words.grid_identity(plan)
-    if identity:
-        console.print(f"  {identity}")
+    gpus = f"  {plural(used, 'GPU')} of {total:,} used, {idle}"
+    if isinstance(plan, Plan):
+        console.print(Text.assemble("\n", (words.layout(plan), "bold cyan")))
+        console.print(gpus)
+        _layout(console, plan)
+        return
+    for role, part in plan.roles.items():
+        console.print(Text.assemble("\n", (f"{role}: {words.layout(part)}", "bold cyan")))
+        count = f"{plural(part.num_gpus, 'GPU')} for {plural(part.replicas, 'replica')}"
+        console.print(f"  {count}")
+        _layout(console, part)
+    console.print(f"\n{gpus}")
+
+
+def _layout(console: Console, plan: Plan) -> None:
+    """Print how one model lies over its GPUs."""
+    for line in (words.degrees(plan), words.grid_identity(plan), words.batch(plan)):
+        if line:
+            console.print(f"  {line}")
     rows = list(words.stage_rows(plan))
     differ = len({row[3] for row in rows}) > 1
     table = _table("stage", "layers", "GPUs", *(["degrees"] if differ else []))
@@ -168,14 +182,21 @@ def _plan(console: Console, plan: Plan, scenario: Scenario) -> None:
     _section(console, title, table)
 
 
-def _metrics(metrics: Metrics, scenario: Scenario) -> Table:
-    noun = "input" if scenario.workload.phase == "prefill" else "output"
-    table = Table.grid(padding=(0, 2))
-    for name, value in metric_rows(metrics):
-        table.add_row(f"{noun} throughput" if name == "throughput" else name, value)
+def _metrics(metrics: Metrics, scenario: Scenario, roles: Mapping[str, Metrics]) -> Table:
+    """Return a table of all metrics; with roles, a column for each of them."""
+    phase = scenario.workload.phase
+    columns = {"both": metrics, **roles} if roles else {phase: metrics}
+    table = _table("", *columns) if roles else Table.grid(padding=(0, 2))
+    rows = {key: dict(metric_rows(column)) for key, column in columns.items()}
+    for name in rows[next(iter(columns))]:
+        said = name
+        if name == "throughput" and not roles:
+            said = f"{'input' if phase == 'prefill' else 'output'} throughput"
+        table.add_row(said, *(row[name] for row in rows.values()))
     memory = scenario.cluster.gpu.memory_bytes
-    share = f"{percent(metrics.peak_memory_bytes / memory)} of {quantity(memory, 'bytes')}"
-    table.add_row("share of its memory", share)
+    shares = [percent(column.peak_memory_bytes / memory) for column in columns.values()]
+    whole = f" of {quantity(memory, 'bytes')}"
+    table.add_row("share of its memory", shares[0] + whole, *shares[1:])
     return table
 
 
@@ -192,7 +213,7 @@ def metric_rows(metrics: Metrics) -> list[tuple[str, str]]:
         ("per GPU", quantity(metrics.tokens_per_s_per_gpu, "tokens/s")),
         ("TTFT", quantity(metrics.ttft_us, "us")),
         ("TPOT", quantity(metrics.tpot_us, "us")),
-        ("concurrency", f"{plural(metrics.concurrency, 'batch').replace('hs', 'hes')} in flight"),
+        ("concurrency", f"{plural(metrics.concurrency, 'request')} in flight"),
         ("batch per GPU", f"{metrics.batch_per_gpu:,.6g}"),
         ("stage boundaries", f"{metrics.stage_boundaries:,}"),
         ("fullest GPU", quantity(metrics.peak_memory_bytes, "bytes")),

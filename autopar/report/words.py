@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from autopar.problem import Plan, Stage
+from autopar.problem import AnyPlan, DisaggregatedPlan, Plan, Stage
 from autopar.units import format_bytes, format_rate, format_us
 
 DEGREES = ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
@@ -69,8 +69,10 @@ def ranges(ids: Sequence[int]) -> str:
     return ", ".join(runs)
 
 
-def layout(plan: Plan) -> str:
+def layout(plan: AnyPlan) -> str:
     """Return the degrees in engine shorthand, those of 1 left out: EP16 x TP2 x PP8."""
+    if isinstance(plan, DisaggregatedPlan):
+        return " + ".join(f"{role} {layout(part)}" for role, part in plan.roles.items())
     shown = {"ep": "EP", "tp": "TP", "pp": "PP", "cp": "CP", "replicas": "replicas "}
     texts = []
     for key, name in shown.items():
@@ -82,10 +84,20 @@ def layout(plan: Plan) -> str:
     return " x ".join(texts)
 
 
-def degrees(plan: Plan) -> str:
+def degrees(plan: AnyPlan) -> str:
     """Return every degree by its key; `varies` where the stages differ."""
+    if isinstance(plan, DisaggregatedPlan):
+        return "; ".join(f"{role}: {degrees(part)}" for role, part in plan.roles.items())
     values = ((key, plan.degree(key)) for key in DEGREES)
     return ", ".join(f"{key} {'varies' if value is None else value}" for key, value in values)
+
+
+def batch(plan: Plan) -> str:
+    """Return the batch that was found, in words; empty where the workload gives it."""
+    if not plan.batch:
+        return ""
+    text = f"batch: {plural(plan.batch, 'sequence')} per attention group and micro-batch"
+    return text if plan.chunks == 1 else f"{text}; prompts in {plan.chunks} parts"
 
 
 def grid_identity(plan: Plan) -> str:

@@ -1,0 +1,210 @@
+"""What ties the two roles together: GPUs, their coverage, the rate of the pair, its TTFT.
+
+Each is posted on the variables of both roles, says in plain Python whether two layouts may go
+together (`may_hold`, over bounds or over exact values), and checks an explicit plan. They bear the
+names of the constraints that they are for one layout.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autopar.costs.scaling import rates_to_int, times_to_int
+from autopar.disaggregated.objectives import gpus, rate, ttft
+from autopar.disaggregated.values import Values
+from autopar.problem import BoolArray, Candidates, DisaggregatedPlan, IntArray, Plan, Problem
+from autopar.segments import plan_costs
+from autopar.specs import Scenario
+from autopar.units import format_us
+
+if TYPE_CHECKING:
+    from autopar.disaggregated.variables import PairVariables
+
+
+class PairConstraint:
+    """Base: holds for everything."""
+
+    name = ""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+
+    def least_rate(self) -> int:
+        """Return the integer rate that both roles must reach, whatever their GPUs."""
+        return 0
+
+    def may_hold(self, prefill: Values, decode: Values) -> BoolArray:
+        """Whether two roles can go together, by values that no plan of theirs beats."""
+        return np.ones(len(prefill.gpus), dtype=np.bool_)
+
+    def post(self, pair: "PairVariables") -> None:
+        """Add the constraint to the CP-SAT model."""
+        raise NotImplementedError
+
+    def check(self, plan: DisaggregatedPlan, problems: "Problems") -> Iterator[str]:
+        """Yield a sentence for every way in which an explicit plan breaks the constraint."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Problems:
+    """The problems of both roles."""
+
+    prefill: Problem
+    decode: Problem
+
+    def rate(self, plan: DisaggregatedPlan) -> float:
+        """Return the output tokens per second that the cost tables say of a plan."""
+        pairs = ((plan.prefill, self.prefill), (plan.decode, self.decode))
+        return min(float(np.min(plan_costs(p, problem).tokens_per_s)) for p, problem in pairs)
+
+    def ttft_us(self, plan: DisaggregatedPlan) -> float:
+        """Return the TTFT that the cost tables say of a plan."""
+        prefill, decode = (
+            plan_costs(p, problem)
+            for p, problem in ((plan.prefill, self.prefill), (plan.decode, self.decode))
+        )
+        assert prefill.handover_us is not None
+        assert decode.handover_us is not None
+        handover_us = max(float(prefill.handover_us.max()), float(decode.handover_us.max()))
+        return float(prefill.time_us.sum()) + handover_us
+
+
+class SharedGpus(PairConstraint):
+    """Prefill takes GPUs from the first one on, decode from the last one back."""
+
+    name = "gpu_blocks"
+
+    def post(self, pair: "PairVariables") -> None:
+        """What both take does not overlap."""
+        taken = [
+            taken_gpus(problem, role.rows, is_first=is_first)
+            for problem, role, is_first in zip(
+                pair.problems, pair.roles, (True, False), strict=True
+            )
+        ]
+        pair.model.add(pair.per_row(taken) <= self.scenario.cluster.num_gpus)
+
+    def check(self, plan: DisaggregatedPlan, problems: Problems) -> Iterator[str]:
+        """No GPU is in both roles."""
+        shared = sorted(_ids(plan.prefill) & _ids(plan.decode))
+        if shared:
+            yield f"{len(shared)} GPUs are in both roles, the first is {shared[0]}"
+
+
+class EveryGpu(PairConstraint):
+    """Coverage every_gpu: no GPU is idle."""
+
+    name = "coverage"
+
+    def may_hold(self, prefill: Values, decode: Values) -> BoolArray:
+        """Both together have no more than there are."""
+        result: BoolArray = gpus(prefill, decode) <= self.scenario.cluster.num_gpus
+        return result
+
+    def post(self, pair: "PairVariables") -> None:
+        """Both together have as many as there are."""
+        pair.model.add(pair.gpus == self.scenario.cluster.num_gpus)
+
+    def check(self, plan: DisaggregatedPlan, problems: Problems) -> Iterator[str]:
+        """Count them."""
+        idle = self.scenario.cluster.num_gpus - plan.num_gpus
+        if idle:
+            yield f"{idle} of {self.scenario.cluster.num_gpus} GPUs are idle"
+
+
+class PairThroughput(PairConstraint):
+    """The rate of the pair, in total and per GPU."""
+
+    name = "throughput"
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__(scenario)
+        limits = scenario.requirements
+        self.total, self.per_gpu = limits.min_tokens_per_s, limits.min_tokens_per_s_per_gpu
+
+    def least_rate(self) -> int:
+        """The required rate."""
+        return 0 if self.total is None else int(rates_to_int(np.array([self.total]))[0])
+
+    def may_hold(self, prefill: Values, decode: Values) -> BoolArray:
+        """Both roles can reach the rate."""
+        needed = np.full(len(prefill.gpus), self.least_rate())
+        if self.per_gpu is not None:
+            total = gpus(prefill, decode).astype(np.float64)
+            needed = np.maximum(needed, rates_to_int(self.per_gpu * total))
+        result: BoolArray = rate(prefill, decode) >= needed
+        return result
+
+    def post(self, pair: "PairVariables") -> None:
+        """The rate is at least that, in the integers of the tables."""
+        if self.total is not None:
+            pair.model.add(pair.rate >= self.least_rate())
+        if self.per_gpu is None:
+            return
+        for count, here in pair.gpu_counts:  # rounding: the rate is no multiple of the GPUs
+            needed = int(rates_to_int(np.array([self.per_gpu * count]))[0])
+            pair.model.add(pair.rate >= needed).only_enforce_if(here)
+
+    def check(self, plan: DisaggregatedPlan, problems: Problems) -> Iterator[str]:
+        """The slower role sets the rate."""
+        reached = problems.rate(plan)
+        needed = max(self.total or 0.0, (self.per_gpu or 0.0) * plan.num_gpus)
+        if reached < needed * (1 - 1e-9) - 1e-3:
+            yield f"{reached:,.3f} tokens/s is below the required {needed:,.3f}"
+
+
+class PairTtft(PairConstraint):
+    """The prompt through prefill, and its cache to decode, within the limit."""
+
+    name = "ttft"
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__(scenario)
+        self.limit_us = scenario.requirements.max_ttft_us or 0.0
+        self._limit = int(times_to_int(np.array([self.limit_us]))[0])
+
+    def may_hold(self, prefill: Values, decode: Values) -> BoolArray:
+        """Both together are fast enough."""
+        result: BoolArray = ttft(prefill, decode) <= self._limit
+        return result
+
+    def post(self, pair: "PairVariables") -> None:
+        """The sum is within the limit."""
+        pair.model.add(pair.ttft <= self._limit)
+
+    def check(self, plan: DisaggregatedPlan, problems: Problems) -> Iterator[str]:
+        """Add up."""
+        ttft_us = problems.ttft_us(plan)
+        if ttft_us > self.limit_us * (1 + 1e-9) + 1e-3 * (plan.prefill.pp + 1):
+            yield f"TTFT {format_us(ttft_us)} is over the limit of {format_us(self.limit_us)}"
+
+
+def pair_constraints(scenario: Scenario, names: set[str]) -> tuple[PairConstraint, ...]:
+    """Return the constraints of the pair; names: of the scenario's constraints that hold."""
+    found: list[PairConstraint] = [SharedGpus(scenario)]
+    if "coverage" in names and scenario.requirements.coverage == "every_gpu":
+        found.append(EveryGpu(scenario))
+    if "throughput" in names:
+        found.append(PairThroughput(scenario))
+    if "ttft" in names:
+        found.append(PairTtft(scenario))
+    return tuple(found)
+
+
+def taken_gpus(problem: Problem, rows: Candidates, *, is_first: bool) -> IntArray:
+    """Return the GPUs that a role takes away from the other, its own and those left unusable.
+
+    is_first: whether it takes them from the first GPU on, else from the last one back.
+    """
+    topology = problem.topology
+    unit = topology.unit(rows.tp, rows.etp)
+    block = rows.stage_gpus(np.ones_like(rows.pp))
+    take = topology.taken_from_the_first if is_first else topology.taken_from_the_last
+    return take(block, unit, rows.replicas * rows.pp)
+
+
+def _ids(plan: Plan) -> set[int]:
+    return {gpu for replica in plan.gpus for stage in replica for gpu in stage}

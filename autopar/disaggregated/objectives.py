@@ -1,0 +1,134 @@
+"""The objectives of a pair: those of one layout, over the values of both roles."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Literal
+
+import numpy as np
+
+from autopar.costs.scaling import RATE_QUANTUM_TOKENS_PER_S
+from autopar.disaggregated.values import Values
+from autopar.disaggregated.variables import PairVariables, cost_of
+from autopar.objectives import Objective, objectives_for
+from autopar.problem import IntArray, Metrics, Problem
+
+_FINER = 1000  # a rate per GPU is counted in thousandths of a rate's quantum
+
+Combine = Callable[[Values, Values], IntArray]
+Express = Callable[[PairVariables], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PairObjective:
+    """One aim for both roles together.
+
+    combine: its integer value from those of the roles. express: the same, in the CP-SAT model.
+    parts: how many rounded numbers a value adds up.
+    """
+
+    single: Objective
+    combine: Combine
+    express: Express
+    parts: int = 1
+
+    @property
+    def name(self) -> str:
+        """The name by which a recipe orders it."""
+        return self.single.name
+
+    @property
+    def unit(self) -> str:
+        """The unit of its value."""
+        return self.single.unit
+
+    @property
+    def sense(self) -> Literal["max", "min"]:
+        """Whether more or less is better."""
+        return self.single.sense
+
+    @property
+    def quantum(self) -> float:
+        """The unit of its integers."""
+        return self.single.quantum
+
+    @property
+    def says(self) -> str:
+        """What it means to lead in it."""
+        return self.single.says
+
+    def value(self, integer: int) -> float:
+        """Return an integer value in `unit`."""
+        return self.single.value(integer)
+
+    def of_metrics(self, metrics: Metrics) -> float:
+        """Return the value in `unit` from the metrics of a pair."""
+        return self.single.of_metrics(metrics)
+
+    def terms(self, problem: Problem) -> int:
+        """How many rounded numbers the value adds up, for the error bound."""
+        return self.parts
+
+    def oriented(self, prefill: Values, decode: Values) -> IntArray:
+        """Return the values of pairs, turned so that less is better."""
+        values = self.combine(prefill, decode)
+        return -values if self.sense == "max" else values
+
+
+def pair_objectives(problem: Problem) -> tuple[PairObjective, ...]:
+    """Return the objectives of a disaggregated scenario's recipe, in its order.
+
+    Raises SpecError for an unknown or repeated name, or for a cost without a price.
+    """
+    return tuple(_of(single, problem) for single in objectives_for(problem))
+
+
+def gpus(prefill: Values, decode: Values) -> IntArray:
+    """GPUs of both roles."""
+    return prefill.gpus + decode.gpus
+
+
+def rate(prefill: Values, decode: Values) -> IntArray:
+    """Output tokens per second: the slower role sets the rate."""
+    return np.minimum(prefill.rate, decode.rate)
+
+
+def ttft(prefill: Values, decode: Values) -> IntArray:
+    """The prompt through prefill, and its cache to decode."""
+    handover = np.maximum(prefill.handover, decode.handover)
+    return prefill.time + decode.time + handover
+
+
+def _per_gpu(prefill: Values, decode: Values) -> IntArray:
+    return rate(prefill, decode) * _FINER // gpus(prefill, decode)
+
+
+_WAYS: Mapping[str, tuple[Combine, Express]] = {
+    "throughput": (rate, lambda pair: pair.rate),
+    "throughput_per_gpu": (_per_gpu, lambda pair: pair.rate_per_gpu(_FINER)),
+    "ttft": (ttft, lambda pair: pair.ttft),
+    "tpot": (lambda p, d: np.maximum(p.tpot, d.tpot), lambda pair: pair.tpot),
+    "traffic": (lambda p, d: p.boundaries + d.boundaries, lambda pair: pair.boundaries),
+    "memory": (lambda p, d: np.maximum(p.memory, d.memory), lambda pair: pair.memory),
+    "gpus": (gpus, lambda pair: pair.gpus),
+}
+
+
+def _of(single: Objective, problem: Problem) -> PairObjective:
+    if single.name == "cost":
+        return _cost(single, problem)
+    combine, express = _WAYS[single.name]
+    parts = {"ttft": problem.num_layers + 1, "throughput_per_gpu": _FINER}
+    return PairObjective(single, combine, express, parts.get(single.name, single.terms(problem)))
+
+
+def _cost(single: Objective, problem: Problem) -> PairObjective:
+    """The GPUs of both roles by the hour, over the rate."""
+    usd_per_gpu_s = (problem.scenario.cluster.gpu.usd_per_hour or 0.0) / 3600
+    # of one GPU at a rate of one quantum, in quanta of the objective, per million tokens
+    unit = ceil(usd_per_gpu_s * 1e6 / RATE_QUANTUM_TOKENS_PER_S / single.quantum)
+
+    def combine(prefill: Values, decode: Values) -> IntArray:
+        return cost_of(unit, rate(prefill, decode), gpus(prefill, decode))
+
+    return PairObjective(single, combine, lambda pair: pair.cost(unit), 2)

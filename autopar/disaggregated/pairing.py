@@ -1,0 +1,211 @@
+"""Solve candidates of one role by the dynamic programme, and match them to the best pair."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from autopar.candidates import with_batch
+from autopar.disaggregated.constraints import taken_gpus
+from autopar.disaggregated.task import PairTask
+from autopar.disaggregated.values import Values
+from autopar.disaggregated.variables import chosen_values
+from autopar.problem import Candidate, Candidates, IntArray
+from autopar.search import Vector, accepted
+from autopar.segments import SegmentTable, ShapeCache, segment_table
+from autopar.splits import best_split, least_time, least_worst
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """One candidate of a role with its segments, a split, and what it brings to a pair.
+
+    row: a table of one. values: of the split, shape (1,). taken: GPUs, from the other role's view.
+    """
+
+    row: Candidates
+    table: SegmentTable
+    split: tuple[int, ...]
+    values: Values
+    taken: int
+
+    @property
+    def candidate(self) -> Candidate:
+        """The candidate."""
+        return self.row.row(0)
+
+
+@dataclass(slots=True)
+class Pairing:
+    """All candidates solved so far, and the best pair of them.
+
+    vector: the best pair's objectives, turned so that less is better.
+    """
+
+    task: PairTask
+    best: tuple[Solved, Solved] | None = None
+    vector: Vector | None = None
+    solved: tuple[list[Solved], list[Solved]] = field(default_factory=lambda: ([], []))
+    alone: tuple[list[Solved], list[Solved]] = field(default_factory=lambda: ([], []))
+    _shapes: tuple[ShapeCache, ShapeCache] = field(default_factory=lambda: ({}, {}))
+
+    def solve(self, role: int, row: Candidates) -> tuple[SegmentTable, Values] | None:
+        """Solve one candidate and match it with all of the other role.
+
+        row: a table of one candidate.
+        Returns its segments and what no split of it beats, each value for itself; None where no
+        split is part of a pair as good as the best known one.
+        """
+        table = self._table(role, row)
+        pp, num_layers = int(row.pp[0]), self.task.problem.num_layers
+        objectives = self.task.roles[role].objectives
+        chosen = best_split(row, table, num_layers, objectives)
+        if chosen is None:
+            return None
+        self._try(role, row, table, chosen)
+        if pp > 1:
+            index = np.flatnonzero(table.rate >= self._needed_rate())
+            fast = table.keep(np.isin(np.arange(len(table.rate)), index))
+            quick = best_split(row, fast, num_layers, objectives[1:])
+            if quick is None:
+                return None
+            self._try(role, row, table, index[quick])
+            return table, self._unbeaten(role, row, fast)
+        if int(table.rate[chosen[0]]) < self._needed_rate():
+            return None
+        return table, chosen_values(self.task.roles[role].problem, row, table, chosen)
+
+    def _try(self, role: int, row: Candidates, table: SegmentTable, chosen: IntArray) -> None:
+        """Match one split of a candidate, if every constraint of its role accepts it."""
+        if accepted(self.task.roles[role], row, table, chosen):
+            one = self._of(role, row, table, chosen)
+            self.solved[role].append(one)
+            self._match(role, one)
+
+    def _unbeaten(self, role: int, row: Candidates, table: SegmentTable) -> Values:
+        """Return the best that any path of a table has in each value for itself, shape (1,)."""
+        pp, num_layers = int(row.pp[0]), self.task.problem.num_layers
+        problem = self.task.roles[role].problem
+        is_prefill = problem.scenario.workload.is_prefill
+        assert table.handover is not None  # tables of a role state it
+        columns = (-table.rate, table.handover, table.memory)
+        rate, handover, memory = (least_worst(table, num_layers, pp, c) or 0 for c in columns)
+        tpot = 0 if table.tpot is None else least_worst(table, num_layers, pp, table.tpot)
+        time = least_time(table, num_layers, pp) if is_prefill else 0
+        numbers = (-rate, time or 0, handover, tpot or 0, pp - 1, memory, table.gpus)
+        return Values(*(np.array([n], dtype=np.int64) for n in numbers))
+
+    def solve_alone(self, role: int, row: Candidates, batch: int) -> bool:
+        """Solve one replica of a layout with a batch; whether it has a plan."""
+        one = replace(with_batch(row, batch), replicas=np.ones(1, dtype=np.int64))
+        table = self._table(role, one)
+        objectives = self.task.roles[role].objectives
+        chosen = best_split(one, table, self.task.problem.num_layers, objectives)
+        if chosen is None:
+            return False
+        whole = replace(one, replicas=row.replicas)  # as many as fit; how many is `match_all`'s
+        self.alone[role].append(replace(self._of(role, one, table, chosen), row=whole))
+        return True
+
+    def match_all(self) -> None:
+        """Match every layout solved alone with every one of the other role, in good numbers."""
+        best: tuple[Vector, Solved, int, Solved, int] | None = None
+        for prefill in self.alone[0]:
+            for decode in self.alone[1]:
+                found = self._numbers(prefill, decode)
+                if found is not None and (best is None or found[0] < best[0]):
+                    best = found[0], prefill, found[1], decode, found[2]
+        if best is None:
+            return
+        for role, solved, count in ((0, best[1], best[2]), (1, best[3], best[4])):
+            self.solve(role, replace(solved.row, replicas=np.array([count])))
+
+    def _numbers(self, prefill: Solved, decode: Solved) -> tuple[Vector, int, int] | None:
+        """Return the best numbers of replicas that are worth a look, with their vector."""
+        count_p, count_d = self._worth_a_look(prefill, decode)
+        many_p, taken_p = self._many(0, prefill, count_p)
+        many_d, taken_d = self._many(1, decode, count_d)
+        fits = taken_p + taken_d <= self.task.problem.num_gpus
+        if self._uses_every_gpu:
+            fits &= many_p.gpus + many_d.gpus == self.task.problem.num_gpus
+        for constraint in self.task.pair:
+            fits &= constraint.may_hold(many_p, many_d)
+        index = np.flatnonzero(fits)
+        if not len(index):
+            return None
+        columns = [o.oriented(many_p.take(index), many_d.take(index)) for o in self.task.objectives]
+        first = int(np.lexsort(np.array(columns)[::-1])[0])
+        vector = tuple(int(column[first]) for column in columns)
+        return vector, int(count_p[index[first]]), int(count_d[index[first]])
+
+    def _worth_a_look(self, prefill: Solved, decode: Solved) -> tuple[IntArray, IntArray]:
+        """Return numbers of replicas: each of one role, with those of the other that match it."""
+        most_p, most_d = prefill.candidate.replicas, decode.candidate.replicas
+        rate_p, rate_d = (max(int(s.values.rate[0]), 1) for s in (prefill, decode))
+        every_p, every_d = np.arange(1, most_p + 1), np.arange(1, most_d + 1)
+        pairs = []
+        for shift in (-1, 0):
+            pairs.append((every_p, -(-every_p * rate_p // rate_d) + shift))
+            pairs.append((-(-every_d * rate_d // rate_p) + shift, every_d))
+        num_gpus = self.task.problem.num_gpus
+        gpus_p, gpus_d = int(prefill.values.gpus[0]), int(decode.values.gpus[0])
+        pairs.append((every_p, (num_gpus - every_p * gpus_p) // gpus_d))
+        least = self._least_rate
+        pairs.append((every_p, np.full(most_p, -(-least // rate_d))))
+        count_p = np.concatenate([p for p, _ in pairs])
+        count_d = np.concatenate([d for _, d in pairs])
+        return np.clip(count_p, 1, most_p), np.clip(count_d, 1, most_d)
+
+    def _many(self, role: int, solved: Solved, counts: IntArray) -> tuple[Values, IntArray]:
+        """Return the values of so many replicas, and the GPUs that they take away."""
+        same = solved.values.take(np.zeros(len(counts), dtype=np.int64))
+        rows = replace(solved.row.take(np.zeros(len(counts), dtype=np.int64)), replicas=counts)
+        taken = taken_gpus(self.task.roles[role].problem, rows, is_first=role == 0)
+        return replace(same, rate=same.rate * counts, gpus=same.gpus * counts), taken
+
+    def _match(self, role: int, one: Solved) -> None:
+        """Take the best pair of one candidate with any of the other role, where it is better."""
+        others = self.solved[1 - role]
+        num_gpus = self.task.problem.num_gpus
+        fitting = [o for o in others if one.taken + o.taken <= num_gpus]
+        if not fitting:
+            return
+        theirs = Values.joined([o.values for o in fitting])
+        mine = one.values.take(np.zeros(len(fitting), dtype=np.int64))
+        pair = (mine, theirs) if role == 0 else (theirs, mine)
+        holds = np.ones(len(fitting), dtype=np.bool_)
+        if self._uses_every_gpu:
+            holds &= pair[0].gpus + pair[1].gpus == num_gpus
+        for constraint in self.task.pair:
+            holds &= constraint.may_hold(*pair)
+        columns = np.array([o.oriented(*pair) for o in self.task.objectives])
+        for index in np.flatnonzero(holds).tolist():
+            vector = tuple(columns[:, index].tolist())
+            if self.vector is None or vector < self.vector:
+                other = fitting[index]
+                self.vector = vector
+                self.best = (one, other) if role == 0 else (other, one)
+
+    def _table(self, role: int, row: Candidates) -> SegmentTable:
+        task = self.task.roles[role]
+        return segment_table(task.problem, row, task.constraints, self._shapes[role])
+
+    def _needed_rate(self) -> int:
+        """Return the rate that a pair needs to be as good as the best known one."""
+        if self.vector is not None and self.task.objectives[0].name == "throughput":
+            return -self.vector[0]
+        return self._least_rate
+
+    @property
+    def _least_rate(self) -> int:
+        return max((c.least_rate() for c in self.task.pair), default=0)
+
+    @property
+    def _uses_every_gpu(self) -> bool:
+        return any(c.name == "coverage" for c in self.task.pair)
+
+    def _of(self, role: int, row: Candidates, table: SegmentTable, chosen: IntArray) -> Solved:
+        problem = self.task.roles[role].problem
+        split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
+        values = chosen_values(problem, row, table, chosen)
+        taken = int(taken_gpus(problem, row, is_first=role == 0)[0])
+        return Solved(row, table, split, values, taken)

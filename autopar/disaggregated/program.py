@@ -1,0 +1,224 @@
+"""A pair of layouts as a CP-SAT program: build the model, solve it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from autopar.constraints.base import Constraint, post
+from autopar.cpsat import Report
+from autopar.disaggregated.objectives import PairObjective
+from autopar.disaggregated.search import PreparedPair
+from autopar.disaggregated.task import PairTask
+from autopar.disaggregated.values import Values
+from autopar.disaggregated.variables import PairVariables, chosen_values
+from autopar.lexicographic import INFEASIBLE, Outcome, Vector, run
+from autopar.ortools_loader import load_cp_model
+from autopar.problem import BoolArray
+from autopar.results import Uniqueness
+from autopar.segments import SegmentTable, group_segments
+from autopar.solver import chosen_segments, described, other_plans, sizes_alone
+from autopar.specs import CpSatParameters
+from autopar.splits import least_time_through, on_a_path
+from autopar.variables import PairChoice
+
+
+def optimise_pair(
+    task: PairTask,
+    prepared: PreparedPair,
+    *,
+    report: Report | None = None,
+    uniqueness: bool = False,
+) -> Outcome:
+    """Return the lexicographic optimum over the prepared candidates, with its proof."""
+    if not all(len(rows) for rows in prepared.rows):
+        return INFEASIBLE
+    outcome = run(
+        PairProgram(task, prepared), report=report, uniqueness=uniqueness and prepared.has_ties
+    )
+    if not uniqueness or prepared.has_ties or outcome.status != "optimal":
+        return outcome
+    why = "not asked: too many layouts of a role may be equally good"
+    return replace(outcome, uniqueness=Uniqueness(unique=None, method=why))
+
+
+def interrupted_pair(task: PairTask, prepared: PreparedPair) -> Outcome:
+    """Return the outcome of a solve that ended before CP-SAT began: incumbent and bounds."""
+    if prepared.vector is None:
+        return Outcome("unknown", None, None, None, None, 0.0, interrupted=True)
+    best = tuple(int(v) for v in prepared.optimistic.min(axis=0))
+    vector, bounds = task.oriented(prepared.vector), task.oriented(best)
+    return Outcome("feasible", prepared.incumbent, vector, bounds, None, 0.0, interrupted=True)
+
+
+_LARGEST = 2**42  # beyond every rate and time, and a thousand times it an int64
+
+
+class PairProgram:
+    """The model of a pair, with the variables that hint it and read it back."""
+
+    def __init__(self, task: PairTask, prepared: PreparedPair) -> None:
+        self._task = task
+        self._prepared = prepared
+        self.model: Any = load_cp_model().CpModel()
+        self.model.name = task.problem.scenario.name
+        problems = [role.problem for role in task.roles]
+        self.variables = PairVariables(
+            self.model, problems, prepared.rows, _narrowed(task, prepared)
+        )
+        for role, variables in zip(task.roles, self.variables.roles, strict=True):
+            for constraint in role.constraints:
+                post(constraint, self.model, variables, role.problem)
+        for joint in task.pair:
+            joint.post(self.variables)
+        posted = [o.express(self.variables) for o in task.objectives]
+        # A number is an objective too: only a solve shows whether there is a plan to have it.
+        self.expressions: Sequence[Any] = [
+            self.model.new_constant(e) if isinstance(e, int) else e for e in posted
+        ]
+        self._tell_least_ttft()
+
+    def _tell_least_ttft(self) -> None:
+        """State the least TTFT as the dynamic programmes of the search found it.
+
+        It follows from the rest of the model, but where many paths are equal but for the rounding
+        of their segments, CP-SAT takes minutes to see it (80 layers over 7 stages, OR-Tools 9.15).
+        It holds only where nothing is better in the objectives before.
+        """
+        matrix, vector = self._prepared.optimistic, self._prepared.vector
+        names = [objective.name for objective in self._task.objectives]
+        if vector is None or "ttft" not in names:
+            return
+        level = names.index("ttft")
+        if (matrix[:, :level] == np.array(vector[:level], dtype=np.int64)).all():
+            self.model.add(self.expressions[level] >= int(matrix[:, level].min()))
+
+    @property
+    def parameters(self) -> CpSatParameters:
+        """How CP-SAT is to run."""
+        return self._task.problem.scenario.recipe.cp_sat
+
+    @property
+    def objectives(self) -> Sequence[PairObjective]:
+        """The objectives in their order."""
+        return self._task.objectives
+
+    @property
+    def start(self) -> PairChoice | None:
+        """The best pair of the search before."""
+        return self._prepared.incumbent
+
+    @property
+    def plugins(self) -> Sequence[str]:
+        """Names of the plug-ins that were posted."""
+        return [c.name for c in self._task.constraints if not isinstance(c, Constraint)]
+
+    def hint(self, choice: PairChoice) -> None:
+        """Give CP-SAT a complete starting point."""
+        self.variables.hint(choice, *self._values(choice))
+
+    def extract(self, solver: Any) -> PairChoice:
+        """Read the chosen point."""
+        return PairChoice(*(role.extract(solver) for role in self.variables.roles))
+
+    def values(self, choice: PairChoice) -> Vector:
+        """Return the integer value of every objective at a point of the model."""
+        both = self._values(choice)
+        return tuple(int(o.combine(*both)[0]) for o in self._task.objectives)
+
+    def optimistic(self, level: int) -> int:
+        """Return what no candidate in the model beats in one objective."""
+        least = int(self._prepared.optimistic[:, level].min())
+        return -least if self._task.objectives[level].sense == "max" else least
+
+    def described(self, choice: PairChoice) -> str:
+        """Return a pair in a line: degrees, and layers per stage, of both roles."""
+        return f"prefill {described(choice.prefill)}; decode {described(choice.decode)}"
+
+    def others(self, choice: PairChoice) -> tuple[list[Any], bool]:
+        """Return literals of which one holds at every other plan, and if sizes alone count."""
+        roles = self.variables.roles
+        alike = all(sizes_alone(role) for role in roles)
+        choices = (choice.prefill, choice.decode)
+        literals = [
+            literal
+            for role, one in zip(roles, choices, strict=True)
+            for literal in other_plans(role, one, alike)[0]
+        ]
+        return literals, alike
+
+    def _values(self, choice: PairChoice) -> tuple[Values, Values]:
+        values = [
+            chosen_values(task.problem, *chosen_segments(role, one))
+            for task, role, one in zip(
+                self._task.roles, self.variables.roles, (choice.prefill, choice.decode), strict=True
+            )
+        ]
+        return values[0], values[1]
+
+
+def _narrowed(task: PairTask, prepared: PreparedPair) -> list[list[SegmentTable]]:
+    """Return grouped segments for the model, without those no pair as good as the best known uses.
+
+    All candidates in the model have a path.
+    """
+    vectors = prepared.optimistic.tolist()
+    num_layers = task.problem.num_layers
+    least_gpus = [int(rows.gpus_used(num_layers).min()) for rows in prepared.rows]
+    result = []
+    for role, (rows, tables) in enumerate(zip(prepared.rows, prepared.tables, strict=True)):
+        kept = []
+        for table, pp in zip(tables, rows.pp.tolist(), strict=True):
+            optimistic, good = vectors.pop(0), table
+            if prepared.vector is not None:
+                through = _through(task, role, table, pp)
+                partner = _unbeaten(len(table.first), least_gpus[1 - role])
+                pair = (through, partner) if role == 0 else (partner, through)
+                good = table.keep(_as_good(task, pair, prepared.vector, optimistic))
+            useful = on_a_path(good, num_layers, pp)
+            kept.append(good.keep(useful) if useful.any() else good)
+        result.append(group_segments(kept))
+    return result
+
+
+def _as_good(
+    task: PairTask, pair: tuple[Values, Values], vector: Vector, optimistic: Sequence[int]
+) -> BoolArray:
+    """Return which segments of a candidate leave a pair as good as the best known one.
+
+    pair: what no pair with each segment beats. optimistic: what no pair of the candidate beats.
+    Where that equals the best known value, a pair must reach the value, and may not be worse in the
+    next objective either; so on, up to the first in which the candidate might be better.
+    """
+    good = np.ones(len(pair[0].rate), dtype=np.bool_)
+    for objective, value, bound in zip(task.objectives, vector, optimistic, strict=True):
+        good &= objective.oriented(*pair) <= value
+        if bound != value:
+            break
+    return good
+
+
+def _through(task: PairTask, role: int, table: SegmentTable, pp: int) -> Values:
+    """Return what no split of a candidate beats that uses a segment, shape (segments,)."""
+    none = np.zeros(len(table.first), dtype=np.int64)
+    assert table.handover is not None  # tables of a role state it
+    time = none
+    if role == 0:
+        least = least_time_through(table, task.problem.num_layers, pp)
+        time = np.minimum(least, _LARGEST).astype(np.int64)
+    return Values(
+        rate=table.rate,
+        time=time,
+        handover=table.handover,
+        tpot=none if table.tpot is None else table.tpot,
+        boundaries=none + pp - 1,
+        memory=table.memory,
+        gpus=none + table.gpus,
+    )
+
+
+def _unbeaten(length: int, gpus: int) -> Values:
+    """Return a partner that no role beats, but for its GPUs."""
+    none = np.zeros(length, dtype=np.int64)
+    return Values(none + _LARGEST, none, none, none, none, none, none + gpus)

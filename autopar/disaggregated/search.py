@@ -1,0 +1,307 @@
+"""Before CP-SAT: which candidates of the two roles can be part of an optimum.
+
+A box of one role (`boxes`) is bounded together with the best that the other role can do on the GPUs
+that it leaves: one optimistic vector of the pair's objectives. Boxes whose vector is
+lexicographically worse than a known pair cannot hold the optimum, nor another one as good. The
+others are cut until every box is a single candidate. Then candidates are solved one by one, the
+most promising first, each result ruling out more of them. What is left enters the model. This is
+exact, not a heuristic.
+"""
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autopar.batches import not_after
+from autopar.disaggregated.boxes import Bounded, Boxes, Side
+from autopar.disaggregated.pairing import Pairing
+from autopar.disaggregated.task import PairTask
+from autopar.disaggregated.values import Values
+from autopar.errors import SolveLimitError
+from autopar.problem import BoolArray, Candidates, IntArray
+from autopar.search import Vector
+from autopar.segments import SegmentTable
+from autopar.variables import Choice, PairChoice
+
+logger = logging.getLogger(__name__)
+
+_FIRST = 4  # layouts of each role that are solved for a first pair
+_NUMBERS = 32  # of replicas that a layout is looked at with for it
+_MOST_TIES = 12  # boxes that may be exactly as good as the best pair, to ask whether it is unique
+MOST_SOLVED = 20_000  # candidates that are solved one by one: half a minute
+
+_Known = dict[tuple[int, ...], SegmentTable | None]  # by layout, batch and replicas
+_LATER = object()  # not solved yet
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPair:
+    """What enters the CP-SAT model, and what is known before it starts.
+
+    rows and tables: of prefill and of decode. incumbent and its vector: None where none was found.
+    optimistic: shape (candidates in the model, objectives), turned so that less is better; all of
+    them have a path. has_ties: whether candidates that may be as good as the incumbent, but not
+    better, are in the model too.
+    """
+
+    num_candidates: int
+    rows: tuple[Candidates, Candidates]
+    tables: tuple[tuple[SegmentTable, ...], tuple[SegmentTable, ...]]
+    incumbent: PairChoice | None
+    vector: Vector | None
+    optimistic: IntArray
+    has_path: BoolArray
+    has_ties: bool
+
+    @property
+    def num_in_model(self) -> int:
+        """Candidates of both roles that bounds could not rule out."""
+        return len(self.rows[0]) + len(self.rows[1])
+
+
+@dataclass(slots=True)
+class _State:
+    """The boxes of both roles that may be part of an optimum, and the best pair so far.
+
+    vectors: of each role's boxes, shape (boxes, objectives).
+    first: whether the first pair, better than the known one if there is one, ends the search.
+    ties: whether boxes stay that may be as good as the best pair, but not better.
+    """
+
+    task: PairTask
+    sides: tuple[Side, Side]
+    pairing: Pairing
+    found: list[Bounded]
+    first: bool = False
+    ties: bool = True
+    vectors: list[IntArray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.prune()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a pair was all that was asked for, and is found."""
+        return self.first and self.pairing.best is not None
+
+    def prune(self) -> None:
+        """Drop boxes that no partner completes, or not to a pair as good as the best known."""
+        self.vectors = [
+            np.zeros((len(found), len(self.task.objectives)), np.int64) for found in self.found
+        ]
+        while True:
+            before = sum(map(len, self.found))
+            for role in (0, 1):
+                possible, self.vectors[role] = self._vectors_of(role)
+                self.keep(role, possible)
+            if sum(map(len, self.found)) == before:
+                return
+
+    def _vectors_of(self, role: int) -> tuple[BoolArray, IntArray]:
+        """Return which boxes of a role may stay, and the vectors of all of them."""
+        place, partner = self._partners(role)
+        possible = place >= 0
+        if not len(partner.gpus):
+            return possible, np.zeros((len(place), len(self.task.objectives)), dtype=np.int64)
+        mine = self.found[role].values
+        pair = (mine, partner) if role == 0 else (partner, mine)
+        for constraint in self.task.pair:
+            possible &= constraint.may_hold(*pair)
+        vectors = np.stack([o.oriented(*pair) for o in self.task.objectives], axis=1)
+        if self.pairing.vector is None:
+            return possible, vectors
+        equal = (vectors == np.array(self.pairing.vector)).all(axis=1)
+        self.ties &= int((equal & possible).sum()) <= _MOST_TIES
+        possible &= not_after(vectors, self.pairing.vector)
+        return possible if self.ties else possible & ~equal, vectors
+
+    def _partners(self, role: int) -> tuple[IntArray, Values]:
+        """Return, for each box, the best of the other role on the GPUs that it leaves.
+
+        The first array is negative where there is none.
+        """
+        others = self.found[1 - role]
+        order = np.argsort(others.taken, kind="stable")
+        left = self.task.problem.num_gpus - self.found[role].taken
+        place = np.searchsorted(others.taken[order], left, side="right") - 1
+        best = others.values.take(order).best_so_far()
+        return place, best.take(np.maximum(place, 0)) if len(order) else best
+
+    def keep(self, role: int, index: IntArray | BoolArray) -> None:
+        """Keep the boxes of a role that `index` selects."""
+        self.found[role] = self.found[role].take(index)
+        self.vectors[role] = self.vectors[role][index]
+
+    def cut(self) -> bool:
+        """Cut every box that holds several candidates; False where there was none."""
+        if all(bool(found.boxes.single.all()) for found in self.found):
+            return False
+        self.found = [
+            side.bounded(found.boxes.cut())
+            for side, found in zip(self.sides, self.found, strict=True)
+        ]
+        self.prune()
+        return True
+
+
+def prepare_pair(
+    task: PairTask, *, known: Vector | None = None, first: bool = False, ties: bool = True
+) -> PreparedPair:
+    """Filter the candidates of both roles, find a first pair, and keep what may be as good.
+
+    known: the vector of a pair, to look for better ones alone. first: whether any pair will do.
+    ties: whether candidates are kept that may be as good as the best pair, but not better; where
+    they are many, they are not.
+    Raises SolveLimitError where too many candidates may be optimal to look at all of them.
+    """
+    prefill, decode = (Side(t, t.problem.candidates, task.exact_only) for t in task.roles)
+    found = [prefill.start(), decode.start()]
+    num_allowed = sum(map(len, found))
+    pairing = Pairing(task, vector=known)
+    state = _State(task, (prefill, decode), pairing, found, first=first, ties=ties)
+    _first_pair(state)
+    state.prune()
+    while not state.is_answered and state.cut():
+        pass
+    return _prepared(state, _solve_each(state), num_allowed)
+
+
+def _first_pair(state: _State) -> None:
+    """Solve the layouts of each role that promise most, with many replicas or few.
+
+    Each is looked at with its smallest batch and with the largest one that passes the filters.
+    """
+    ends = [_ends(side, f.boxes) for side, f in zip(state.sides, state.found, strict=True)]
+    trial = _State(state.task, state.sides, state.pairing, ends)  # with ties: they may match
+    for role, side in enumerate(state.sides):
+        boxes = trial.found[role].boxes
+        first: dict[tuple[int, int], int] = {}
+        for index in np.lexsort(trial.vectors[role].T[::-1]).tolist():
+            first.setdefault((int(boxes.layout[index]), int(boxes.low[index])), index)
+            if len(first) >= _FIRST:
+                break
+        for layout, batch in first:
+            _largest(state, role, side.rows.take(np.array([layout])), batch)
+    state.pairing.match_all()
+
+
+def _ends(side: Side, boxes: Boxes) -> Bounded:
+    """Return the smallest and the largest batch of every layout, for many numbers of replicas."""
+    layouts = np.array(sorted(set(boxes.layout.tolist())), dtype=np.int64)
+    low, high = np.ones((2, len(side.rows)), dtype=np.int64)
+    np.maximum.at(low, boxes.layout, boxes.low)
+    np.maximum.at(high, boxes.layout, boxes.high)
+    one, replicas = np.ones_like(layouts), side.rows.replicas[layouts]
+    top = side.largest(Boxes(layouts, low[layouts], high[layouts], one, replicas))
+    ends = [Boxes(layouts, one, one, one, replicas), Boxes(layouts, top, top, one, replicas)]
+    return side.bounded(Boxes.joined([ends[0], ends[1].take(top > 1)]).each_number(_NUMBERS))
+
+
+def _largest(state: _State, role: int, row: Candidates, high: int) -> None:
+    """Solve one layout with its largest batch up to `high` that has a plan.
+
+    Filters see almost all, so that it is near: steps down that double, then bisection.
+    """
+    if state.pairing.solve_alone(role, row, high):
+        return
+    low, step = high - 1, 1
+    while low > 0 and not state.pairing.solve_alone(role, row, low):
+        high, low, step = low, max(low - 2 * step, 0), 2 * step
+    while low and high - low > 1:
+        middle = (low + high) // 2
+        works = state.pairing.solve_alone(role, row, middle)
+        low, high = (middle, high) if works else (low, middle)
+
+
+def _solve_each(state: _State) -> tuple[list[SegmentTable], list[SegmentTable]]:
+    """Solve single candidates, the most promising first, and drop those that become worse.
+
+    Returns the tables of those that are left, in their order.
+    """
+    known: tuple[_Known, _Known] = ({}, {})
+    while not state.is_answered and (queue := _unsolved(state, known)):
+        before = state.pairing.vector
+        # The results of the first ones rule out the most; later ones are weighed in longer turns.
+        for _, role, index in queue[: max(1, sum(map(len, known)))]:
+            if sum(map(len, known)) >= MOST_SOLVED:
+                raise SolveLimitError(
+                    f"more than {MOST_SOLVED:,} layouts may be part of the optimum; put throughput "
+                    "first, require a rate, or confine groups and stages"
+                )
+            one = state.found[role].boxes.take(np.array([index]))
+            solved = state.pairing.solve(role, state.sides[role].candidates(one, one.fewest))
+            known[role][_keys(one)[0]] = None if solved is None else solved[0]
+            if solved is not None:
+                state.found[role].values.set(index, solved[1])
+            if state.pairing.vector != before:
+                break
+        for role, found in enumerate(state.found):
+            works = [known[role].get(key, _LATER) is not None for key in _keys(found.boxes)]
+            state.keep(role, np.array(works, dtype=np.bool_))
+        state.prune()
+    if state.is_answered:
+        for role, found in enumerate(state.found):
+            state.keep(role, np.zeros(len(found), dtype=np.bool_))
+    tables = [
+        [table for key in _keys(found.boxes) if (table := known[role][key]) is not None]
+        for role, found in enumerate(state.found)
+    ]
+    return tables[0], tables[1]
+
+
+def _unsolved(
+    state: _State, known: tuple[_Known, _Known]
+) -> list[tuple[tuple[int, ...], int, int]]:
+    """Return vector, role and place of every candidate that is not solved yet, best first."""
+    return sorted(
+        (tuple(state.vectors[role][index].tolist()), role, index)
+        for role, found in enumerate(state.found)
+        for index, key in enumerate(_keys(found.boxes))
+        if key not in known[role]
+    )
+
+
+def _keys(boxes: Boxes) -> list[tuple[int, ...]]:
+    columns = (boxes.layout.tolist(), boxes.low.tolist(), boxes.fewest.tolist())
+    return list(zip(*columns, strict=True))
+
+
+def _prepared(
+    state: _State, tables: tuple[list[SegmentTable], list[SegmentTable]], num_allowed: int
+) -> PreparedPair:
+    rows = [
+        list(side.candidates(found.boxes, found.boxes.fewest))
+        for side, found in zip(state.sides, state.found, strict=True)
+    ]
+    vectors = [list(map(tuple, vectors.tolist())) for vectors in state.vectors]
+    for role, solved in enumerate(state.pairing.best or ()):
+        if solved.candidate not in rows[role]:
+            rows[role].append(solved.candidate)
+            tables[role].append(solved.table)
+            vectors[role].append(state.pairing.vector or ())
+    incumbent = None
+    if state.pairing.best is not None:
+        incumbent = PairChoice(
+            *(
+                Choice(candidates.index(solved.candidate), solved.candidate, solved.split)
+                for candidates, solved in zip(rows, state.pairing.best, strict=True)
+            )
+        )
+    logger.info(
+        "%d candidates, %d ranges allowed, %d in the model",
+        len(state.task.problem.candidates), num_allowed, sum(map(len, rows)),
+    )  # fmt: skip
+    matrix = np.array([*vectors[0], *vectors[1]], dtype=np.int64).reshape(
+        -1, len(state.task.objectives)
+    )
+    return PreparedPair(
+        num_candidates=len(state.task.problem.candidates),
+        rows=(Candidates.of(rows[0]), Candidates.of(rows[1])),
+        tables=(tuple(tables[0]), tuple(tables[1])),
+        incumbent=incumbent,
+        vector=state.pairing.vector,
+        optimistic=matrix,
+        has_path=np.ones(len(matrix), dtype=np.bool_),
+        has_ties=state.ties,
+    )

@@ -1,0 +1,143 @@
+"""A disaggregated scenario with everything that solving it needs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from autopar.candidates import generate
+from autopar.constraints import PlugIn
+from autopar.constraints.active import active
+from autopar.disaggregated.constraints import PairConstraint, Problems, pair_constraints
+from autopar.disaggregated.costs import RoleCosts
+from autopar.disaggregated.objectives import PairObjective, pair_objectives
+from autopar.errors import SpecError
+from autopar.objectives import objectives_for
+from autopar.problem import Candidates, Problem
+from autopar.rules import Rule, SumRule
+from autopar.search import Task, Vector, topology_of
+from autopar.specs import Scenario
+from autopar.specs.roles import Role, role_scenario
+
+_COUNTING = {"replicas", "gpus_used"}  # names of rules that speak of the number of replicas
+
+_TTFT_NOTE = (
+    "TTFT of a disaggregated service: the prompt through its prefill replica, then its cache to "
+    "decode over the slowest GPU's link; the first token counts when decode has the cache"
+)
+_ROLES_NOTE = (
+    "the two roles work at the rate of the slower one; rules and plug-ins hold for each role"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PairTask:
+    """Two tasks that share the GPUs of one cluster.
+
+    problem: the whole scenario, with the candidates of both roles in one table. constraints: of the
+    scenario, by the names that are blamed. pair: those that look at both roles.
+    exact_only: names of constraints that look at the number of replicas, or that may.
+    """
+
+    problem: Problem
+    prefill: Task
+    decode: Task
+    constraints: tuple[PlugIn, ...]
+    pair: tuple[PairConstraint, ...]
+    objectives: tuple[PairObjective, ...]
+    exact_only: frozenset[str]
+
+    @property
+    def roles(self) -> tuple[Task, Task]:
+        """The tasks of prefill and of decode."""
+        return self.prefill, self.decode
+
+    @property
+    def problems(self) -> Problems:
+        """The problems of both roles."""
+        return Problems(self.prefill.problem, self.decode.problem)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the answer must know about the model."""
+        models = [note for task in self.roles for note in task.problem.cost_model.notes()]
+        if self.problem.num_gpus < len(self.roles):
+            models.append("each of the two roles needs a GPU of its own")
+        return (_TTFT_NOTE, _ROLES_NOTE, *dict.fromkeys(models))
+
+    def oriented(self, values: Sequence[int]) -> Vector:
+        """Return objective values turned so that less is better."""
+        signs = (1 if o.sense == "min" else -1 for o in self.objectives)
+        return tuple(int(v) * sign for v, sign in zip(values, signs, strict=True))
+
+
+def make_pair(
+    scenario: Scenario, *, plugins: Sequence[PlugIn] = (), disabled: Sequence[str] = ()
+) -> PairTask:
+    """Return the task of a disaggregated scenario, with the named constraints left out.
+
+    Raises SpecError for what makes no sense for two roles: coverage partition, rules on totals.
+    """
+    constraints = active(scenario, plugins=plugins, disabled=disabled)
+    names = {c.name for c in constraints}
+    _refuse(scenario, constraints)
+    prefill, decode = (
+        _role_task(scenario, role, plugins, disabled, names) for role in ("prefill", "decode")
+    )
+    problem = Problem(
+        scenario=scenario,
+        topology=prefill.problem.topology,
+        candidates=_joined(prefill.problem.candidates, decode.problem.candidates),
+        cost_model=decode.problem.cost_model,
+    )
+    counting = {
+        c.name for c in constraints if isinstance(c, Rule) and c.expression.names & _COUNTING
+    }
+    return PairTask(
+        problem=problem,
+        prefill=prefill,
+        decode=decode,
+        constraints=constraints,
+        pair=pair_constraints(scenario, names),
+        objectives=pair_objectives(problem),
+        exact_only=frozenset(counting | {p.name for p in plugins}),
+    )
+
+
+def _role_task(
+    scenario: Scenario,
+    role: Role,
+    plugins: Sequence[PlugIn],
+    disabled: Sequence[str],
+    names: set[str],
+) -> Task:
+    part = role_scenario(scenario, role)
+    topology = topology_of(scenario, names)
+    problem = Problem(
+        scenario=part,
+        topology=topology,
+        candidates=generate(part, "up_to", topology, fewer_replicas=False),
+        cost_model=RoleCosts(scenario, role),
+    )
+    held = active(part, plugins=plugins, disabled=disabled)
+    return Task(problem, held, objectives_for(problem))
+
+
+def _refuse(scenario: Scenario, constraints: Sequence[PlugIn]) -> None:
+    if scenario.requirements.coverage == "partition":
+        raise SpecError(
+            "requirements.coverage: 'partition' is one copy of the model on all GPUs, but a "
+            "disaggregated service has a copy for each role; expected 'every_gpu' or 'up_to'"
+        )
+    for rule in constraints:
+        if isinstance(rule, SumRule):
+            raise SpecError(
+                f"rule {rule.name!r}: a sum over the stages of both roles is not supported for "
+                "workload phase 'disaggregated'; expected require or forbid"
+            )
+
+
+def _joined(one: Candidates, other: Candidates) -> Candidates:
+    return Candidates(
+        *(np.concatenate([getattr(one, f.name), getattr(other, f.name)]) for f in fields(one))
+    )

@@ -1,0 +1,52 @@
+"""What one role brings to a pair, in integers; a metric of the pair is a function of both."""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+
+from autopar.problem import BoolArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The part of one role, for many layouts at once; every array has the same shape.
+
+    rate: output tokens per second of the requests served. time: from the start of a prompt to its
+    last stage, 0 for decode. tpot: 0 for prefill. In the quanta of `autopar.costs.scaling`.
+    Every metric of a pair gets no worse if the rate grows and everything else shrinks.
+    """
+
+    rate: IntArray
+    time: IntArray
+    handover: IntArray
+    tpot: IntArray
+    boundaries: IntArray
+    memory: IntArray
+    gpus: IntArray
+
+    def take(self, index: IntArray | BoolArray) -> "Values":
+        """Return the values that `index` selects."""
+        return Values(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def row(self, index: int) -> "Values":
+        """Return one of them, as a table of one."""
+        return self.take(np.array([index]))
+
+    def set(self, index: int, one: "Values") -> None:
+        """Overwrite one of them; one: of shape (1,)."""
+        for f in fields(self):
+            getattr(self, f.name)[index] = getattr(one, f.name)[0]
+
+    @classmethod
+    def joined(cls, parts: "list[Values]") -> Self:
+        """Return all parts in one table."""
+        none = np.zeros(0, dtype=np.int64)
+        return cls(
+            *(np.concatenate([none, *(getattr(p, f.name) for p in parts)]) for f in fields(cls))
+        )
+
+    def best_so_far(self) -> "Values":
+        """Return for each place the best of every value up to it: what no earlier one beats."""
+        least = {f.name: np.minimum.accumulate(getattr(self, f.name)) for f in fields(self)}
+        return Values(**least | {"rate": np.maximum.accumulate(self.rate)})

@@ -1,0 +1,136 @@
+"""What is left out cannot be optimal; what is asked for is found, and found again."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autopar.disaggregated import search
+from autopar.disaggregated.boxes import Boxes, Side
+from autopar.disaggregated.program import interrupted_pair, optimise_pair
+from autopar.disaggregated.search import prepare_pair
+from autopar.disaggregated.task import PairTask, make_pair
+from autopar.errors import SolveLimitError
+from autopar.results import Progress
+from autopar.specs import Scenario
+
+Build = Callable[..., Scenario]
+
+
+@pytest.fixture
+def task(pair_scenario: Build) -> PairTask:
+    return make_pair(pair_scenario(num_layers=3, num_nodes=3))
+
+
+def side_of(task: PairTask, role: int) -> Side:
+    part = task.roles[role]
+    return Side(part, part.problem.candidates, task.exact_only)
+
+
+@pytest.mark.parametrize("role", [0, 1])
+def test_no_candidate_of_a_box_beats_the_bound_of_the_box(task: PairTask, role: int) -> None:
+    side = side_of(task, role)
+    boxes = side.start()
+    assert (~boxes.boxes.single).any()
+    for index in range(len(boxes)):
+        one = boxes.take(np.array([index]))
+        low, high = int(one.boxes.low[0]), int(one.boxes.high[0])
+        for batch in range(low, high + 1):
+            for count in range(1, int(one.boxes.most[0]) + 1):
+                alone = Boxes(
+                    one.boxes.layout, *(np.array([n]) for n in (batch, batch, count, count))
+                )
+                inside = side.bounded(alone)
+                if not len(inside):
+                    continue
+                assert inside.values.rate[0] <= one.values.rate[0]
+                for name in ("time", "handover", "tpot", "boundaries", "memory", "gpus"):
+                    least = getattr(one.values, name)[0]
+                    assert getattr(inside.values, name)[0] >= least, name
+                assert inside.taken[0] >= one.taken[0]
+
+
+def test_cutting_loses_no_candidate(task: PairTask) -> None:
+    boxes = side_of(task, 1).start().boxes
+    whole = {
+        (layout, batch, count)
+        for layout, low, high, fewest, most in zip(
+            *(getattr(boxes, key).tolist() for key in ("layout", "low", "high", "fewest", "most")),
+            strict=True,
+        )
+        for batch in range(low, high + 1)
+        for count in range(fewest, most + 1)
+    }
+    while not boxes.single.all():
+        boxes = boxes.cut()
+    found = list(zip(boxes.layout.tolist(), boxes.low.tolist(), boxes.fewest.tolist(), strict=True))
+    assert len(found) == len(set(found))
+    assert set(found) == whole
+
+
+def test_the_largest_batch_is_the_last_that_passes(pair_scenario: Build) -> None:
+    scenario = pair_scenario(work={"max_batch_sequences": 300}, requirements={"max_tpot_us": 100.0})
+    side = side_of(make_pair(scenario), 1)
+    most = np.full(len(side.rows), 300)
+    one = np.ones_like(most)
+    whole = Boxes(np.arange(len(most)), one, most, one, side.rows.replicas)
+    for layout, top in enumerate(side.largest(whole).tolist()):
+        passes = [
+            len(side.bounded(Boxes(*(np.array([n]) for n in (layout, b, b, 1, 1)))))
+            for b in (top, min(top + 1, 300))
+        ]
+        if top > 1 or passes[0]:  # else not even the smallest passes
+            assert passes == [1, int(top == 300)]
+
+
+def test_the_same_question_has_the_same_answer(task: PairTask) -> None:
+    answers = [optimise_pair(task, prepare_pair(task), uniqueness=True) for _ in range(2)]
+    assert answers[0] == answers[1]
+
+
+def test_ties_are_kept_only_where_they_matter(task: PairTask) -> None:
+    kept, dropped = prepare_pair(task), prepare_pair(task, ties=False)
+    assert kept.vector == dropped.vector
+    assert kept.has_ties
+    assert not dropped.has_ties
+    assert dropped.num_in_model <= kept.num_in_model
+    outcome = optimise_pair(task, dropped, uniqueness=True)
+    assert outcome.uniqueness is not None
+    assert outcome.uniqueness.unique is None
+    assert outcome.vector == optimise_pair(task, kept).vector
+
+
+def test_a_better_pair_is_found_if_and_only_if_there_is_one(task: PairTask) -> None:
+    optimum = prepare_pair(task).vector
+    assert optimum is not None
+    nothing = prepare_pair(task, known=optimum, first=True, ties=False)
+    assert nothing.incumbent is None
+    worse = (optimum[0] + 1, *optimum[1:])
+    found = prepare_pair(task, known=worse, first=True, ties=False)
+    assert found.incumbent is not None
+    assert found.vector is not None
+    assert found.vector < worse
+
+
+def test_too_many_candidates_are_a_limit_not_an_answer(
+    task: PairTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "MOST_SOLVED", 0)
+    with pytest.raises(SolveLimitError, match="throughput"):
+        prepare_pair(task)
+
+
+def test_progress_and_interruption_tell_values_and_bounds(task: PairTask) -> None:
+    seen: list[Progress] = []
+    prepared = prepare_pair(task)
+    outcome = optimise_pair(task, prepared, report=seen.append)
+    assert {p.objective for p in seen} == {o.name for o in task.objectives}
+    before = interrupted_pair(task, prepared)
+    assert (before.status, before.interrupted) == ("feasible", True)
+    assert before.vector is not None
+    assert before.bounds is not None
+    assert outcome.vector is not None
+    assert before.vector[0] <= outcome.vector[0] <= before.bounds[0]
+    nothing = replace(prepared, vector=None, incumbent=None)
+    assert interrupted_pair(task, nothing).status == "unknown"

@@ -1,0 +1,152 @@
+"""Every corruption of a plan with two roles is caught and named."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import autopar
+from autopar.catalog import load_plan
+from autopar.disaggregated.task import make_pair
+from autopar.problem import DisaggregatedPlan
+from autopar.report.json import solution_document
+from autopar.results import Solution
+from autopar.specs import Scenario
+from autopar.verifier.roles import handover_us, verify_pair
+
+Build = Callable[..., Scenario]
+Document = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def solution(pair_scenario: Build) -> Solution:
+    return autopar.solve(pair_scenario(num_layers=3, num_nodes=3, num_experts=2), diagnose=False)
+
+
+def kinds(scenario: Scenario, document: Document) -> set[str]:
+    return {v.kind for v in autopar.verify(scenario, load_plan(document)).violations}
+
+
+def corrupted(solution: Solution, change: Callable[[Document], None]) -> Document:
+    document = deepcopy(solution_document(solution))
+    change(document)
+    return document
+
+
+def share_a_gpu(document: Document) -> None:
+    decode = document["roles"]["decode"]
+    decode["stages"][0]["gpus"][0] = 0
+    decode.pop("placement")
+
+
+def double_a_replica(document: Document) -> None:
+    decode = document["roles"]["decode"]
+    decode["degrees"]["replicas"] += 1
+    decode["replicas"].append({**decode["replicas"][0], "index": len(decode["replicas"])})
+
+
+def lose_a_layer(document: Document) -> None:
+    document["roles"]["prefill"]["stages"][0]["layers"].pop()
+
+
+def falsify(*path: str) -> Callable[[Document], None]:
+    def change(document: Document) -> None:
+        *parents, last = path
+        for key in parents:
+            document = document[key]
+        document[last] = document[last] * 1.01 + 1
+
+    return change
+
+
+def another_batch(document: Document) -> None:
+    document["roles"]["decode"]["batch"] += 1
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (share_a_gpu, "GPU in two roles"),
+        (double_a_replica, "GPU in two replicas"),
+        (lose_a_layer, "layer lost"),
+        (falsify("metrics", "tokens_per_s"), "falsified metric"),
+        (falsify("metrics", "ttft_ms"), "falsified metric"),
+        (falsify("roles", "prefill", "metrics", "ttft_ms"), "falsified metric"),
+        (falsify("roles", "decode", "metrics", "peak_memory_bytes"), "falsified metric"),
+        (falsify("num_gpus"), "falsified metric"),
+        (falsify("objective", "value"), "falsified metric"),
+        (another_batch, "falsified metric"),
+    ],
+)
+def test_a_corruption_is_named(
+    solution: Solution, change: Callable[[Document], None], kind: str
+) -> None:
+    document = corrupted(solution, change)
+    if isinstance(document["num_gpus"], float):
+        document["num_gpus"] = int(document["num_gpus"])
+    assert kind in kinds(solution.scenario, document)
+
+
+def test_the_solved_plan_itself_has_none(solution: Solution) -> None:
+    assert kinds(solution.scenario, corrupted(solution, lambda _: None)) == set()
+
+
+def test_violations_say_in_which_role_they_are(solution: Solution) -> None:
+    report = autopar.verify(solution.scenario, load_plan(corrupted(solution, lose_a_layer)))
+    lost = [v.message for v in report.violations if v.kind == "layer lost"]
+    assert lost
+    assert all(message.startswith("prefill: ") for message in lost)
+
+
+def with_limits(scenario: Scenario, **limits: Any) -> Scenario:
+    requirements = scenario.requirements.model_copy(update=limits)
+    return scenario.model_copy(update={"requirements": requirements})
+
+
+def test_what_both_answer_for_is_held_against_both(solution: Solution) -> None:
+    plan, metrics = solution.plan, solution.metrics
+    assert isinstance(plan, DisaggregatedPlan)
+    assert metrics is not None
+    assert metrics.ttft_us is not None
+    prefill_us = solution.roles["prefill"].ttft_us
+    assert prefill_us is not None
+    between_us = (prefill_us + metrics.ttft_us) / 2  # prefill alone is fast enough
+    for limits, kind in (
+        ({"max_ttft_us": between_us}, "TTFT over limit"),
+        ({"min_tokens_per_s": metrics.tokens_per_s * 1.01}, "throughput under target"),
+        (
+            {"min_tokens_per_s_per_gpu": metrics.tokens_per_s_per_gpu * 1.01},
+            "throughput per GPU under target",
+        ),
+    ):
+        report = verify_pair(with_limits(solution.scenario, **limits), plan)
+        assert [v.kind for v in report.violations] == [kind]
+
+
+def test_no_gpu_of_either_role_may_be_idle_under_every_gpu(solution: Solution) -> None:
+    plan = solution.plan
+    assert isinstance(plan, DisaggregatedPlan)
+    strict = with_limits(solution.scenario, coverage="every_gpu")
+    fewer = replace(plan, decode=replace(plan.decode, gpus=plan.decode.gpus[:1], replicas=1))
+    idle = [v.kind for v in verify_pair(strict, fewer).violations if v.kind == "idle GPU"]
+    assert idle == (["idle GPU"] if fewer.num_gpus < 6 else [])
+
+
+def test_the_handover_is_that_of_the_cost_tables(solution: Solution) -> None:
+    plan = solution.plan
+    assert isinstance(plan, DisaggregatedPlan)
+    ours = handover_us(solution.scenario, plan)
+    problems = make_pair(solution.scenario).problems
+    prefill_us = solution.roles["prefill"].ttft_us
+    assert prefill_us is not None
+    assert problems.ttft_us(plan) == pytest.approx(prefill_us + ours)
+
+
+def test_claims_are_answered_with_what_is_not_done(solution: Solution) -> None:
+    document = corrupted(solution, lambda _: None)
+    document["claims"] = [{"name": "fast", "metric": "tokens_per_s", "value": 1.0, "unit": ""}]
+    (verdict,) = autopar.verify(solution.scenario, load_plan(document)).verdicts
+    assert verdict.verdict == "not derivable"
+    assert "two roles" in verdict.why
