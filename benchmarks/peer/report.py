@@ -1,0 +1,204 @@
+"""Write results/side-by-side.md and .json from the rows of a comparison."""
+
+import datetime as dt
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from run_peer import PEER_PACKAGE, PEER_VERSION
+
+if TYPE_CHECKING:
+    from side_by_side import Row
+
+NONE = "-"
+# Short names of degrees, ours; the peer's are translated before.
+SHORT = {"tp": "tp", "pp": "pp", "attention_dp": "dp", "moe_tp": "etp", "moe_ep": "ep"}
+
+
+def machine_line() -> str:
+    """Return what the times depend on, without the machine's name or its paths."""
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        processor = next(names, processor)
+        cores = sum(line.startswith("processor") for line in lines)
+    except OSError:
+        cores = 0
+    try:
+        package = version("autopar")
+    except PackageNotFoundError:
+        package = "not installed"
+    counted = f"{cores} cores, " if cores else ""
+    return (
+        f"{processor}, {counted}{platform.system()}, Python {platform.python_version()}; "
+        f"autopar {package}, {PEER_PACKAGE} {PEER_VERSION}"
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table; the first column is text, the others align right."""
+    rule = "|---|" + "---:|" * (len(header) - 1)
+    return [f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def number(value: Any, form: str = ".1f") -> str:
+    """Return a number in a form, or a dash where there is none."""
+    return NONE if value is None else format(float(value), form)
+
+
+def say_degrees(part: Mapping[str, Any]) -> str:
+    """Return degrees and batch of one role in a few letters: `dp4 ep4, b24`."""
+    shown = " ".join(f"{SHORT[k]}{part[k]}" for k in SHORT if int(part.get(k) or 1) != 1)
+    batch = part.get("batch", part.get("bs"))
+    if batch is None and part.get("concurrency"):
+        return f"{shown or 'tp1'}, {part['concurrency']:g} in flight"
+    return f"{shown or 'tp1'}, b{batch}"
+
+
+def say_plan(plan: Mapping[str, Any] | None) -> str:
+    """Return a plan of peer_score.py in a few letters."""
+    if not plan:
+        return NONE
+    if plan.get("mode") == "disagg":
+        parts = (f"{plan[r]['workers']}x({say_degrees(plan[r])})" for r in ("prefill", "decode"))
+        return f"{plan['replicas']}x[{' + '.join(parts)}]"
+    return f"{plan['replicas']}x({say_degrees(plan)})"
+
+
+def say_score(score: Mapping[str, Any] | None) -> list[str]:
+    """Return throughput, TTFT, TPOT and whether the limits hold, of one score."""
+    if not score:
+        return [NONE] * 4
+    if score["status"] != "scored":
+        return [f"cannot: {score.get('error', '')[:60]}", NONE, NONE, NONE]
+    verdict = "yes" if score["meets_limits"] else "no" if score["fits"] else "no: memory"
+    return [
+        number(score["tokens_per_s_per_gpu"]),
+        number(score["ttft_ms"], ".0f"),
+        number(score["tpot_ms"]),
+        verdict if score["by_its_rules"] else f"{verdict}, outside its rules",
+    ]
+
+
+def share(part: float | None, whole: float | None) -> str:
+    """Return part of whole in per cent."""
+    return NONE if not part or not whole else f"{part / whole:.1%}"
+
+
+def _value(score: Mapping[str, Any] | None) -> float | None:
+    """Throughput of a plan that the peer lets pass, else nothing."""
+    return score["tokens_per_s_per_gpu"] if score and score.get("meets_limits") else None
+
+
+def times(rows: Sequence["Row"]) -> list[str]:
+    """Return the table of wall and CPU times.
+
+    The peer searches both ways of serving in one run; its time stands with each.
+    """
+    lines = []
+    for row in rows:
+        answer, run = row.answer, row.peer_run
+        ratio = NONE
+        if answer and run:
+            ratio = f"{run['wall_s'] / answer.wall_s:.0f}"
+        lines.append(
+            [
+                f"{row.case.name} {row.mode}",
+                number(answer.wall_s if answer else None, ".2f"),
+                number(answer.cpu_s if answer else None, ".2f"),
+                str(answer.document.get("status")) if answer else row.failed[:50],
+                number(run["wall_s"] if run else None),
+                number(run["user_s"] + run["system_s"] if run else None),
+                ratio,
+            ]
+        )
+    header = ["case", "autopar wall s", "CPU s", "status", "peer wall s", "CPU s", "ratio of walls"]
+    return ["## Time", "", *table(header, lines)]
+
+
+def by_the_peer(rows: Sequence["Row"]) -> list[str]:
+    """Return the table of both plans by the peer's evaluator."""
+    lines = []
+    for row in rows:
+        oracle = ((row.oracle or {}).get(row.mode) or {}).get("best") or {}
+        mine, theirs = _value(row.scores.get("autopar")), _value(row.scores.get("peer"))
+        cannot = row.case.peer.cannot
+        found = say_plan(row.plans.get("peer")) if not cannot else f"cannot: {cannot}"
+        lines.append(
+            [
+                f"{row.case.name} {row.mode}",
+                say_plan(row.plans.get("autopar")),
+                *say_score(row.scores.get("autopar")),
+                found,
+                *say_score(row.scores.get("peer")),
+                number(oracle.get("tokens_per_s_per_gpu")),
+                share(mine, theirs),
+                share(mine, oracle.get("tokens_per_s_per_gpu")),
+            ]
+        )
+    score = ["tok/s/GPU", "TTFT ms", "TPOT ms", "limits"]
+    header = ["case", "autopar's plan", *score, "peer's plan", *score]
+    header += ["peer's oracle", "of its winner", "of its oracle"]
+    off = [row.disagreement for row in rows if row.disagreement is not None]
+    note = f"Its evaluator and its command line differ by at most {max(off, default=0.0):.2%} on "
+    note += f"throughput, TTFT and TPOT of its {len(off)} winners."
+    return ["## Both plans by the peer's evaluator", "", *table(header, lines), note, ""]
+
+
+def by_autopar(rows: Sequence["Row"]) -> list[str]:
+    """Return the table of both plans by our evaluator."""
+    lines = []
+    for row in rows:
+        cells = [f"{row.case.name} {row.mode}"]
+        for whose in ("autopar", "peer"):
+            found = row.by_autopar.get(whose) or {}
+            metrics = found.get("metrics") or {}
+            cells += [
+                number(metrics.get("tokens_per_s_per_gpu")),
+                number(metrics.get("ttft_ms"), ".0f"),
+                number(metrics.get("tpot_ms")),
+            ]
+        note = (row.by_autopar.get("peer") or {}).get("error", "")
+        lines.append([*cells, note[:80]])
+    score = ["tok/s/GPU", "TTFT ms", "TPOT ms"]
+    header = ["case", *(f"ours: {s}" for s in score), *(f"peer's: {s}" for s in score), "note"]
+    return ["## Both plans by autopar's evaluator", "", *table(header, lines)]
+
+
+def reasons(rows: Sequence["Row"]) -> list[str]:
+    """Return why the winners differ, case by case."""
+    told = {row.case.name: row.case.why for row in rows if row.case.why}
+    if not told:
+        return []
+    return ["## Why they differ", "", *(f"- {name}: {why}" for name, why in told.items()), ""]
+
+
+def write_report(rows: Sequence["Row"], folder: Path) -> None:
+    """Write both results files."""
+    date = dt.datetime.now(dt.UTC).date().isoformat()
+    head = (
+        f"{date}. {machine_line()}. Input 4000 tokens, output 1000; limits per case in "
+        "`benchmarks/peer/cases.yaml`. What the peer's numbers mean, and the command that wrote "
+        "this: `benchmarks/peer/README.md`."
+    )
+    lines = [
+        "# autopar and aiconfigurator side by side",
+        "",
+        head,
+        "",
+        *times(rows),
+        *by_the_peer(rows),
+        *by_autopar(rows),
+        *reasons(rows),
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "side-by-side.md").write_text("\n".join(lines), encoding="utf-8")
+    record = {"date": date, "machine": machine_line(), "rows": [row.record() for row in rows]}
+    text = json.dumps(record, indent=1, default=str) + "\n"
+    (folder / "side-by-side.json").write_text(text, encoding="utf-8")
+    print(f"wrote side-by-side.md and .json in {folder.name}", file=sys.stderr)
