@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from autopar.specs import PlanSpec, Scenario
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+# The names of `autopar.objectives`, written out because --help imports no numpy.
+OBJECTIVES = ("throughput", "throughput_per_gpu", "cost", "gpus", "ttft", "tpot", "memory")
 _PARTS = ("llm", "cluster", "workload", "recipe")
 
 
@@ -41,19 +43,31 @@ class Query:
     catalogs: tuple[Path, ...]
     plugins: tuple[str, ...]
     allow_plugins: bool
+    engine: str | None = None
+    objective: str | None = None
 
     @property
     def changes_spec(self) -> bool:
         """Whether the scenario is another than the one that its author wrote."""
-        return bool(self.overrides or self.parts)
+        return bool(self.overrides or self.parts or self.engine or self.objective)
 
     def scenario(self) -> "Scenario":
         """Return the scenario, loaded and checked."""
         from autopar.catalog import load_scenario
 
-        return load_scenario(
-            self.spec, overrides=self.overrides, parts=self.parts, catalogs=self.catalogs
+        scenario = load_scenario(
+            self.spec,
+            overrides=self.overrides,
+            parts=self.parts,
+            rule_packs=() if self.engine is None else (self.engine,),
+            catalogs=self.catalogs,
         )
+        if self.objective is None:
+            return scenario
+        from autopar.specs.change import changed
+
+        others = [name for name in scenario.recipe.objectives if name != self.objective]
+        return changed(scenario, "recipe.objectives", (self.objective, *others))
 
     @contextmanager
     def named(self, plans: Sequence[str] = ()) -> Iterator[None]:
@@ -115,7 +129,13 @@ def scenario_options(command: _F) -> _F:
             metavar="PATH=VALUE",
             help="Set any field of the spec, e.g. cluster.gpus_per_domain=32; null unsets it.",
         ),
-        click.option("--llm", "--model", "llm", metavar="NAME|FILE", help="Use another LLM."),
+        click.option(
+            "--llm",
+            "--model",
+            "llm",
+            metavar="NAME|FILE",
+            help="Use another LLM: a name, a spec, a config.json or a folder that holds one.",
+        ),
         click.option("--cluster", metavar="NAME|FILE", help="Use another cluster."),
         click.option("--workload", metavar="NAME|FILE", help="Use another workload."),
         click.option("--recipe", metavar="NAME|FILE", help="Solve by another recipe."),
@@ -126,6 +146,21 @@ def scenario_options(command: _F) -> _F:
         ),
         click.option("--ttft", metavar="TIME", help="Largest time to first token, e.g. 2s."),
         click.option("--tpot", metavar="TIME", help="Largest time per output token, e.g. 40ms."),
+        click.option(
+            "--min-rate",
+            metavar="RATE",
+            help="Least tokens/s in total (input tokens in prefill, else output tokens).",
+        ),
+        click.option(
+            "--objective",
+            type=click.Choice(OBJECTIVES),
+            help="What to optimise first; those of the recipe break ties.",
+        ),
+        click.option(
+            "--engine",
+            metavar="NAME|FILE",
+            help="Hold the rules of an engine: vllm, sglang, tensorrt-llm, megatron.",
+        ),
         click.option(
             "--plugin",
             "plugins",
@@ -187,6 +222,7 @@ def _with_query(command: _F) -> _F:
             "requirements.coverage": values.pop("coverage"),
             "requirements.max_ttft_us": values.pop("ttft"),
             "requirements.max_tpot_us": values.pop("tpot"),
+            "requirements.min_tokens_per_s": values.pop("min_rate"),
         }
         overrides = tuple(f"{path}={value}" for path, value in shorthand.items() if value)
         values["query"] = Query(
@@ -196,6 +232,8 @@ def _with_query(command: _F) -> _F:
             catalogs=values.pop("catalogs"),
             plugins=values.pop("plugins"),
             allow_plugins=values.pop("allow_plugins"),
+            engine=values.pop("engine"),
+            objective=values.pop("objective"),
         )
 
     return _collecting(command, collect)

@@ -34,6 +34,7 @@ def embedded_query(recorded: Mapping[str, Any], query: Query) -> Query:
 def differences(recorded: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
     """Return one sentence per field in which two answers differ."""
     found = [_said(key, recorded.get(key), answer[key]) for key in COMPARED]
+    found.extend(_apart("roles", recorded.get("roles") or {}, answer.get("roles") or {}))
     before = {o["name"]: o for o in recorded.get("objectives") or []}
     for objective in answer["objectives"]:
         name = objective["name"]
