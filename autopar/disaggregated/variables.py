@@ -154,10 +154,14 @@ class PairVariables:
         high = max((int(values.max()) for values, _, _ in spans), default=0)
         worst = self._variable(name, low, high)
         literals = [literal for _, segments in tables for literal in segments]
-        for values, _, here in spans:
-            for value, literal in zip(values.tolist(), literals, strict=True):
+        for values, count, here in spans:
+            for index, value in enumerate(values.tolist()):
                 if value > low:
-                    self.model.add(worst >= value).only_enforce_if(here, literal)
+                    # One literal, not two: OR-Tools 9.15 calls a model infeasible whose objective
+                    # is bounded by constraints that two literals enforce.
+                    both = self.model.new_bool_var(f"{name}[{count},{index}]")
+                    self.model.add_bool_or(both, ~here, ~literals[index])
+                    self.model.add(worst >= value).only_enforce_if(both)
         return worst
 
     def hint(self, choice: PairChoice, prefill: Values, decode: Values) -> None:

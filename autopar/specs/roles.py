@@ -34,7 +34,7 @@ def role_scenario(scenario: Scenario, role: Role) -> Scenario:
     return scenario.model_copy(
         update={
             # A frozen model has a hash, which pyright does not see.
-            "workload": _role_workload(scenario.workload, role),  # pyright: ignore
+            "workload": _role_workload(scenario.workload, role),  # pyright: ignore[reportArgumentType]
             "requirements": requirements,
             "recipe": scenario.recipe.model_copy(update={"objectives": _objectives(role)}),
         }
