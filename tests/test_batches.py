@@ -19,7 +19,7 @@ from autopar.specs import Scenario
 Build = Callable[..., Any]
 
 few = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
@@ -91,7 +91,7 @@ def test_a_given_batch_is_left_alone(analytic_scenario: Build) -> None:
 
 
 @settings(
-    max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(data=st.data())
 def test_needs_grow_with_the_batch_and_the_rate_no_faster_than_it(

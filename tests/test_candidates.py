@@ -207,7 +207,7 @@ def most_replicas(topology: Topology, row: Candidate) -> int:
     return int(topology.num_blocks(np.array([row.stage_gpus(1)]), unit)[0]) // row.pp
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(changes(), st.sampled_from(LEVELS), st.sampled_from(LEVELS), st.booleans())
 def test_the_table_is_that_of_a_brute_force(
     document_scenario: Build, changed: dict[str, Any], tensor: str, stage: str, fewer: bool

@@ -87,7 +87,7 @@ EXACT = [
 
 
 @pytest.mark.parametrize("order", EXACT, ids="-".join)
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(case=tables())
 def test_the_best_split_is_the_best_of_all_paths(
     order: tuple[str, ...], case: tuple[SegmentTable, int, int]
@@ -104,7 +104,7 @@ def test_the_best_split_is_the_best_of_all_paths(
     assert tuple(value(name, table, chosen.tolist()) for name in order) == expected
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(case=tables())
 def test_with_objectives_after_a_sum_the_split_is_a_path_with_the_best_sum(
     case: tuple[SegmentTable, int, int],
@@ -120,7 +120,7 @@ def test_with_objectives_after_a_sum_the_split_is_a_path_with_the_best_sum(
         assert tuple(value(name, table, chosen.tolist()) for name in order[:2]) == expected
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(case=tables())
 def test_on_a_path_marks_the_segments_of_all_paths(case: tuple[SegmentTable, int, int]) -> None:
     table, layers, pp = case
@@ -131,7 +131,7 @@ def test_on_a_path_marks_the_segments_of_all_paths(case: tuple[SegmentTable, int
 
 
 @pytest.mark.parametrize("name", ["throughput", "throughput_per_gpu", "cost", "memory", "tpot"])
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(case=tables(), limit=st.one_of(st.integers(-7, 40), st.integers(-7000, 7)))
 def test_not_worse_keeps_exactly_the_segments_of_plans_within_the_limit(
     name: str, case: tuple[SegmentTable, int, int], limit: int

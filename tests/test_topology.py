@@ -50,7 +50,7 @@ def pack(
     return blocks
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(topologies(), st.integers(1, 6), st.integers(1, 9))
 def test_blocks_are_those_of_a_packing_gpu_by_gpu(
     topology: Topology, units_per_block: int, unit: int
@@ -64,7 +64,7 @@ def test_blocks_are_those_of_a_packing_gpu_by_gpu(
         topology.block_gpus(size, unit, len(expected) + 1)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(topologies(), st.integers(1, 4), st.integers(1, 6), st.data())
 def test_blocks_after_a_gpu_are_those_of_a_packing_that_begins_there(
     topology: Topology, units_per_block: int, unit: int, data: st.DataObject
@@ -78,7 +78,7 @@ def test_blocks_after_a_gpu_are_those_of_a_packing_that_begins_there(
         topology.block_gpus(size, unit, len(expected) + 1, after)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(topologies(), st.integers(1, 4), st.integers(1, 6))
 def test_what_blocks_take_from_either_end_is_that_of_a_packing(
     topology: Topology, units_per_block: int, unit: int
@@ -98,7 +98,7 @@ def test_what_blocks_take_from_either_end_is_that_of_a_packing(
         assert last.tolist() == [topology.num_gpus - begin]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(topologies(), st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=2))
 def test_counting_blocks_of_many_shapes_is_counting_each_alone(
     topology: Topology, shapes: list[tuple[int, int]]
@@ -108,14 +108,14 @@ def test_counting_blocks_of_many_shapes_is_counting_each_alone(
     assert together == [len(pack(topology, blocks, one)) for blocks, one in shapes]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(topologies(), st.integers(1, 9))
 def test_units_tile_where_the_packing_leaves_no_gpu_over(topology: Topology, unit: int) -> None:
     used = sum(len(units) for units in units_of(topology, unit)) * unit
     assert topology.tiles(np.array([unit])).tolist() == [used == topology.num_gpus]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(topologies(), st.data())
 def test_two_gpus_share_a_stage_container_where_no_edge_lies_between(
     topology: Topology, data: st.DataObject

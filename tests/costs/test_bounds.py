@@ -14,7 +14,7 @@ from autopar.problem import Candidate, Candidates
 from autopar.specs import Declared
 
 many = settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

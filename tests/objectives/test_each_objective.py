@@ -160,7 +160,7 @@ def integer(objective: Objective, rate: float, gpus: int) -> int:
 
 
 @pytest.mark.parametrize("objective", OF_RATES, ids=["rate", "per GPU", "cost", "low cost"])
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     rate=rates,
     gpus=st.integers(1, 5000),
