@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peer_sdk import Peer, Point, _sweep, gpus_of
+from peer_sdk import Peer, Point, _sweep, gpus_of, said
 
 MAX_STAGES = 8
 MAX_DEGREE = 64  # its own widest list (large expert groups)
@@ -106,7 +106,7 @@ class Search:
             try:
                 point, batch, fitted = self.best_of(parallel, grid)
             except Exception as error:  # noqa: BLE001 - a dozen types of data miss
-                self.no_data[_name(parallel)] = f"{type(error).__name__}: {error}"[:160]
+                self.no_data[_name(parallel)] = said(error)[:160]
                 continue
             fitting += fitted
             if point:
@@ -184,7 +184,7 @@ def disaggregated(peer: Peer, case: dict[str, Any]) -> dict[str, Any]:
             try:
                 best, tried = best_worker(peer, case, role, parallel)
             except Exception as error:  # noqa: BLE001 - a dozen types of data miss
-                no_data[f"{role} {_name(parallel)}"] = f"{type(error).__name__}: {error}"[:160]
+                no_data[f"{role} {_name(parallel)}"] = said(error)[:160]
                 continue
             points += tried
             if best:

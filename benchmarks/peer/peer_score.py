@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from peer_sdk import Peer, Point, gpus_of, parallel_of
+from peer_sdk import Peer, Point, gpus_of, parallel_of, said
 
 ROLES = ("prefill", "decode")
 
@@ -185,7 +185,7 @@ def score(plan: dict[str, Any], peers: dict[tuple[Any, ...], Peer]) -> dict[str,
     except PlanError as error:
         return {**label, "status": "bad plan", "error": str(error)}
     except Exception as error:  # noqa: BLE001 - the peer raises a dozen types for a data miss
-        return {**label, "status": "cannot", "error": f"{type(error).__name__}: {error}"[:500]}
+        return {**label, "status": "cannot", "error": said(error)}
     return {**label, **found}
 
 

@@ -10,6 +10,7 @@ import importlib
 import logging
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -247,3 +248,8 @@ def _not_measured(sources: dict[str, dict[str, str]] | None) -> list[str]:
         for name, source in tags.items()
         if source != "silicon" and not any(word in name for word in ANALYTIC)
     )
+
+
+def said(error: Exception) -> str:
+    """Return what went wrong, without the folders of the machine."""
+    return re.sub(r"/[^\s'\"]*/", "", f"{type(error).__name__}: {error}")[:500]
