@@ -27,7 +27,6 @@ from autopar.comparing import (
     lone_bounds,
 )
 from autopar.constraints import PlugIn
-from autopar.costs.scaling import error_bound
 from autopar.cpsat import relative_gap
 from autopar.diagnose import Question, binding, conflicts
 from autopar.disaggregated.layout import unfold_pair
@@ -300,7 +299,7 @@ def _objective_values(
                 unit=objective.unit,
                 sense=objective.sense,
                 tied=tied[level] is not None,
-                rounding_error=error_bound(objective.quantum, objective.terms(task.problem), value),
+                rounding_error=objective.rounding_error(task.problem, value),
             )
         )
     return tuple(values)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from autopar.costs.scaling import error_bound
 from autopar.diagnose import Question
 from autopar.errors import VerificationError
 from autopar.planning import AnyTask, objectives_of, optimise, prepare
@@ -32,7 +31,7 @@ def gaps(
         if objective.name in bounds:
             bound, value = bounds[objective.name], objective.of_metrics(metrics)
             worse = (value - bound) * (1.0 if objective.sense == "min" else -1.0)
-            rounding = error_bound(objective.quantum, objective.terms(task.problem), bound)
+            rounding = objective.rounding_error(task.problem, bound)
             if abs(worse) <= rounding:
                 gaps[objective.name] = 0.0
             else:

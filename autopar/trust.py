@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from autopar.constraints import Constraint, PlugIn
 from autopar.constraints.base import complaints
-from autopar.costs.scaling import error_bound
 from autopar.disaggregated.task import PairTask
 from autopar.errors import PluginError, VerificationError
 from autopar.lexicographic import Outcome
@@ -99,7 +98,7 @@ def _agree(task: AnyTask, outcome: Outcome, metrics: Metrics) -> None:
     assert outcome.vector is not None  # there is a plan
     for objective, integer in zip(objectives_of(task), outcome.vector, strict=True):
         ours, theirs = objective.value(integer), objective.of_metrics(metrics)
-        allowed = error_bound(objective.quantum, objective.terms(task.problem), ours)
+        allowed = objective.rounding_error(task.problem, ours)
         if abs(ours - theirs) > allowed:
             raise VerificationError(
                 f"{objective.name}: the solver says {ours!r} {objective.unit}, the verifier "

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autopar.costs.scaling import RATE_QUANTUM_TOKENS_PER_S
+from autopar.costs.scaling import RATE_QUANTUM_TOKENS_PER_S, error_bound
 from autopar.disaggregated.values import Values
 from autopar.disaggregated.variables import PairVariables, cost_of
 from autopar.objectives import Objective, objectives_for
@@ -68,6 +68,11 @@ class PairObjective:
     def terms(self, problem: Problem) -> int:
         """How many rounded numbers the value adds up, for the error bound."""
         return self.parts
+
+    def rounding_error(self, problem: Problem, value: float) -> float:
+        """Return the most by which an integer value may differ from the float one, in `unit`."""
+        own = error_bound(self.quantum, self.parts, value)
+        return max(own, self.single.rounding_error(problem, value))
 
     def oriented(self, prefill: Values, decode: Values) -> IntArray:
         """Return the values of pairs, turned so that less is better."""
