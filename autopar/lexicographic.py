@@ -148,7 +148,7 @@ def _lexicographic(
         if status == "unknown":
             # The start is a plan; what CP-SAT did not repeat it did not refute either.
             return choice, *_open_end(program, choice, bounds), "feasible"
-        choice = program.extract(solver)
+        choice = _better(program, choice, program.extract(solver))
         value, bound = round(solver.objective_value), round(solver.best_objective_bound)
         vector.append(value)
         bounds.append(bound)
@@ -156,6 +156,22 @@ def _lexicographic(
         if status == "feasible" or session.interrupted:
             return choice, *_open_end(program, choice, bounds), "feasible"
     return choice, tuple(vector), tuple(bounds), "optimal"
+
+
+def _better(program: Program[_Point], known: _Point | None, found: _Point) -> _Point:
+    """Return the better of two points, to start the next objective from.
+
+    What CP-SAT finds for one objective may be poor in those that follow; from there it may climb
+    in steps of a single unit.
+    """
+    if known is None:
+        return found
+    signs = [-1 if objective.sense == "max" else 1 for objective in program.objectives]
+    before, after = (
+        [sign * value for sign, value in zip(signs, program.values(point), strict=True)]
+        for point in (known, found)
+    )
+    return known if before < after else found
 
 
 def _open_end(

@@ -14,6 +14,7 @@ from autopar.disaggregated.values import Values
 from autopar.objectives.counted import Gpus, Traffic
 from autopar.objectives.throughput import Throughput
 from autopar.objectives.worst_stage import Memory, Tpot
+from autopar.ortools_loader import load_cp_model
 from autopar.problem import Candidates, IntArray, Problem
 from autopar.segments import SegmentTable
 from autopar.specs.roles import ROLES
@@ -72,6 +73,8 @@ class PairVariables:
         least = self._variable("rate", 0, max(tops, default=0))
         for value in rates:
             self.model.add(least <= value)
+        cp = load_cp_model()  # else CP-SAT may take the least rate that a choice allows
+        self.model.add_decision_strategy([*rates, least], cp.CHOOSE_FIRST, cp.SELECT_MAX_VALUE)
         self._made |= {f"{n}.rate": v for n, v in zip(ROLES, rates, strict=True)}
         return least
 

@@ -223,3 +223,18 @@ def test_experts_and_confined_groups_are_searched_too(
 ) -> None:
     limits = {"tensor_parallel_within": "node", "all_to_all_within": "node"}
     agrees(pair_scenario(num_experts=2, num_nodes=2, gpus_per_node=3, requirements=limits))
+
+
+def test_what_is_equal_in_gpus_is_not_climbed_token_by_token(
+    pair_scenario: Callable[..., Scenario],
+) -> None:
+    """A Hypothesis find: from a slow pair on all GPUs, CP-SAT raised the rate in steps of 1."""
+    agrees(
+        pair_scenario(
+            num_nodes=3,
+            gpus_per_node=3,
+            objectives=("gpus", "throughput", "ttft"),
+            work={"prefill_chunk_tokens": 100, "max_batch_sequences": 2},
+            requirements={"coverage": "every_gpu", "max_context_parallel_size": 2},
+        )
+    )
