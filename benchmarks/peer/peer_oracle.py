@@ -58,9 +58,13 @@ def per_gpu(point: Point, num_gpus: int) -> float:
 class Search:
     """Aggregated plans of one case."""
 
-    def __init__(self, peer: Peer, case: dict[str, Any]) -> None:
-        """Remember the case; points are counted as they are evaluated."""
-        self.peer, self.case = peer, case
+    def __init__(self, peer: Peer, case: dict[str, Any], *, every_step: bool = False) -> None:
+        """Remember the case; points are counted as they are evaluated.
+
+        every_step: whether the limit on TPOT holds the mean of all steps; the peer leaves out three
+        with prompts in them.
+        """
+        self.peer, self.case, self.every_step = peer, case, every_step
         self.points = 0
         self.no_data: dict[str, str] = {}
 
@@ -75,8 +79,9 @@ class Search:
             self.points += 1
             if not point.fits:
                 break
-            more |= point.tpot_ms <= 1.5 * self.case["tpot_ms"]
-            meets = point.tpot_ms <= self.case["tpot_ms"] and point.ttft_ms <= self.case["ttft_ms"]
+            tpot_ms = point.mean_step_ms if self.every_step else point.tpot_ms
+            more |= tpot_ms <= 1.5 * self.case["tpot_ms"]
+            meets = tpot_ms <= self.case["tpot_ms"] and point.ttft_ms <= self.case["ttft_ms"]
             if meets and (best is None or point.tokens_per_s > best.tokens_per_s):
                 best = point
         return best, more
@@ -161,6 +166,7 @@ def _say(score: float, parallel: tuple[int, ...], batch: int, point: Point) -> d
         "ctx_tokens": point.ctx_tokens,
         "ttft_ms": point.ttft_ms,
         "tpot_ms": point.tpot_ms,
+        "mean_step_ms": point.mean_step_ms,
         "memory_gib": point.memory["total"],
         "kv_gib": point.memory["kvcache"],
         "kv_budget_gib": point.kv_budget_gib,
@@ -256,6 +262,7 @@ def main() -> int:
     peer = Peer(case["model"], case["system"], case["backend"], case["isl"], case["osl"])
     loaded = time.perf_counter()
     answer = {"case": case["name"], "agg": Search(peer, case).run()}
+    answer["agg"]["best_every_step"] = Search(peer, case, every_step=True).run()["best"]
     answer["agg"]["seconds"] = time.perf_counter() - loaded
     answer["load_seconds"] = loaded - start
     if case.get("disagg"):

@@ -94,6 +94,7 @@ def score_aggregated(plan: dict[str, Any], peer: Peer) -> dict[str, Any]:
         "idle_gpus": plan["num_gpus"] - replicas * per_replica,
         "ttft_ms": point.ttft_ms,
         "tpot_ms": point.tpot_ms,
+        "mean_step_ms": point.mean_step_ms,
         "tokens_per_s": tokens_per_s,
         "tokens_per_s_per_gpu": tokens_per_s / plan["num_gpus"],
         "tokens_per_s_per_user": 1000 / point.tpot_ms if point.tpot_ms else None,

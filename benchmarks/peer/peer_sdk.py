@@ -70,6 +70,14 @@ class Point:
     substitutes: list[str] = field(default_factory=list)
 
     @property
+    def mean_step_ms(self) -> float:
+        """Mean of all steps of a cycle, aggregated: TPOT without the mixed steps it leaves out."""
+        mixed, alone = self.steps["num_mix_steps"], self.steps["num_genonly_steps"]
+        total_ms = mixed * self.steps["mix_step_latency_ms"]
+        total_ms += alone * self.steps["genonly_step_latency_ms"]
+        return total_ms / (mixed + alone)
+
+    @property
     def fits(self) -> bool:
         """Whether both of the peer's memory checks pass."""
         return not (self.does_not_fit or self.kv_does_not_fit)
