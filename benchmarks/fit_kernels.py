@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 from kernel_collectives import exchanges, fit_collective, fit_exchange, measured, network
-from kernel_forms import FIT_TYPES, FORMS, Form, experts
+from kernel_forms import FIT_TYPES, FORMS, Form, skewed_experts
 from kernel_report import (
     MODELS,
     NO_ERROR,
@@ -36,8 +36,9 @@ from measure import RESULTS
 from numpy.typing import NDArray
 
 from autopar.costs.operations.device import Device
+from autopar.costs.operations.loads import Law
 from autopar.specs import Gpu
-from autopar.specs.kernels import EXPERT_ROWS, SKEW_RANKS, SKEW_TOKENS, Kernels
+from autopar.specs.kernels import EXPERT_ROWS, Kernels
 
 Floats = NDArray[np.float64]
 
@@ -46,6 +47,8 @@ BAD = 0.12  # median error above which another framework's table is tried
 DROPPED = 0.25  # median error above which a fit is worse than an assumption
 NEGLIGIBLE = 1e-7  # below what any constant can be worth
 NEARLY_RANDOM = "power_law_1.01"  # the measured routing that is nearest to random
+LAWS: tuple[Law, ...] = ("power_law_1.01", "power_law_1.2")
+UNEVEN_ROWS = [16 * step for step in range(13)]  # half of a tile of 128 rows, and around it
 OCTAVES = ("m", "num_tokens")  # columns that count by powers of two
 
 
@@ -72,9 +75,9 @@ SOURCES = {
     "l40s-48gb": Source("l40s"),
     "rtx-pro-6000-96gb": Source("rtx_pro_6000_server"),
 }
-# Whose table is the base, where not trtllm's. Its FP8 and FP4 layers quantise their input in a
-# kernel of their own, so that they start in 12 to 14 us; engines do it in the norm before.
-FIRST = {("gemm", "fp8"): "vllm", ("gemm", "nvfp4"): "vllm"}
+# Whose table is the base, where not trtllm's. Its FP4 layers quantise their input in a kernel of
+# their own, so that they start in 12 us; engines do it in the norm before.
+FIRST = {("gemm", "nvfp4"): "vllm"}
 # What one node does not show of an exchange, from the H100 tables of 2, 4 and 8 nodes.
 FABRIC_OF_H100 = {
     False: {"fabric_fraction": 0.925, "fabric_steps": 1.65, "doubling_steps": 0.667},
@@ -187,12 +190,6 @@ def fit_form(fit: Fit, form: Form) -> None:
                 predicted = form.predict(rows, precision, device)
                 best.others[framework] = Error.of(predicted, rows.number("us"))
         best.others.update(_slices(form, found[best.framework][precision], precision, device))
-        if form.operation == "experts":
-            version = dict(fit.source.frameworks())[best.framework]
-            random = alone(fit.tables.experts(best.framework, version, NEARLY_RANDOM))
-            if precision in random:
-                predicted = form.predict(random[precision], precision, device)
-                best.others["random routing"] = Error.of(predicted, random[precision].number("us"))
         if best.error.median > DROPPED:
             print(f"  {form.operation} {precision} dropped: {best.error.text()}", flush=True)
             continue
@@ -247,56 +244,28 @@ def alone(tables: dict[str, Rows]) -> dict[str, Rows]:
     return {name: rows for name, rows in found.items() if len(rows)}
 
 
-def fit_skew(fit: Fit) -> None:
-    """Table what skewed routing costs over random routing, from all gated experts of the base."""
-    framework, version = next(fit.source.frameworks())
-    even = fit.tables.experts(framework, version, "balanced")
-    skewed = fit.tables.experts(framework, version, "power_law_1.2")
-    tokens: list[Floats] = []
-    ranks: list[Floats] = []
-    factors: list[Floats] = []
-    for precision in even.keys() & skewed.keys():
-        one, other = _paired(even[precision], skewed[precision])
-        wide = (one.number("num_experts") >= 64) & (one.number("moe_tp_size") == 1)
-        one, other = one.where(wide), other.where(wide)
-        if not len(one):
+def fit_uneven(fit: Fit) -> None:
+    """Find by how many rows uneven groups are longer than they are, and how well laws then fit."""
+    versions = dict(fit.source.frameworks())
+    for result in fit.results:
+        if result.operation != "experts":
             continue
-        # Even routing touches an expert with every row; random routing, ours, touches fewer.
-        touched = experts(_random(one), precision, fit.device())
-        touched /= experts(one, precision, fit.device())
-        tokens.append(one.number("num_tokens"))
-        ranks.append(one.number("moe_ep_size"))
-        factors.append(other.number("us") / one.number("us") / touched)
-    if not tokens:
-        return
-    all_tokens, all_ranks, all_factors = map(np.concatenate, (tokens, ranks, factors))
-    table = np.ones((len(SKEW_TOKENS), len(SKEW_RANKS)))
-    for i, token in enumerate(SKEW_TOKENS):
-        for j, rank in enumerate(SKEW_RANKS):
-            near = (np.abs(np.log2(all_tokens / token)) <= 1.0) & (all_ranks == rank)
-            table[i, j] = max(float(np.median(all_factors[near])), 1.0)
-    table = np.maximum.accumulate(np.maximum.accumulate(table, axis=0), axis=1)
-    fit.skew = np.round(table, 2).tolist()
-
-
-def _random(rows: Rows) -> Rows:
-    return Rows({**rows.columns, "even": np.zeros(len(rows), dtype=bool)})
-
-
-def _paired(one: Rows, other: Rows) -> tuple[Rows, Rows]:
-    """Return the rows of both that are equal but for their routing."""
-    names = (
-        *("num_tokens", "hidden_size", "inter_size", "topk"),
-        *("num_experts", "moe_tp_size", "moe_ep_size", "matrices"),
-    )
-
-    def keys(rows: Rows) -> list[tuple[float, ...]]:
-        return list(zip(*(rows.number(name).tolist() for name in names), strict=True))
-
-    index = {key: i for i, key in enumerate(keys(other))}
-    places = [(i, index[key]) for i, key in enumerate(keys(one)) if key in index]
-    first, second = np.array(places, dtype=np.int64).reshape(-1, 2).T
-    return one.where(first), other.where(second)
+        tables = {
+            law: fit.tables.experts(result.framework, versions[result.framework], law)
+            for law in LAWS
+        }
+        measured = {law: rows[result.name] for law, rows in tables.items() if result.name in rows}
+        errors: dict[float, dict[str, Error]] = {}
+        for uneven_rows in UNEVEN_ROWS:
+            result.constants["uneven_rows"] = uneven_rows
+            device = fit.device()
+            errors[uneven_rows] = {
+                law: Error.of(skewed_experts(rows, result.name, device, law), rows.number("us"))
+                for law, rows in measured.items()
+            }
+        best = min(UNEVEN_ROWS, key=lambda n: sum(e.median + e.p90 for e in errors[n].values()))
+        result.constants["uneven_rows"] = best
+        result.others.update(errors[best])
 
 
 def fit_collectives(fit: Fit) -> None:
@@ -304,14 +273,17 @@ def fit_collectives(fit: Fit) -> None:
     source = fit.source
     if not source.links_gb_per_s:
         return
-    for kind in ("all_reduce", "all_gather", "reduce_scatter"):
-        rows = measured(fit.tables, kind, ("trtllm", source.trtllm), source.nccl)
-        assert rows is not None
-        constants = {name: _digits(values) for name, values in fit_collective(rows).items()}
+    parts = _collectives(fit)
+    for kind, rows in parts.items():
+        is_sum = kind == "all_reduce"
         origin = f"NCCL {source.nccl}"
-        if kind == "all_reduce":
+        if is_sum:
             origin += f" or trtllm {source.trtllm}, the faster"
-        fit.results.append(Result("collectives", kind, origin, constants, NO_ERROR))
+        for name, fitted in zip(
+            (kind, f"{kind}_small"), fit_collective(rows, 1 + is_sum), strict=False
+        ):
+            constants = {key: _digits(values) for key, values in fitted.items()}
+            fit.results.append(Result("collectives", name, origin, constants, NO_ERROR))
     for part in exchanges(fit.tables, source.deepep):
         constants = fit_exchange(
             part, source.gpus_per_node, _exchange_of(fit), FABRIC_OF_H100[part.sends_once]
@@ -324,12 +296,22 @@ def fit_collectives(fit: Fit) -> None:
         print(f"  exchange {name}: {error.text()}", flush=True)
     for result in fit.results:
         if result.operation == "collectives":
-            rows = measured(fit.tables, result.name, ("trtllm", source.trtllm), source.nccl)
-            assert rows is not None
+            kind = result.name.removesuffix("_small")  # the faster of both ways was measured
+            rows = parts[kind]
             net = network(fit.gpu, fit.section(), source.links_gb_per_s, 2, 16)
-            found = getattr(net, f"{result.name}_us")(rows.number("bytes"), rows.number("gpus"))
+            found = getattr(net, f"{kind}_us")(rows.number("bytes"), rows.number("gpus"))
             result.error = Error.of(found, rows.number("us"))
             print(f"  {result.name}: {result.error.text()}", flush=True)
+
+
+def _collectives(fit: Fit) -> dict[str, Rows]:
+    """Return the measured rows of each collective."""
+    parts: dict[str, Rows] = {}
+    for kind in ("all_reduce", "all_gather", "reduce_scatter"):
+        rows = measured(fit.tables, kind, ("trtllm", fit.source.trtllm), fit.source.nccl)
+        assert rows is not None
+        parts[kind] = rows
+    return parts
 
 
 def _exchange_of(fit: Fit) -> Callable[[dict[str, Any], Rows, int], Floats]:
@@ -353,7 +335,7 @@ def fit_gpu(name: str, folder: Path) -> Fit:
     fit = Fit(name, gpu, source, Tables(folder / source.system))
     for form in FORMS:
         fit_form(fit, form)
-    fit_skew(fit)
+    fit_uneven(fit)
     fit_collectives(fit)
     Kernels.model_validate(fit.section())  # what is written can be read
     return fit

@@ -1,4 +1,4 @@
-"""Fit collectives inside a node, the exchange of routed rows, and the price of skewed routing."""
+"""Fit collectives inside a node and the exchange of routed rows."""
 
 import importlib
 from collections.abc import Callable
@@ -43,19 +43,24 @@ def measured(tables: Tables, kind: str, custom: tuple[str, str], nccl: str) -> R
     return Rows({**chosen.columns, "us": best})
 
 
-def fit_collective(rows: Rows) -> dict[str, Any]:
-    """Return the constants of `CollectiveFit` for every size of a group."""
+def fit_collective(rows: Rows, ways: int = 1) -> list[dict[str, Any]]:
+    """Return the constants of `CollectiveFit` for every size of a group, for each of 1 or 2 ways.
+
+    Of two ways the faster counts: the first bends, the second is for small messages, in one step in
+    which each GPU reads those of all others, so that it starts sooner and moves more.
+    """
     optimize: Any = importlib.import_module("scipy.optimize")
-    constants: dict[str, Any] = {
-        name: [] for name in ("gpus", "start_us", "bandwidth_bytes_per_s", "bend_us", "bend_bytes")
-    }
+    names = ("gpus", "start_us", "bandwidth_bytes_per_s", "bend_us", "bend_bytes")
+    found: list[dict[str, Any]] = [{name: [] for name in names[: 5 - 2 * i]} for i in range(ways)]
     for gpus in np.unique(rows["gpus"]):
         part = rows.where(rows["gpus"] == gpus)
         size, logs = part.number("bytes"), np.log(part.number("us"))
 
         def misses(x: Floats, size: Floats = size, logs: Floats = logs) -> Floats:
-            start, rate, bend, knee = np.exp(x)
-            modelled: Floats = start + size / rate + bend * np.minimum(1.0, size / knee)
+            start, rate, bend, knee = np.exp(x[:4])
+            modelled = start + size / rate + bend * np.minimum(1.0, size / knee)
+            if ways == 2:
+                modelled = np.minimum(modelled, np.exp(x[4]) + size / np.exp(x[5]))
             missed: Floats = np.log(modelled) - logs
             return missed
 
@@ -63,22 +68,27 @@ def fit_collective(rows: Rows) -> dict[str, Any]:
             (
                 optimize.least_squares(
                     misses,
-                    (1.5, np.log(2e5), 2.0, np.log(knee)),
+                    (start, np.log(2e5), 2.0, np.log(knee), 1.1, np.log(1e5))[: 4 + 2 * (ways - 1)],
                     loss="soft_l1",
                     f_scale=0.05,
-                    bounds=((-2.0, 5.0, -4.0, 8.0), (6.0, 16.0, 8.0, 20.0)),
+                    bounds=(
+                        (-2.0, 5.0, -4.0, 8.0, -2.0, 5.0)[: 4 + 2 * (ways - 1)],
+                        (6.0, 16.0, 8.0, 20.0, 6.0, 16.0)[: 4 + 2 * (ways - 1)],
+                    ),
                 )
                 for knee in (1e5, 1e6, 5e6)
+                for start in (1.5, 2.5)[:ways]
             ),
             key=lambda found: found.cost,
         )
-        start, rate, bend, knee = np.exp(done.x).tolist()
-        constants["gpus"].append(int(gpus))
-        constants["start_us"].append(start)
-        constants["bandwidth_bytes_per_s"].append(rate * 1e6)
-        constants["bend_us"].append(bend)
-        constants["bend_bytes"].append(knee)
-    return constants
+        start, rate, bend, knee, *small = np.exp(done.x).tolist()
+        values = [(int(gpus), start, rate * 1e6, bend, knee)]
+        if small:
+            values.append((int(gpus), small[0], small[1] * 1e6, 0.0, 0.0))
+        for constants, numbers in zip(found, values, strict=True):
+            for name, number in zip(constants, numbers, strict=False):
+                constants[name].append(number)
+    return found
 
 
 def exchanges(tables: Tables, version: str) -> list[Exchanged]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from autopar.costs.operations import kernels
 from autopar.costs.operations.device import Device
+from autopar.costs.operations.loads import Law
 from autopar.specs import Precision, Spec
 from autopar.specs.kernels import EXPERT_ROWS, DecodeFit, ExpertsFit, GemmFit, LinearFit, PrefillFit
 
@@ -46,6 +47,30 @@ def experts(rows: Rows, precision: str, device: Device) -> Floats:
                 ),
                 tokens=part.number("num_tokens"),
             )
+    return found
+
+
+def skewed_experts(rows: Rows, precision: str, device: Device, law: Law) -> Floats:
+    """Predict grouped GEMMs of the busiest rank under a law of `autopar.costs.operations.loads`."""
+    found = np.zeros(len(rows))
+    names = ("num_experts", "topk", "matrices")
+    keys = np.stack([rows.number(name) for name in names], axis=1)
+    for num_experts, topk, matrices in {tuple(key) for key in keys.astype(int).tolist()}:
+        mask = (keys == (num_experts, topk, matrices)).all(axis=1)
+        part = rows.where(mask)
+        found[mask] = kernels.routed_experts_us(
+            part.number("num_tokens"),
+            part.number("held"),
+            num_experts=num_experts,
+            experts_per_token=topk,
+            law=law,
+            hidden_size=part.number("hidden_size"),
+            ffn_size=part.number("ffn"),
+            num_matrices=matrices,
+            precision=_precision(precision),
+            device=device,
+            sorted_tokens=part.number("num_tokens"),
+        )
     return found
 
 

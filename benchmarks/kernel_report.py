@@ -88,7 +88,6 @@ class Fit:
     source: Source
     tables: Tables
     results: list[Result] = field(default_factory=list)
-    skew: list[list[float]] | None = None
 
     def section(self) -> dict[str, Any]:
         """Return the section `kernels` of the GPU's document."""
@@ -100,8 +99,6 @@ class Fit:
                 section.setdefault(result.operation, {})[result.name] = result.constants
         if "collectives" in section:
             section["collectives"]["link_bandwidth_bytes_per_s"] = 1e9 * self.source.links_gb_per_s
-        if self.skew is not None:
-            section["expert_skew"] = self.skew
         return section
 
     def device(self) -> Device:
@@ -131,8 +128,6 @@ def document(fit: Fit, note: str = "") -> str:
             version = dict(fit.source.frameworks())[result.framework]
             lines.append(f"    # {result.framework} {version}: {result.error.text()}")
             lines.append(f"    {result.name}: {_flow(section[operation][result.name])}")
-    if fit.skew is not None:
-        lines.append(f"  expert_skew: {_flow(fit.skew)}")
     if "collectives" in section:
         lines.append("  collectives:")
         lines.append(f"    link_bandwidth_bytes_per_s: {fit.source.links_gb_per_s:g} GB/s")

@@ -253,23 +253,20 @@ class Clock:
         """
         hidden = self.shape.architecture.hidden_size
         held = ceil_div(part.num_experts, rows.ep)
-        routed = step.stage_tokens * real(held) / part.num_experts
         exchanged = Exchange.of(part, rows, groups, step)
-        experts_us = kernels.experts_us(
-            routed * part.experts_per_token,
-            real(held),
+        experts_us = kernels.routed_experts_us(
+            step.stage_tokens,
+            held,
+            num_experts=part.num_experts,
+            experts_per_token=part.experts_per_token,
+            law=self.shape.workload.expert_load,
             hidden_size=part.latent_size or hidden,
             ffn_size=real(ceil_div(part.expert_size, rows.etp)),
             num_matrices=part.num_matrices,
             precision=self.shape.precisions.experts,
             device=self.device,
-            tokens=exchanged.received,
+            sorted_tokens=exchanged.received,
         )
-        load = self.shape.workload.expert_load
-        if load != "even":
-            experts_us = experts_us * kernels.expert_skew_factor(
-                step.stage_tokens, real(rows.ep), self.device, load
-            )
         router_us = self._gemm_us(
             step.rank_tokens, hidden, part.num_experts, self.shape.precisions.embeddings
         )

@@ -17,9 +17,6 @@ from autopar.units import BytesPerS
 
 # At how many rows per expert the time of a grouped GEMM is tabled.
 EXPERT_ROWS = (1, 16, 64, 128, 256, 512, 1024, 2048)
-# At how many tokens of all ranks, and on how many ranks, the price of skewed routing is tabled.
-SKEW_TOKENS = (64, 256, 1024, 4096, 16384)
-SKEW_RANKS = (1, 4, 16, 64)
 
 Fraction = Annotated[float, Field(gt=0, le=100)]
 Micros = Annotated[float, Field(ge=0, le=1e6)]
@@ -49,6 +46,8 @@ class ExpertsFit(Spec):
     token_passes: how often the activations of a routed row, or of a token, cross memory at peak.
     weight_passes: time over that of one pass over the weights at peak bandwidth, where each expert
     has EXPERT_ROWS rows; in between it is a power law, and beyond it grows with the rows.
+    uneven_rows: by which each expert's rows are more than they are, where routing is uneven: its
+    last tile is not full, while the table is of experts that fill theirs.
     """
 
     start_us: Micros
@@ -57,6 +56,7 @@ class ExpertsFit(Spec):
     row_passes: Count = 0.0
     token_passes: Count = 0.0
     weight_passes: tuple[Annotated[float, Field(gt=0, le=1e5)], ...]
+    uneven_rows: Annotated[float, Field(ge=0, le=1024)] = 64.0
 
     @model_validator(mode="after")
     def _grows(self) -> Self:
@@ -172,6 +172,7 @@ class CollectivesFit(Spec):
 
     link_bandwidth_bytes_per_s: BytesPerS
     all_reduce: CollectiveFit
+    all_reduce_small: CollectiveFit | None = None  # a way that is faster for small messages
     all_gather: CollectiveFit
     reduce_scatter: CollectiveFit
     exchange: tuple[ExchangeFit, ...] = ()
@@ -190,21 +191,4 @@ class Kernels(Spec):
     # One storage of states is told apart: fp32.
     linear_attention: dict[Literal["fp32"], LinearFit] = Field(default_factory=dict)
     elementwise: ElementwiseFit | None = None
-    # Time of the busiest rank under skewed over that under even routing; a row for each of
-    # SKEW_TOKENS, in it a number for each of SKEW_RANKS.
-    expert_skew: tuple[tuple[Annotated[float, Field(ge=1, le=64)], ...], ...] | None = None
     collectives: CollectivesFit | None = None
-
-    @model_validator(mode="after")
-    def _skew_grows(self) -> Self:
-        table = self.expert_skew
-        if table is None:
-            return self
-        if len(table) != len(SKEW_TOKENS) or any(len(row) != len(SKEW_RANKS) for row in table):
-            raise ValueError(
-                f"expert_skew: expected {len(SKEW_TOKENS)} rows of {len(SKEW_RANKS)} numbers"
-            )
-        columns = tuple(zip(*table, strict=True))
-        if any(list(line) != sorted(line) for line in (*table, *columns)):
-            raise ValueError("expert_skew: expected growth along rows and columns")
-        return self

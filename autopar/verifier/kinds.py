@@ -264,23 +264,19 @@ class Bench:
         """Time of the GPU that holds most experts of the layer; the other grids wait."""
         if not fullest:
             return np.zeros(1)
-        routed = self.turn.stage_tokens * fullest / part.num_experts
-        routed_us = kernels.experts_us(
-            routed * part.experts_per_token,
+        return kernels.routed_experts_us(
+            self.turn.stage_tokens,
             fullest,
+            num_experts=part.num_experts,
+            experts_per_token=part.experts_per_token,
+            law=self.ask.workload.expert_load,
             hidden_size=part.latent_size or self.ask.hidden,
             ffn_size=-(-part.expert_size // self.stage.etp),
             num_matrices=part.num_matrices,
             precision=self.ask.precisions.experts,
             device=self.ask.device,
-            tokens=self.arriving(part, fullest),
+            sorted_tokens=self.arriving(part, fullest),
         )
-        load = self.ask.workload.expert_load
-        if load != "even":
-            routed_us = routed_us * kernels.expert_skew_factor(
-                self.turn.stage_tokens, self.stage.ep, self.ask.device, load
-            )
-        return routed_us
 
     def _exchange_us(self, part: ExpertFeedForward, fullest: int) -> FloatArray:
         """Dispatch and combine.

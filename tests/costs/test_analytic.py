@@ -230,18 +230,16 @@ class Reference:
             return time + self.sum_over_tp(s)
         c, h = self.c, self.arch.hidden_size
         held, precision = ceil(f.num_experts / c.ep), self.scenario.llm.precisions.experts
-        routed, copies = s.m * held / f.num_experts, min(f.experts_per_token, c.ep)
-        arrive = min(routed * copies, s.m)
+        copies = min(f.experts_per_token, c.ep)
+        arrive = min(s.m * held / f.num_experts * copies, s.m)
         experts = float(
-            kernels.experts_us(
-                routed * f.experts_per_token, held, hidden_size=f.latent_size or h,
+            kernels.routed_experts_us(
+                s.m, held, num_experts=f.num_experts, experts_per_token=f.experts_per_token,
+                law=self.work.expert_load, hidden_size=f.latent_size or h,
                 ffn_size=ceil(f.expert_size / c.etp), num_matrices=f.num_matrices,
-                precision=precision, device=self.gpu, tokens=arrive,
+                precision=precision, device=self.gpu, sorted_tokens=arrive,
             )
         )  # fmt: skip
-        if self.work.expert_load != "even":
-            load = self.work.expert_load
-            experts *= float(kernels.expert_skew_factor(s.m, c.ep, self.gpu, load))
         time = self.gemm(s.r, h, f.num_experts, "embeddings") + experts
         if f.latent_size:
             time += self.gemm(s.r, 2 * h, f.latent_size, "feed_forward")

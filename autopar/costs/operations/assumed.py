@@ -25,34 +25,34 @@ ASSUMED = Kernels(
     gemm={
         "bf16": GemmFit(
             start_us=2.82,
-            inner_us=3.51e-4,
-            compute_fraction=0.786,
+            inner_us=3.35e-4,
+            compute_fraction=0.788,
             memory_fraction=0.873,
-            activation_fraction=0.586,
+            activation_fraction=0.63,
             sharpness=4,
         ),
         "fp8": GemmFit(
-            start_us=4.75,
-            inner_us=5.96e-4,
-            compute_fraction=0.624,
-            memory_fraction=0.98,
-            activation_fraction=0.195,
+            start_us=3.68,
+            inner_us=2.51e-4,
+            compute_fraction=0.765,
+            memory_fraction=0.923,
+            activation_fraction=0.861,
             sharpness=2,
         ),
         "fp8_block": GemmFit(
-            start_us=4.15,
-            inner_us=8.24e-4,
-            compute_fraction=0.714,
+            start_us=4.03,
+            inner_us=8.29e-4,
+            compute_fraction=0.577,
             memory_fraction=1.0,
-            activation_fraction=0.458,
-            sharpness=1,
+            activation_fraction=0.324,
+            sharpness=2,
         ),
         "nvfp4": GemmFit(  # B200
-            start_us=6.6,
-            inner_us=4.08e-4,
-            compute_fraction=0.481,
+            start_us=6.56,
+            inner_us=3.9e-4,
+            compute_fraction=0.49,
             memory_fraction=1.0,
-            activation_fraction=0.484,
+            activation_fraction=0.472,
             sharpness=2,
         ),
     },
@@ -122,13 +122,6 @@ ASSUMED = Kernels(
     # Not fitted: AIC systems/h100_sxm.yaml, its constants per memory-bound kernel (ai-dynamo/
     # aiconfigurator at commit 095f58a5, Apache-2.0).
     elementwise=ElementwiseFit(start_us=3.0, memory_fraction=0.8),
-    expert_skew=(
-        (1.0, 1.0, 1.0, 1.05),
-        (1.0, 1.01, 1.05, 1.14),
-        (1.11, 1.18, 1.34, 1.64),
-        (1.16, 1.4, 1.85, 2.44),
-        (1.16, 1.48, 2.33, 3.73),
-    ),
 )
 
 # DeepEP on H100 nodes, low-latency and normal kernels. fitted: benchmarks/fit_kernels.py

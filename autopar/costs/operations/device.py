@@ -131,11 +131,6 @@ class Device:
         assert ASSUMED.elementwise is not None
         return self.kernels.elementwise or ASSUMED.elementwise
 
-    def expert_skew(self) -> tuple[tuple[float, ...], ...]:
-        """Return the table of the price of skewed routing."""
-        assert ASSUMED.expert_skew is not None
-        return self.kernels.expert_skew or ASSUMED.expert_skew
-
 
 def compute_precision(precision: Precision, device: Device) -> ComputePrecision:
     """Return whose peak rate applies: weights that the GPU has no arithmetic for work in bf16."""

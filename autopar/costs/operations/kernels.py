@@ -7,8 +7,9 @@ from autopar.costs.operations.attention import (
 )
 from autopar.costs.operations.device import Device, compute_precision
 from autopar.costs.operations.elementwise import elementwise_us, linear_attention_us
-from autopar.costs.operations.experts import expert_skew_factor, experts_read, experts_us
+from autopar.costs.operations.experts import experts_us, routed_experts_us
 from autopar.costs.operations.gemm import feed_forward_us, gemm_us
+from autopar.costs.operations.loads import experts_read
 from autopar.costs.operations.precisions import ACTIVATION_BYTES, precision_bytes
 
 __all__ = [
@@ -17,7 +18,6 @@ __all__ = [
     "compute_precision",
     "decode_attention_us",
     "elementwise_us",
-    "expert_skew_factor",
     "experts_read",
     "experts_us",
     "feed_forward_us",
@@ -26,4 +26,5 @@ __all__ = [
     "linear_attention_us",
     "precision_bytes",
     "prefill_attention_us",
+    "routed_experts_us",
 ]

@@ -5,7 +5,7 @@ link's bandwidth and latency; over several domains they are built from those ins
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -92,7 +92,12 @@ class Inside:
         n = np.maximum(num_gpus, 1.0)
         if self.fits is not None:
             scale = self.us_per_byte_of(n) * (self.fits.link_bandwidth_bytes_per_s / _US_PER_S)
-            return (_measured(getattr(self.fits, kind), n, scale),)
+            way = _measured(getattr(self.fits, kind), n, scale)
+            small = self.fits.all_reduce_small
+            if kind != "all_reduce" or small is None:
+                return (way,)
+            # Its bytes grow with the group, so that it does not carry over to larger ones.
+            return way, _shut(_measured(small, n, scale), n > small.gpus[-1])
         latency_us, per_byte = self.latency_us_of(n), self.us_per_byte_of(n) / LINK_FRACTION
         halves = _HALVES[kind]
         start_us = COLLECTIVE_START_US + halves * (n - 1) * latency_us
@@ -100,8 +105,8 @@ class Inside:
         if kind != "all_reduce":
             return (ring,)
         # Every GPU reads the whole tensor of all others: one step, more bytes; inside a node.
-        shut = np.where(n <= self.node_gpus, 0.0, np.inf)
-        return ring, Way(ONE_SHOT_START_US + latency_us + shut, (n - 1) * per_byte)
+        one_shot = Way(ONE_SHOT_START_US + latency_us, (n - 1) * per_byte)
+        return ring, _shut(one_shot, n > self.node_gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,11 @@ def _measured(fit: CollectiveFit, n: FloatArray, scale: FloatArray) -> Way:
         return Way(start_us, per_byte)
     bend_bytes = np.exp2(np.interp(x, logs, np.log2(real(fit.bend_bytes))))
     return Way(start_us, per_byte, _extended(x, logs, real(fit.bend_us)) * scale, 1.0 / bend_bytes)
+
+
+def _shut(way: Way, where: NDArray[np.bool_]) -> Way:
+    """Return a way that never is the best one in some groups."""
+    return replace(way, start_us=np.where(where, np.inf, way.start_us))
 
 
 def _extended(x: FloatArray, knots: FloatArray, values: FloatArray) -> FloatArray:

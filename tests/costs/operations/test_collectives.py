@@ -35,7 +35,9 @@ ONCE = ExchangeFit(
 )
 
 
-def cluster(exchange=None, fit=None, domain_gpus=None, nodes=4, link=1e12, fit_link=1e12):
+def cluster(
+    exchange=None, fit=None, domain_gpus=None, nodes=4, link=1e12, fit_link=1e12, small=None
+):
     kernels = None
     if fit is not None or exchange is not None:
         one = FIT if fit is None else fit
@@ -43,6 +45,7 @@ def cluster(exchange=None, fit=None, domain_gpus=None, nodes=4, link=1e12, fit_l
             collectives=CollectivesFit(
                 link_bandwidth_bytes_per_s=fit_link,
                 all_reduce=one,
+                all_reduce_small=small,
                 all_gather=one,
                 reduce_scatter=one,
                 exchange=() if exchange is None else exchange,
@@ -113,6 +116,27 @@ def test_beyond_a_node_there_are_no_short_cuts():
 )
 def test_a_measured_collective_has_a_bend(size, gpus, expected):
     assert Network.of(cluster(fit=FIT)).all_reduce_us(size, gpus) == pytest.approx(expected)
+
+
+SMALL = CollectiveFit(gpus=(2, 8), start_us=(1.0, 3.0), bandwidth_bytes_per_s=(1e12, 0.1e12))
+
+
+@pytest.mark.parametrize(
+    ("size", "gpus", "expected"),
+    [
+        (1e5, 8, 3 + 1),  # instead of 6 + 0.2 + 0.25
+        (8e6, 8, 6 + 16 + 10),  # instead of 3 + 80
+        (1e5, 16, 7 + 2 * 0.2 * (15 / 16) * (8 / 7) + 2 * 14 / 40),  # not measured on 16
+    ],
+)
+def test_small_messages_take_the_way_that_is_faster_for_them(size, gpus, expected):
+    network = Network.of(cluster(fit=FIT, small=SMALL, domain_gpus=16))
+    assert network.all_reduce_us(size, gpus) == pytest.approx(expected)
+
+
+def test_only_an_all_reduce_has_a_way_for_small_messages():
+    with_small, without = (Network.of(cluster(fit=FIT, small=s)) for s in (SMALL, None))
+    assert with_small.all_gather_us(1e5, 8) == without.all_gather_us(1e5, 8)
 
 
 def test_beyond_the_largest_measured_group_starts_go_on_growing_and_bytes_as_in_a_ring():

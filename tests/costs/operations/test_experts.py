@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from autopar.catalog import read_document
 from autopar.costs.operations import kernels
 from autopar.costs.operations.device import Device
-from autopar.costs.operations.experts import experts_read, weight_passes
+from autopar.costs.operations.loads import experts_read, weight_passes
 from autopar.specs import Gpu
-from autopar.specs.kernels import EXPERT_ROWS, SKEW_RANKS, SKEW_TOKENS, ExpertsFit, Kernels
+from autopar.specs.kernels import EXPERT_ROWS, ExpertsFit, Kernels
 
 PASSES = (1.0, 2.0, 2.0, 4.0, 4.0, 8.0, 16.0, 20.0)
 FIT = ExpertsFit(
@@ -24,7 +24,6 @@ FIT = ExpertsFit(
     token_passes=2.0,
     weight_passes=PASSES,
 )
-SKEW = ((1, 1, 1, 1), (1, 1, 1, 2), (1, 1, 2, 3), (1, 2, 3, 4), (1, 2, 4, 8))
 PRECISIONS = ["bf16", "fp8", "fp8_block", "int4", "mxfp4", "nvfp4"]
 GPUS = ["h100-sxm-80gb", "b200-sxm-180gb", "a100-sxm-80gb", "l40s-48gb", "mi300x-192gb"]
 
@@ -36,7 +35,7 @@ def device():
         peak_flops_per_s=1e15,
         memory_bytes=1e9,
         memory_bandwidth_bytes_per_s=1e12,
-        kernels=Kernels(experts={"bf16": FIT}, expert_skew=SKEW),
+        kernels=Kernels(experts={"bf16": FIT}),
     )
     return Device.of(gpu)
 
@@ -136,31 +135,6 @@ def test_more_rows_or_experts_never_make_a_rank_faster(rows, experts, precision,
 def test_a_table_under_which_time_would_fall_is_refused(passes, what):
     with pytest.raises(ValidationError, match=what):
         ExpertsFit(start_us=1.0, weight_passes=passes)
-
-
-def test_skew_is_read_from_the_table_and_between_its_points(device):
-    """4,096 tokens: 1, 2, 3, 4 on 1, 4, 16, 64 ranks. Half way from 4 to 16: 2.5."""
-    assert kernels.expert_skew_factor(4096, [1, 4, 8, 64], device).tolist() == [1, 2, 2.5, 4]
-    # Half way from 4,096 to 16,384 tokens on 64 ranks, and beyond both ends.
-    assert kernels.expert_skew_factor([8192, 1e9, 1], 64, device).tolist() == [6, 8, 1]
-    assert kernels.expert_skew_factor(1e9, 1024, device) == 8
-
-
-@given(tokens=st.floats(1, 1e6), ranks=st.integers(1, 512), name=st.sampled_from(GPUS))
-def test_skew_grows_with_tokens_and_ranks(tokens, ranks, name):
-    gpu = known(name)
-    factor = kernels.expert_skew_factor(tokens, ranks, gpu)
-    assert factor >= 1
-    assert kernels.expert_skew_factor(tokens * 1.1, ranks, gpu) >= factor - 1e-12
-    assert kernels.expert_skew_factor(tokens, ranks + 1, gpu) >= factor - 1e-12
-
-
-@pytest.mark.parametrize("table", [SKEW[1:], SKEW[::-1], tuple(row[::-1] for row in SKEW)])
-def test_a_skew_table_of_another_shape_or_order_is_refused(table):
-    assert len(SKEW) == len(SKEW_TOKENS)
-    assert {len(row) for row in SKEW} == {len(SKEW_RANKS)}
-    with pytest.raises(ValidationError, match="expert_skew"):
-        Kernels(expert_skew=table)
 
 
 def test_the_table_has_a_number_for_each_count_of_rows():
