@@ -19,6 +19,8 @@ logger = logging.getLogger("autopar.solver")
 
 Report = Callable[[Progress], None]
 
+_POLL_S = 0.05
+
 
 class Session:
     """One model with its solver: repeated solves share limits, seed and interruption."""
@@ -64,9 +66,10 @@ class Session:
 
     def _run(self, solver: Any, callback: Any) -> None:
         failure: list[BaseException] = []
-        done = threading.Event()
+        guarded, done = threading.Event(), threading.Event()
 
         def work() -> None:
+            guarded.wait()
             try:
                 solver.solve(self.model, callback)
             except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
@@ -75,21 +78,35 @@ class Session:
                 done.set()
 
         if threading.current_thread() is not threading.main_thread():
+            guarded.set()
             work()
         else:
             thread = threading.Thread(target=work, name="cp-sat", daemon=True)
             thread.start()
-            # Not thread.join(): interrupted, it takes a running thread for a finished one
-            # (CPython 3.11, threading.Thread._wait_for_tstate_lock).
-            while not done.is_set():
-                try:
-                    done.wait(0.05)
-                except KeyboardInterrupt:
-                    self.interrupted = True
-                    solver.stop_search()
+            self._wait(solver, guarded, done)
             thread.join()
         if failure:
             raise failure[0]
+
+    def _wait(self, solver: Any, guarded: threading.Event, done: threading.Event) -> None:
+        """Wait for the search in the thread; Ctrl-C stops it.
+
+        The search begins when `guarded` is set, and every turn of the loop is inside the `try`:
+        the search's first news may bring Ctrl-C with it, and Python raises that wherever the main
+        thread stands. Not thread.join(): interrupted, it takes a running thread for a finished one
+        (CPython 3.11, threading.Thread._wait_for_tstate_lock).
+        """
+        waiting = True
+        while waiting:
+            try:
+                guarded.set()
+                while not done.wait(_POLL_S):
+                    if self.interrupted:  # before CP-SAT had begun, the first stop had no effect
+                        solver.stop_search()
+                waiting = False
+            except KeyboardInterrupt:
+                self.interrupted = True
+                solver.stop_search()
 
 
 def status_of(solver: Any) -> Status:
