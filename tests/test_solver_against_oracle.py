@@ -252,7 +252,7 @@ def test_with_an_open_batch_too(data: st.DataObject, architectures: Callable[...
 
 
 @pytest.mark.slow
-@settings(many(400), derandomize=False)
+@settings(many(200), derandomize=False)
 @given(data=st.data(), is_open=st.booleans())
 def test_on_many_more_scenarios(
     data: st.DataObject, is_open: bool, architectures: Callable[..., Any]

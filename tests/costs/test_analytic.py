@@ -21,7 +21,7 @@ from autopar.errors import SpecError
 from autopar.problem import Candidate, Candidates
 
 many = settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

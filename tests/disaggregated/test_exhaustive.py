@@ -200,7 +200,7 @@ def arguments(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(arguments())
 def test_the_pair_is_the_best_of_all(
     pair_scenario: Callable[..., Scenario], arguments: dict[str, Any]
