@@ -51,6 +51,11 @@ class Query:
         """Whether the scenario is another than the one that its author wrote."""
         return bool(self.overrides or self.parts or self.engine or self.objective)
 
+    @property
+    def is_complete_without_spec(self) -> bool:
+        """Whether the parts alone make a scenario; then one argument alone is a plan, not SPEC."""
+        return {"llm", "cluster", "workload"} <= self.parts.keys()
+
     def scenario(self) -> "Scenario":
         """Return the scenario, loaded and checked."""
         from autopar.catalog import load_scenario

@@ -1,6 +1,7 @@
 """`autopar compare`."""
 # ruff: noqa: PLC0415  --help imports no numpy, no solver
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -24,7 +25,8 @@ def command(ctx: click.Context, query: Query, plans: tuple[str, ...], output: Ou
     """Put plans and the solver's own side by side.
 
     Every PLAN is a catalogue name, a path, or -. All are measured by the same verifier; the gaps
-    are to the solver's proven bounds.
+    are to the solver's proven bounds. With --model, --cluster and --workload a lone argument is a
+    PLAN; before several plans, SPEC stands first as ever.
 
     Exits with 3 if the scenario provably has no plan, with 4 if the limit was reached without one;
     a PLAN that violates the scenario is reported and leaves the exit code at 0.
@@ -34,6 +36,9 @@ def command(ctx: click.Context, query: Query, plans: tuple[str, ...], output: Ou
     from autopar.report.json import comparison_document
 
     prepare(output)
+    lone = query.spec
+    if not plans and isinstance(lone, str) and query.is_complete_without_spec:
+        query, plans = replace(query, spec=None), (lone,)
     if not plans:
         raise click.UsageError("missing argument PLAN; expected at least one plan to compare")
     if plans.count("-") > 1:

@@ -28,7 +28,8 @@ def command(
     """Check a plan against a scenario and audit its claims.
 
     PLAN is a catalogue name (autopar catalog plans), a path, or -. Alone, an answer of solve is
-    checked against the scenario that it embeds. Exits with 1 if the plan violates the scenario.
+    checked against the scenario that it embeds, and any plan against the one that --model,
+    --cluster and --workload make. Exits with 1 if the plan violates the scenario.
     """
     from autopar import api
     from autopar.report.json import verification_document
@@ -56,7 +57,7 @@ def _answer_alone(query: Query) -> tuple[Query, str]:
         raise click.UsageError("missing arguments SPEC and PLAN")
     if query.spec == "-":
         raise click.UsageError("missing argument PLAN; standard input can be read only once")
-    if {"llm", "cluster", "workload"} <= query.parts.keys():
+    if query.is_complete_without_spec:
         return replace(query, spec=None), query.spec
     return query, query.spec
 

@@ -133,6 +133,20 @@ def test_compare_puts_plans_side_by_side():
     assert names_of == [PLAN, "autopar"]
 
 
+def test_compare_takes_a_lone_argument_beside_the_parts_of_a_scenario_as_the_plan(tmp_path):
+    parts = ("--model", "qwen3-1.7b", "--cluster", "1xhgx-h100", "--workload", "prefill-8k")
+    one_gpu = ("--set", "cluster.gpus_per_node=1")
+    file = tmp_path / "plan.json"
+    assert run("solve", *parts, *one_gpu, "-o", file).exit_code == 0
+    result = run("compare", *parts, *one_gpu, file, "--json")
+    assert result.exit_code == 0, result.stderr
+    ours, own = json.loads(result.stdout)["plans"]
+    assert own["name"] == "autopar"
+    assert ours["metrics"] == own["metrics"]
+    assert run("compare", *parts).exit_code == 2
+    assert run("compare", *parts[:4], DOCUMENT).exit_code == 2
+
+
 def test_compare_exits_with_3_only_where_no_plan_exists():
     result = run("compare", DOCUMENT, PLAN, *CLASH)
     assert result.exit_code == 3
