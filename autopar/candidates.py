@@ -24,6 +24,7 @@ Where the batch is open, a row of this table stands for every batch (`batch` is 
 are looked at is decided in `autopar.batches`. `autopar.space` says the same to users.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import lru_cache
 
@@ -180,11 +181,26 @@ def _dense_tilings(scenario: Scenario, most: int, group: int) -> list[tuple[int,
 
 
 def most_spread(scenario: Scenario) -> int:
-    """Return how many expert grids a stage may have."""
+    """Return how many expert grids the stages that are searched may have."""
     stated = scenario.requirements.max_spread
-    if stated is not None:
-        return stated
+    return _unstated_spread(scenario) if stated is None else stated
+
+
+def _unstated_spread(scenario: Scenario) -> int:
     return 1 if scenario.workload.is_open else max(len(scenario.llm.expert_layers), 1)
+
+
+def loosened(scenario: Scenario, names: Collection[str]) -> Scenario:
+    """Return the scenario whose candidates are wanted where only the named constraints hold.
+
+    A limit of spread that does not hold leaves as much as one that is not stated.
+    """
+    stated = scenario.requirements.max_spread
+    if stated is None or "max_spread" in names:
+        return scenario
+    free = {"max_spread": max(stated, _unstated_spread(scenario))}
+    requirements = scenario.requirements.model_copy(update=free)
+    return scenario.model_copy(update={"requirements": requirements})
 
 
 def _cuts(unit: int, most: int) -> tuple[int, ...]:

@@ -112,6 +112,8 @@ def _fixes(question: Question, name: str) -> Iterator[_Fix]:
             yield from _throughput(question)
         case "all_to_all_within" | "tensor_parallel_within":
             yield from _containers(question, name)
+        case "max_spread":
+            yield from _spread(question)
         case "coverage":
             yield from _coverage(question)
             yield from _nodes(question)
@@ -197,6 +199,17 @@ def _containers(question: Question, name: str) -> Iterator[_Fix]:
         if question.changed(f"requirements.{name}", other).feasible():
             text = f"may span a {other} instead of a {level}"
             yield _Fix(name, ((f"requirements.{name}", other),), text)
+            break
+
+
+def _spread(question: Question) -> Iterator[_Fix]:
+    """The fewest more expert grids of a stage that admit a plan."""
+    have = question.scenario.requirements.max_spread or 1
+    for most in range(have + 1, min(question.scenario.llm.num_layers, have + MOST_TRIES) + 1):
+        if question.changed("requirements.max_spread", most).feasible():
+            text = f"{have} -> {most} expert grids per stage"
+            change = ("requirements.max_spread", most)
+            yield _Fix("max_spread", (change,), text, (most - have) / have)
             break
 
 

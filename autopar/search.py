@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autopar.batches import worth_looking
-from autopar.candidates import generate
+from autopar.candidates import generate, loosened
 from autopar.constraints import Constraint, PlugIn
 from autopar.constraints.active import active
 from autopar.constraints.base import complaints
@@ -92,7 +92,7 @@ def make_task(
     problem = Problem(
         scenario=scenario,
         topology=topology,
-        candidates=generate(scenario, coverage, topology, fewer_replicas=fewer),
+        candidates=generate(loosened(scenario, names), coverage, topology, fewer_replicas=fewer),
         cost_model=cost_model(scenario),
     )
     return Task(problem, constraints, objectives_for(problem))

@@ -5,6 +5,7 @@ What `verify` accepts is wider: a plan may be right and lie outside. Bounds, "op
 plans they do not cover.
 """
 
+from autopar.candidates import most_spread
 from autopar.problem import AnyPlan, DisaggregatedPlan
 from autopar.specs import Scenario
 from autopar.specs.roles import ROLES, role_scenario
@@ -38,6 +39,8 @@ def outside(plan: AnyPlan, scenario: Scenario) -> str:
     for stage in plan.stages:
         if stage.cp > scenario.requirements.max_context_parallel_size:
             return f"cp {stage.cp} is more than requirements.max_context_parallel_size"
+        if not partition and scenario.llm.is_moe and stage.spread > most_spread(scenario):
+            return f"spread {stage.spread} is more than is searched; see requirements.max_spread"
         if partition and stage.spread != len(stage.layers):
             return f"stage {stage.index} has not one expert grid per layer"
         if partition and stage.ep * stage.etp % (stage.tp * stage.cp):

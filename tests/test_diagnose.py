@@ -25,6 +25,7 @@ SMALL = {
     "cluster.gpus_per_node": 4,
     "cluster.gpus_per_domain": 8,
 }
+SHALLOW = {"name": "shallow", "require": "pp <= 2", "because": "hops are slow"}
 IMPOSSIBLE = {"name": "giant", "require": "tp > 1000", "because": "a test"}
 ODD_NODES = {  # 6 layers x 4 experts x 2 shards on nodes of 3 GPUs: groups of 2 straddle
     "llm.num_layers": 6,
@@ -41,6 +42,10 @@ CLASHES: list[tuple[dict[str, Any], list[set[str]]]] = [
     (SMALL | {"requirements.min_tokens_per_s_per_gpu": 200e3}, [{"throughput"}]),
     (SMALL | {"requirements.min_tokens_per_s": 5e6}, [{"throughput"}]),
     (SMALL | {"rules": [IMPOSSIBLE]}, [{"giant"}]),
+    (
+        SMALL | {"requirements.max_spread": 1, "rules": [SHALLOW]},
+        [{"coverage", "max_spread", "shallow"}],
+    ),
     (SMALL | {"cluster.num_nodes": 7}, [{"coverage"}]),
     (ODD_NODES, [{"coverage", "tensor_parallel_within"}]),
     (
@@ -121,7 +126,8 @@ def test_no_smaller_change_of_the_same_number_repairs(
         path, _, text = repair.change.partition("=")
         have, need = field(question.scenario, path), float(text)
         assert repair.relative == pytest.approx(abs(need - have) / have, rel=1e-4)
-        for value in closer(have, need, whole=path.startswith("cluster.") and "_bytes" not in path):
+        whole = path.startswith(("cluster.", "requirements.max_spread")) and "_bytes" not in path
+        for value in closer(have, need, whole=whole):
             try:
                 less = changed(question.scenario, path, value)
             except ValidationError:  # domains that do not nest in nodes, no nodes at all

@@ -53,6 +53,31 @@ def test_a_plan_with_unequal_stages_is_right_but_not_covered(analytic_scenario: 
     )
 
 
+def test_more_expert_grids_than_are_searched_are_right_but_not_covered(
+    analytic_scenario: Build,
+) -> None:
+    """With an open batch one grid per stage is searched; verify takes two where none is stated."""
+    scenario = analytic_scenario(num_layers=2, phase="serving", input_tokens=20, num_nodes=1)
+    degrees = {"replicas": 1, "pp": 1, "tp": 1, "cp": 1, "attn_dp": 4, "ep": 2, "etp": 1}
+    plan = PlanSpec.model_validate(
+        {
+            "name": "two-grids", "llm": scenario.llm.name, "layers_per_stage": 2, "batch": 1,
+            "degrees": degrees | {"spread": 2},
+        }
+    )  # fmt: skip
+    comparison = autopar.compare(scenario, [plan])
+    (column,) = [p for p in comparison.plans if p.name == "two-grids"]
+    assert column.report.ok
+    assert column.gaps == {}
+    assert any("spread 2 is more than is searched" in note for note in comparison.notes)
+    stated = scenario.requirements.model_copy(update={"max_spread": 1})
+    scenario = scenario.model_copy(update={"requirements": stated})
+    (violation,) = autopar.verify(scenario, plan).violations
+    assert violation.kind == "too many expert grids"
+    off = scenario.recipe.model_copy(update={"disable": ("max_spread",)})
+    assert autopar.verify(scenario.model_copy(update={"recipe": off}), plan).ok
+
+
 @pytest.mark.parametrize("coverage", ["partition", "every_gpu", "up_to"])
 def test_every_layout_that_solve_can_choose_is_inside(
     document_scenario: Build, coverage: str

@@ -11,6 +11,7 @@ from autopar.constraints.gpu_blocks import GpuBlocks
 from autopar.constraints.grid_identity import GridIdentity
 from autopar.constraints.latency import Tpot, Ttft
 from autopar.constraints.layer_cover import LayerCover
+from autopar.constraints.max_spread import MaxSpread
 from autopar.constraints.memory import Memory
 from autopar.constraints.tensor_parallel_within import TensorParallelWithin
 from autopar.constraints.throughput import Throughput
@@ -44,6 +45,8 @@ def active(
         built_in.append(TensorParallelWithin())
     if limits.all_to_all_within != "cluster" and scenario.llm.is_moe:
         built_in.append(AllToAllWithin())
+    if limits.max_spread is not None and scenario.llm.is_moe:
+        built_in.append(MaxSpread())
     constraints = [*built_in, *(rule_constraint(rule) for rule in scenario.all_rules), *plugins]
     _check_names(scenario, constraints)
     dropped = set(scenario.recipe.disable) | set(disabled)
@@ -55,7 +58,10 @@ def _check_names(scenario: Scenario, constraints: list[PlugIn]) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             raise SpecError(f"two constraints have the name {name!r}; rename the rule or plug-in")
-    optional = ("ttft", "tpot", "throughput", "tensor_parallel_within", "all_to_all_within")
+    optional = (
+        *("ttft", "tpot", "throughput"),
+        *("tensor_parallel_within", "all_to_all_within", "max_spread"),
+    )
     for name in scenario.recipe.disable:
         if name in STRUCTURE:
             raise SpecError(f"recipe.disable: {name!r} is part of what a plan is; it must stay")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from autopar.candidates import generate
+from autopar.candidates import generate, loosened
 from autopar.constraints import PlugIn
 from autopar.constraints.active import active
 from autopar.disaggregated.constraints import PairConstraint, Problems, pair_constraints
@@ -116,7 +116,7 @@ def _role_task(
     problem = Problem(
         scenario=part,
         topology=topology,
-        candidates=generate(part, "up_to", topology, fewer_replicas=False),
+        candidates=generate(loosened(part, names), "up_to", topology, fewer_replicas=False),
         cost_model=RoleCosts(scenario, role),
     )
     held = active(part, plugins=plugins, disabled=disabled)

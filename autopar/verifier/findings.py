@@ -49,6 +49,7 @@ KINDS: Mapping[str, str] = {
     "expert shards outside their container": "shards of one expert are in two nodes or domains",
     "stage outside its container": "expert all-to-all of the stage leaves its node or domain",
     "context parallel size over its limit": "cp is more than the scenario allows",
+    "too many expert grids": "spread is more than the scenario allows",
     "memory over capacity": "a GPU holds more than it may",
     "TTFT over limit": "the time to first token is too long",
     "TPOT over limit": "the time per output token is too long",

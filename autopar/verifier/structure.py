@@ -188,6 +188,17 @@ def _shares(scenario: Scenario, plan: Plan) -> Iterator[Violation]:
             if stage.cp > most
         ],
     )
+    most_grids = scenario.requirements.max_spread
+    if most_grids is None or "max_spread" in scenario.recipe.disable or not llm.is_moe:
+        return
+    yield from found(
+        "too many expert grids",
+        [
+            f"stage {position}: {stage.spread} expert grids, at most {most_grids} allowed"
+            for position, stage in enumerate(plan.stages)
+            if stage.spread > most_grids
+        ],
+    )
 
 
 def _batch(scenario: Scenario, plan: Plan) -> Iterator[Violation]:

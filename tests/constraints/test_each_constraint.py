@@ -16,6 +16,7 @@ from autopar.constraints.gpu_blocks import GpuBlocks
 from autopar.constraints.grid_identity import GridIdentity
 from autopar.constraints.latency import Tpot, Ttft
 from autopar.constraints.layer_cover import LayerCover
+from autopar.constraints.max_spread import MaxSpread
 from autopar.constraints.memory import Memory
 from autopar.constraints.tensor_parallel_within import TensorParallelWithin
 from autopar.constraints.throughput import Throughput
@@ -85,6 +86,8 @@ CASES: list[tuple[type[Constraint], dict[str, Any]]] = [
     (GridIdentity, {"requirements__coverage": "every_gpu"}),
     (LayerCover, {"requirements__coverage": "every_gpu"}),
     (Coverage, {"requirements__coverage": "up_to"}),
+    (MaxSpread, {"requirements__max_spread": 1}),
+    (MaxSpread, {"requirements__max_spread": 2}),
 ]
 
 
@@ -172,6 +175,18 @@ def wrong_rows() -> Candidates:
             Candidate(replicas=1, pp=1, tp=2, cp=1, attn_dp=6, ep=2, etp=3, spread=2),  # idle
         ]
     )
+
+
+def test_max_spread_counts_the_grids_of_stages_with_a_given_number_of_them(
+    document_scenario: Build,
+) -> None:
+    """Rows of 2 and of 1 grids, which no generator would make under a limit of 1."""
+    changes = FREE_STAGES | FREE_TENSORS | {"requirements__coverage": "up_to"}
+    problem = small_problem(document_scenario, **changes, requirements__max_spread=1)
+    one = Candidate(replicas=1, pp=2, tp=2, cp=1, attn_dp=3, ep=2, etp=3, spread=1)
+    two = replace(one, attn_dp=6, spread=2)
+    allowed, forbidden = assert_post_matches_check(MaxSpread(), problem, Candidates.of([one, two]))
+    assert (allowed, forbidden) == (3, 3)  # splits of 4 layers in 2 stages
 
 
 @pytest.mark.parametrize("constraint", [GridIdentity(), Divisibility(), Coverage(), GpuBlocks()])

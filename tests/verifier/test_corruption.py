@@ -266,6 +266,8 @@ CORRUPTIONS = [
     ("stage outside its container", "its 64 GPUs lie in 2 domains of 64", {}, None,
      lambda p: gpus(gpus(p, 0, 0, lambda ids: [*ids[:-2], 64, 65]), 0, 1,
                     lambda ids: [62, 63, *ids[2:]])),
+    ("too many expert grids", "stage 1: 2 expert grids, at most 1 allowed",
+     {"requirements.max_spread": 1}, None, lambda p: p),
     ("context parallel size over its limit", "cp = 2, at most 1", {}, {**DOCUMENT, "cp": 2},
      lambda p: p),
     ("memory over capacity", "GPU 0 holds 39.1 MB (39,062,500 bytes), 39.0 MB are allowed",
