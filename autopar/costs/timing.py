@@ -289,13 +289,16 @@ class Clock:
         """Dispatch to the expert grid, and the way back with the sums over experts and shards.
 
         One attention group: every GPU has every token already, and one all-reduce over the stage
-        brings all sums. More groups: an all-to-all each way between them, and between the two the
-        sum over etp; the busier of sender and receiver counts.
+        brings all sums; shared experts put theirs on the full width. More groups: an all-to-all
+        each way between them, and between the two the sum over etp; the busier of sender and
+        receiver counts.
         """
-        width = part.latent_size or self.shape.architecture.hidden_size
+        hidden = self.shape.architecture.hidden_size
+        width = part.latent_size or hidden
         row_bytes = width * ACTIVATION_BYTES
+        summed_bytes = (hidden if part.shared_size else width) * ACTIVATION_BYTES
         one_group_us = self.network.all_reduce_us(
-            step.stage_tokens * row_bytes, exchanged.stage_gpus
+            step.stage_tokens * summed_bytes, exchanged.stage_gpus
         )
         etp, tp = real(rows.etp), real(rows.tp)
         out_rows = np.maximum(exchanged.sent * etp / tp, exchanged.received)

@@ -281,7 +281,8 @@ class Bench:
     def _exchange_us(self, part: ExpertFeedForward, fullest: int) -> FloatArray:
         """Dispatch and combine.
 
-        In one place every GPU has every token, and one sum over the stage brings all. Else tokens
+        In one place every GPU has every token, and one sum over the stage brings all: of latents,
+        unless shared experts, which work beside them on the residual, add theirs. Else tokens
         leave their rank once per expert rank that they go to; the tp GPUs of a rank share the
         sending, each of the etp GPUs of an expert needs the whole row, and on the way back, once
         these have summed, each of the tp GPUs needs the whole sum. The busier end counts.
@@ -289,7 +290,8 @@ class Bench:
         stage, network = self.stage, self.ask.network
         width = part.latent_size or self.ask.hidden
         if self._places == 1:
-            everything = parts.activation_bytes(self.turn.stage_tokens, width)
+            columns = self.ask.hidden if part.shared_size else width
+            everything = parts.activation_bytes(self.turn.stage_tokens, columns)
             return network.all_reduce_us(everything, stage.num_gpus)
         arriving = self.arriving(part, fullest)
         copies = min(part.experts_per_token, stage.ep)

@@ -245,7 +245,8 @@ class Reference:
             time += self.gemm(s.r, 2 * h, f.latent_size, "feed_forward")
         places, row = self.d * c.cp, (f.latent_size or h) * 2
         if places == 1:
-            time += float(self.net.all_reduce_us(s.m * row, self.gpus))
+            whole = h * 2 if f.shared_size else row  # shared experts work on the full width
+            time += float(self.net.all_reduce_us(s.m * whole, self.gpus))
         else:
             sent = s.r * copies
             out = row / 2 if precision in ("fp8", "fp8_block", "nvfp4") else row

@@ -76,6 +76,22 @@ def test_narrow_experts_pay_two_projections(analytic_scenario, bench, halves):
     assert one.layer_us() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("shared", "row_bytes"), [(0, 800), (3000, 2000)])
+def test_shared_experts_beside_narrow_ones_are_summed_on_the_full_width(
+    shared, row_bytes, analytic_scenario, bench, halves
+):
+    """tp 2, one group, latents of 400: shared experts take the residual of 1,000 and add to it.
+
+    So do NemotronHMoE (transformers) and vLLM, which sums once, after the projection back up.
+    """
+    sizes = {"latent_size": 400, "shared_size": shared}
+    one = bench(
+        analytic_scenario(architecture=halves(feed_forward=MOE | sizes)),
+        Candidate(1, 1, 2, 1, 1, 2, 1, 1),
+    )
+    assert one.exchange_us() == float(one.network.all_reduce_us(48 * row_bytes, 2))
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_shared_experts_are_summed_on_their_own_only_beside_an_all_to_all(
     groups, analytic_scenario, bench, halves
