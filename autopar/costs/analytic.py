@@ -68,7 +68,8 @@ class AnalyticCosts:
             tpot_us=tpot_us,
             weights_bytes=self._weights(pieces, counts, is_first, is_last)
             + self._experts(pieces, rows, counts, first, stop),
-            kv_cache_bytes=(counts * pieces.kv_cache_bytes).sum(axis=0),
+            kv_cache_bytes=(counts * pieces.kv_cache_bytes).sum(axis=0)
+            + np.where(is_last, pieces.last_cache_bytes, 0.0),
             activation_bytes=self._activations(pieces, counts, is_last),
             reserved_bytes=np.full(len(tick_us), RUNTIME_RESERVE_BYTES),
         )

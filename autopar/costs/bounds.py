@@ -74,15 +74,16 @@ def _fixed_memory(
     # On the fullest grid: as many layers as on any, and no fewer bytes than the mean of the grids.
     all_experts = (counts[:, None] * experts).sum(axis=0) / spread
     fullest = np.ceil(counts[has_experts].sum() / spread) * smallest
-    both = layers + np.maximum(all_experts, fullest) + pieces.both_bytes
+    both = layers + np.maximum(all_experts, fullest) + pieces.both_bytes + pieces.last_cache_bytes
     both = both + np.maximum(pieces.buffer_bytes.max(axis=0), pieces.logits_bytes)
-    tables = pieces.first_bytes + pieces.last_bytes
+    last_bytes = pieces.last_bytes + pieces.last_cache_bytes
+    tables = pieces.first_bytes + last_bytes
     mean = (layers + all_experts + tables) / rows.pp + buffer
     least_layer = (own + experts).min(axis=0)
     floors = [
         mean,
         pieces.first_bytes + least_layer + buffer,
-        pieces.last_bytes + least_layer + np.maximum(buffer, pieces.logits_bytes),
+        last_bytes + least_layer + np.maximum(buffer, pieces.logits_bytes),
     ]
     for kind, count in enumerate(counts.tolist()):
         longest = ceil_div(count, rows.pp)
@@ -126,6 +127,7 @@ def _growing(physics: Physics, rows: Candidates) -> FloatArray:
     only = table.pp == 1
     first = stage + np.where(only, pieces.both_bytes, pieces.first_bytes)
     last = stage + np.where(only, pieces.both_bytes, pieces.last_bytes) + with_logits
+    last = last + pieces.last_cache_bytes
     memory = np.maximum.reduce(
         [
             least(stage + buffer, is_long),

@@ -23,6 +23,7 @@ from autopar.specs import (
     Layer,
     LinearAttention,
 )
+from autopar.specs.architecture import NextTokenPrediction
 
 STATE_BYTES = 4.0  # of one element of a recurrent state; fp32, as vLLM and SGLang keep it
 
@@ -71,22 +72,37 @@ class Store:
     def ends_bytes(self, rows: Candidates) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Bytes of the embedding on the first stage, of head, norm and drafts on the last, of both.
 
-        A model that shares the two tables has one copy where one stage is both ends.
+        A model that shares the two tables has one copy where one stage is both ends. Drafts start
+        from the embedding of the token before, so the last stage has that table too.
         """
         arch, width = self.shape.architecture, self._width["embeddings"]
         vocab = real(ceil_div(arch.vocab_size, rows.tp))
         table = parts.embedding_weight_bytes(arch.hidden_size, vocab, width)
-        last = table + arch.other_parameters * precision_bytes("bf16") + self._drafts_bytes(rows)
-        return table, last, last if arch.shares_embeddings else table + last
+        head = table + arch.other_parameters * precision_bytes("bf16") + self._drafts_bytes(rows)
+        if arch.shares_embeddings:
+            return table, head, head
+        return table, head if self._drafts is None else head + table, table + head
+
+    @property
+    def _drafts(self) -> NextTokenPrediction | None:
+        """The layers that draft tokens, where any are drafted."""
+        speculates = self.shape.workload.speculation is not None
+        return self.shape.architecture.next_token_prediction if speculates else None
 
     def _drafts_bytes(self, rows: Candidates) -> FloatArray:
-        drafts = self.shape.architecture.next_token_prediction
-        if self.shape.workload.speculation is None or drafts is None:
+        drafts = self._drafts
+        if drafts is None:
             return np.zeros(len(rows))
         each = self.shared_weights_bytes(drafts.layer, rows)
         each = each + self.expert_weights_bytes(drafts.layer, rows)
         other = drafts.other_parameters * self._width["feed_forward"]
         return drafts.count * (each + other)
+
+    def drafts_cache_bytes(self, rows: Candidates, steps: Steps) -> FloatArray:
+        """Keys and values of the layers that draft tokens, on the last stage."""
+        if self._drafts is None:
+            return np.zeros(len(rows))
+        return self._drafts.count * self.kv_cache_bytes(self._drafts.layer, rows, steps)
 
     def kv_cache_bytes(self, kind: Layer, rows: Candidates, steps: Steps) -> FloatArray:
         """Keys and values, or states, of every sequence in flight, of one layer."""

@@ -64,6 +64,7 @@ class Pieces:
     shared_weights_bytes: FloatArray
     expert_weights_bytes: FloatArray
     kv_cache_bytes: FloatArray
+    last_cache_bytes: FloatArray  # of the layers that draft tokens
     buffer_bytes: FloatArray
     residual_bytes: FloatArray
     logits_bytes: FloatArray
@@ -91,6 +92,7 @@ class Pieces:
             head=_span(steps, *alike.expand(work.head_us())),
             hop=_span(steps, *alike.expand(work.hop_us())),
             kv_cache_bytes=np.stack(caches),
+            last_cache_bytes=physics.store.drafts_cache_bytes(rows, steps),
             first_bytes=alike.all_rows(first),
             last_bytes=alike.all_rows(last),
             both_bytes=alike.all_rows(both),

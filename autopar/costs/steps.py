@@ -5,7 +5,7 @@ of tp * cp GPUs; every group works on as much as the others. A *rank* is a conte
 a group: tp GPUs that hold the same tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -44,6 +44,22 @@ class Step:
     def logit_rows(self) -> FloatArray:
         """Tokens whose logits the head computes."""
         return self.prompts + self.sequences * self.queries
+
+    def drafting(self, cp: IntArray, groups: FloatArray) -> "Step":
+        """Return one more token for each sequence, those whose prompts end in the step too."""
+        none = np.zeros_like(self.sequences)
+        sequences = self.sequences + self.prompts
+        return replace(
+            self,
+            prompt_tokens=none,
+            prompt_parts=none,
+            prompts=none,
+            prompt_keys=none,
+            sequences=sequences,
+            queries=1.0,
+            rank_tokens=np.ceil(sequences / cp),
+            stage_tokens=sequences * groups,
+        )
 
 
 @dataclass(frozen=True, slots=True)

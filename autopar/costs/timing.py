@@ -69,16 +69,26 @@ class Clock:
         return self._gemm_us(step.logit_rows, arch.hidden_size, columns, precision) + gather_us
 
     def drafts_us(self, rows: Candidates, groups: FloatArray, step: Step) -> FloatArray:
-        """Time to draft tokens, one after another: layers and head once for each."""
-        drafts = self.shape.architecture.next_token_prediction
-        if self.shape.workload.speculation is None or drafts is None:
+        """Time to draft tokens, one after another: layer and head once for each.
+
+        A layer that drafts caches keys of its own, so that its first pass takes every token of the
+        step, prompts included; passes that repeat a layer take one token of each sequence (vLLM,
+        `v1/spec_decode/eagle.py`, propose; SGLang, draft extend).
+        """
+        drafts, work = self.shape.architecture.next_token_prediction, self.shape.workload
+        if work.speculation is None or drafts is None:
             return np.zeros(len(rows))
-        hidden = self.shape.architecture.hidden_size
-        project_us = self._gemm_us(
-            step.rank_tokens, 2 * hidden, hidden, self.shape.precisions.feed_forward
-        )
-        each = self.layer_us(drafts.layer, rows, groups, step) + project_us
-        return self.shape.workload.speculation.draft_tokens * (each + self.head_us(rows, step))
+        hidden, count = self.shape.architecture.hidden_size, work.speculation.draft_tokens
+        filling = min(count, drafts.count)
+        one = step.drafting(rows.cp, groups)
+
+        def pass_us(taken: Step) -> FloatArray:
+            return self.layer_us(drafts.layer, rows, groups, taken) + self._gemm_us(
+                taken.rank_tokens, 2 * hidden, hidden, self.shape.precisions.feed_forward
+            )
+
+        total = filling * pass_us(step) + count * self.head_us(rows, one)
+        return total + (count - filling) * pass_us(one) if count > filling else total
 
     def hop_us(self, stage_gpus: FloatArray, step: Step) -> FloatArray:
         """Time to hand the activations to the next stage: every GPU sends those of its rank."""

@@ -64,18 +64,31 @@ class Bench:
         ) + self.ask.network.all_gather_us(gathered, self.stage.tp)
 
     def drafts_us(self) -> FloatArray:
-        """Draft tokens one after another: a projection of two rows to one, a layer, the head."""
-        drafts, hidden = self.ask.architecture.next_token_prediction, self.ask.hidden
-        if not self.ask.num_drafts or drafts is None:
-            return np.zeros(self.stage.attn_dp)
-        once = (
-            self._gemm_us(
-                self.turn.rank_tokens, 2 * hidden, hidden, self.ask.precisions.feed_forward
-            )
-            + self.layer_us(drafts.layer, self.even_experts(drafts.layer))
-            + self.head_us()
+        """Draft tokens one after another: a projection of two rows to one, a layer, the head.
+
+        Each layer that drafts goes once through all tokens of the turn, prompts too, whose keys it
+        has to keep; where it comes round again, through the one new token of each sequence.
+        """
+        drafts = self.ask.architecture.next_token_prediction
+        total = np.zeros(self.stage.attn_dp)
+        if drafts is None:
+            return total
+        later = Bench(self.ask, self.stage, self.turn.next_drafts())
+        for number in range(self.ask.num_drafts):
+            bench = self if number < drafts.count else later
+            fullest = self.even_experts(drafts.layer)
+            total = total + bench.layer_us(drafts.layer, fullest) + bench.merge_us()
+            total = total + later.head_us()
+        return total
+
+    def merge_us(self) -> FloatArray:
+        """Project the residual and the embedding of the token before to the width of one."""
+        return self._gemm_us(
+            self.turn.rank_tokens,
+            2 * self.ask.hidden,
+            self.ask.hidden,
+            self.ask.precisions.feed_forward,
         )
-        return self.ask.num_drafts * once
 
     def hop_us(self) -> FloatArray:
         """Every GPU hands the tokens of its rank on to one of the next stage."""

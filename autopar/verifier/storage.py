@@ -19,6 +19,7 @@ from autopar.specs import (
     Layer,
     LinearAttention,
 )
+from autopar.specs.architecture import NextTokenPrediction
 from autopar.verifier.kinds import Bench
 from autopar.verifier.layout import NONE, IntArray, Layout, distinct
 from autopar.verifier.question import Question
@@ -145,7 +146,9 @@ class _Shelf:
         architecture = self.ask.architecture
         is_first = 0 in self.stage.layers
         is_last = self.ask.llm.num_layers - 1 in self.stage.layers
-        tables = is_first + is_last
+        drafting = is_last and self._drafting is not None
+        # Of the embedding, for the first layer or to draft from, and of the head: one if shared.
+        tables = (is_first or drafting) + is_last
         if tables == 2 and architecture.shares_embeddings:
             tables = 1
         table = parts.embedding_weight_bytes(
@@ -159,12 +162,16 @@ class _Shelf:
         return total
 
     def caches(self, work: Work) -> FloatArray:
-        """Bytes of keys, values and states of all layers."""
+        """Bytes of keys, values and states of all layers, those that draft included."""
         total = np.zeros(self.stage.attn_dp)
         for layer in self.stage.layers:
             attention = self.ask.architecture.attention_of(self.ask.kind(layer))
             if attention is not None:
                 total = total + self._cache_bytes(attention, work)
+        if self._drafting is not None and self.ask.llm.num_layers - 1 in self.stage.layers:
+            attention = self.ask.architecture.attention_of(self._drafting.layer)
+            if attention is not None:
+                total = total + self._drafting.count * self._cache_bytes(attention, work)
         return total
 
     def residual(self, work: Work) -> FloatArray:
@@ -204,10 +211,15 @@ class _Shelf:
             total += 2 * self.ask.hidden * (part.latent_size or 0) * width
         return total + part.other_parameters * _SMALL
 
+    @property
+    def _drafting(self) -> NextTokenPrediction | None:
+        """The layers that draft tokens, where any are drafted."""
+        return self.ask.architecture.next_token_prediction if self.ask.num_drafts else None
+
     def _drafts_bytes(self) -> float:
         """Bytes of the layers that draft tokens, with their share of experts dealt evenly."""
-        drafts = self.ask.architecture.next_token_prediction
-        if not self.ask.num_drafts or drafts is None:
+        drafts = self._drafting
+        if drafts is None:
             return 0.0
         part = self.ask.architecture.feed_forward_of(drafts.layer)
         each = self._layer_bytes(drafts.layer)

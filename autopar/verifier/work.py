@@ -64,6 +64,20 @@ class Turn:
         """Tokens whose logits are computed."""
         return self.prompt_ends + self.query_tokens
 
+    def next_drafts(self) -> "Turn":
+        """Return a turn of one token for every sequence that has its first one by then."""
+        none, sequences = np.zeros_like(self.sequences), self.sequences + self.prompt_ends
+        return replace(
+            self,
+            prompt_tokens=none,
+            prompt_parts=none,
+            prompt_ends=none,
+            prompt_keys=none,
+            sequences=sequences,
+            queries=1,
+            stage_tokens=float(sequences.sum()),
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:

@@ -282,8 +282,11 @@ class Reference:
         drafts, spoken = self.arch.next_token_prediction, self.work.speculation
         time += self.head(s)
         if spoken is not None:
-            each = self.layer(drafts.layer, s) + self.gemm(s.r, 2 * h, h, "feed_forward")
-            time += spoken.draft_tokens * (each + self.head(s))
+            each = Work(self.c, self.d, running=s.running + s.prompts, context=s.context)
+            for number in range(spoken.draft_tokens):
+                taken = s if number < drafts.count else each
+                time += self.layer(drafts.layer, taken) + self.head(each)
+                time += self.gemm(taken.r, 2 * h, h, "feed_forward")
         return time
 
     def times_us(self):

@@ -8,6 +8,7 @@ from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
 from autopar.problem import Candidate, Candidates
 
 ONE_GPU = Candidate(1, 1, 1, 1, 1, 1, 1, 1)
+ONE_GPU_OPEN = Candidate(1, 1, 1, 1, 1, 1, 1, 1, batch=1)
 FULL = {"kind": "gqa", "num_heads": 12, "num_kv_heads": 4, "head_dim": 80}
 LATENT = {
     "kind": "mla", "num_heads": 12, "q_lora_rank": 300, "kv_lora_rank": 200,
@@ -153,7 +154,11 @@ def test_shared_embeddings_are_one_copy_only_where_one_stage_is_both_ends(
 def test_drafting_layers_are_held_by_the_last_stage_that_uses_them(
     drafts, layers, analytic_scenario, halves
 ):
-    """2 layers of attention and experts, 9 other parameters each: nothing without speculation."""
+    """2 layers of attention and experts, 9 other parameters each: nothing without speculation.
+
+    With it, the last of two stages has the embedding too, which they start from, and caches their
+    keys: 2 sequences of 32 tokens, 4 kv heads of 80 + 80.
+    """
     extra = {"layer": {"attention": "only", "feed_forward": "only"}, "count": 2}
     scenario = analytic_scenario(
         architecture=halves(FULL, MOE, next_token_prediction=extra | {"other_parameters": 9}),
@@ -161,7 +166,12 @@ def test_drafting_layers_are_held_by_the_last_stage_that_uses_them(
     )  # fmt: skip
     row = Candidate(1, 2, 1, 1, 1, 1, 1, 1, batch=1)
     first, last = (costs_of(scenario, row, i, i + 1).weights_bytes[0] for i in (0, 1))
-    assert last - first == layers * 2 * (2_560_000 + 6_000 + 27_000_000 + 9)
+    tables = 5_003_000 if layers else 0
+    assert last - first == layers * 2 * (2_560_000 + 6_000 + 27_000_000 + 9) + 2 * tables
+    first, last = (costs_of(scenario, row, i, i + 1).kv_cache_bytes[0] for i in (0, 1))
+    assert last - first == layers * 2 * 32 * 640 * 2
+    both = costs_of(scenario, ONE_GPU_OPEN, 0, 2).weights_bytes[0]
+    assert both == (2 + layers) * 2 * 29_566_000 + layers * 2 * 9 + 2 * 2 * 5_003_000
 
 
 def test_experts_lie_only_on_the_grid_of_their_layer(analytic_scenario):

@@ -135,18 +135,40 @@ class TestEnds:
     def test_each_draft_takes_a_layer_a_projection_and_the_head(
         self, analytic_scenario, bench, halves
     ):
-        """2 drafts for 5 sequences, 3 queries each: 15 rows."""
-        drafts = {"layer": {"attention": "only"}}
+        """3 drafts of 2 layers for 5 sequences, 4 queries each: 20 rows, then 20, then 5.
+
+        Each layer caches the keys of all rows in its first pass; the logits are those of 5.
+        """
+        drafts = {"layer": {"attention": "only"}, "count": 2}
         scenario = analytic_scenario(
             architecture=halves(FULL, MOE, next_token_prediction=drafts), input_tokens=20,
-            work={"speculation": {"draft_tokens": 2, "acceptance": 0.5}},
+            work={"speculation": {"draft_tokens": 3, "acceptance": 0.5}},
         )  # fmt: skip
         one = bench(scenario, Candidate(1, 1, 1, 1, 1, 1, 1, 1, batch=5))
         layer = one.arch.next_token_prediction.layer
-        each = one.clock.layer_us(layer, one.rows, one.groups, one.step)[0]
-        each += one.gemm_us(15, 2000, 1000) + one.gemm_us(15, 1000, 5003)
+        whole = one.clock.layer_us(layer, one.rows, one.groups, one.step)[0]
+        whole += one.gemm_us(20, 2000, 1000)
+        short = one.step.drafting(one.rows.cp, one.groups)
+        assert (short.sequences[0], short.queries, short.stage_tokens[0]) == (5, 1.0, 5)
+        again = one.clock.layer_us(layer, one.rows, one.groups, short)[0]
+        again += one.gemm_us(5, 2000, 1000)
+        expected = 2 * whole + again + 3 * one.gemm_us(5, 1000, 5003)
         found = one.clock.drafts_us(one.rows, one.groups, one.step)[0]
-        assert found == pytest.approx(2 * each)
+        assert found == pytest.approx(expected)
+
+    def test_a_repeated_draft_reads_no_prompts(self, analytic_scenario, bench, halves):
+        """In a step with a whole prompt of 100: that sequence drafts too, after its first token."""
+        drafts = {"layer": {"attention": "only"}}
+        scenario = analytic_scenario(
+            architecture=halves(FULL, MOE, next_token_prediction=drafts), phase="serving",
+            input_tokens=100, output_tokens=400, prefill_chunk_tokens=100,
+            work={"speculation": {"draft_tokens": 2, "acceptance": 0.5}},
+        )  # fmt: skip
+        one = bench(scenario, Candidate(1, 1, 1, 1, 1, 1, 1, 1, batch=5))
+        assert one.step.prompt_tokens[0] == 100
+        short = one.step.drafting(one.rows.cp, one.groups)
+        assert (short.prompt_tokens[0], short.prompt_keys[0], short.rank_tokens[0]) == (0, 0, 6)
+        assert short.logit_rows[0] == 6
 
     def test_without_speculation_nothing_is_drafted(self, analytic_scenario, bench, halves):
         drafts = {"layer": {"attention": "only"}}

@@ -57,11 +57,22 @@ def test_every_part_is_stored_in_its_precision(mixed_scenario):
 
 
 def test_layers_that_draft_are_held_only_where_tokens_are_drafted(mixed_scenario):
-    """One more layer with full attention and experts, and 600 more, on the last stage."""
-    without = loads_of(mixed_scenario(workload=DECODE)).weights_bytes
-    weights = loads_of(mixed_scenario(workload=DRAFTS)).weights_bytes
-    assert weights[0] == without[0]
-    assert weights[6] - without[6] == 2 * (FULL + SHARED + ROUTER + EXPERTS + 600)
+    """One more layer with full attention and experts, and 600 more, on the last stage.
+
+    It starts from the embedding, which the stage has only if it is the first too, or if the head is
+    the same table; and caches 6 sequences of 128 tokens of 200 bytes.
+    """
+    layer = 2 * (FULL + SHARED + ROUTER + EXPERTS + 600)
+    for shared, table in ((False, TABLE), (True, 0)):
+        without = loads_of(mixed_scenario(workload=DECODE, shares_embeddings=shared))
+        drafting = loads_of(mixed_scenario(workload=DRAFTS, shares_embeddings=shared))
+        assert drafting.weights_bytes[0] == without.weights_bytes[0]
+        assert drafting.weights_bytes[6] - without.weights_bytes[6] == layer + 2 * table
+        assert drafting.kv_cache_bytes[0] == without.kv_cache_bytes[0]
+        assert drafting.kv_cache_bytes[6] - without.kv_cache_bytes[6] == 2 * 3 * 128 * 200
+    one = {"pp": 1, "tp": 2, "ep": 3, "etp": 2}
+    without, drafting = (loads_of(mixed_scenario(workload=w), one) for w in (DECODE, DRAFTS))
+    assert drafting.weights_bytes[0] - without.weights_bytes[0] == layer
 
 
 def test_one_stage_holds_a_shared_table_once(mixed_scenario):
