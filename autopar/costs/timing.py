@@ -330,14 +330,15 @@ class Clock:
     ) -> FloatArray:
         """Prompts gather keys and values over cp; running sequences sum their partial results.
 
-        cached, result: elements per token on one GPU.
+        cached, result: elements per token on one GPU. The tp GPUs of a rank are neighbours, so the
+        ranks of a group are tp apart.
         """
         if not np.any(rows.cp > 1):
             return np.zeros(len(rows))
         key_bytes = step.prompt_tokens * cached * ACTIVATION_BYTES
-        gather_us = self.network.all_gather_us(key_bytes, real(rows.cp))
+        gather_us = self.network.all_gather_us(key_bytes, real(rows.cp), real(rows.tp))
         partial = step.sequences * step.queries * result * ACTIVATION_BYTES
-        sum_us = self.network.all_reduce_us(partial, real(rows.cp))
+        sum_us = self.network.all_reduce_us(partial, real(rows.cp), real(rows.tp))
         return gather_us + sum_us
 
     def _sum_over_tp_us(self, rows: Candidates, step: Step) -> FloatArray:

@@ -115,12 +115,13 @@ def _link_notes(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[str]
     """
     cluster = scenario.cluster
     for level, size in (("node", cluster.gpus_per_node), ("domain", cluster.domain_gpus)):
-        torn = {"tp": 0, "etp": 0, "stage": 0}
+        torn = {"tp": 0, "cp": 0, "etp": 0, "stage": 0}
         for position, stage in enumerate(plan.stages):
             for _, gpus in layout.blocks(position):
                 ranks = gpus.shape[1]
-                for key, width in (("tp", stage.tp), ("etp", stage.etp), ("stage", ranks)):
-                    if width <= size:
+                widths = {"tp": stage.tp, "cp": stage.tp * stage.cp, "etp": stage.etp}
+                for key, width in {**widths, "stage": ranks}.items():
+                    if width <= size and (key != "cp" or stage.cp > 1):
                         homes = gpus[:, : ranks // width * width].reshape(-1, width) // size
                         torn[key] += int((homes.min(axis=1) < homes.max(axis=1)).sum())
         for key, count in torn.items():

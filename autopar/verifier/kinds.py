@@ -324,13 +324,14 @@ class Bench:
     def _context_exchange_us(self, cached: int, result: int) -> FloatArray:
         """Prompts gather what is cached over cp; running sequences sum partial results.
 
-        cached, result: elements per token.
+        cached, result: elements per token. A context rank is tp consecutive GPUs; each of them
+        meets its likes of the other ranks, tp GPUs on.
         """
+        network, cp, apart = self.ask.network, self.stage.cp, self.stage.tp
         gathered = parts.activation_bytes(self.turn.prompt_tokens, cached)
         partial = parts.activation_bytes(self.turn.query_tokens, result)
-        return self.ask.network.all_gather_us(
-            gathered, self.stage.cp
-        ) + self.ask.network.all_reduce_us(partial, self.stage.cp)
+        gather_us = network.all_gather_us(gathered, cp, apart)
+        return gather_us + network.all_reduce_us(partial, cp, apart)
 
     def _tensor_sum_us(self) -> FloatArray:
         size = parts.activation_bytes(self.turn.rank_tokens, self.ask.hidden)

@@ -175,8 +175,9 @@ class Reference:
     def over_cp(self, s, cached, result):
         if self.c.cp == 1:
             return 0.0
-        time = float(self.net.all_gather_us(s.tokens * cached * 2, self.c.cp))
-        return time + float(self.net.all_reduce_us(s.running * s.queries * result * 2, self.c.cp))
+        apart = self.c.cp, self.c.tp  # ranks of tp neighbours each
+        time = float(self.net.all_gather_us(s.tokens * cached * 2, *apart))
+        return time + float(self.net.all_reduce_us(s.running * s.queries * result * 2, *apart))
 
     def latent(self, a, s):
         c, h, p = self.c, self.arch.hidden_size, "attention"

@@ -4,6 +4,7 @@ Times of single operations are those of `autopar.costs.operations`; what is work
 is what they are asked for. A row of the small model has 2,000 bytes; nodes have 4 GPUs.
 """
 
+import numpy as np
 import pytest
 
 from autopar.costs.operations import kernels
@@ -221,6 +222,17 @@ def test_every_rank_expands_the_latents_of_all_keys_that_it_sees(analytic_scenar
     expected = one.norm_us(25) + float(scores_us) + one.network.all_gather_us(50 * 240 * 2, 2)
     expected += sum(one.gemm_us(m, k, n) for m, k, n in gemms)
     assert one.layer_us() == pytest.approx(expected)
+
+
+def test_context_ranks_are_as_far_apart_as_a_rank_is_wide(analytic_scenario, bench, halves):
+    """tp 4 on nodes of 4: the other half of the keys comes from another node."""
+    scenario = analytic_scenario(architecture=halves(attention=FULL), phase="prefill", batch=100)
+    one = bench(scenario, Candidate(1, 1, 4, 2, 1, 1, 1, 2))
+    nothing = np.zeros(1)
+    found = one.clock._exchange_over_cp_us(one.rows, one.step, np.array([160.0]), nothing)
+    tokens = float(one.step.prompt_tokens[0])
+    assert found[0] == one.network.all_gather_us(tokens * 160 * 2, 2, 4)
+    assert found[0] > one.network.all_gather_us(tokens * 160 * 2, 2)
 
 
 def test_context_parallel_prompts_gather_keys_and_values(analytic_scenario, bench, halves):

@@ -1,9 +1,10 @@
 """Time of one collective: a start, bytes over a bandwidth, and a bend between the two.
 
-A group of n GPUs is n consecutive ones: inside a node, a scale-up domain, or over several. Every
-time is the best of a few ways to do the collective, and each way has constants that depend on n
-alone, which are tabled once per cluster. A group of one GPU, and a message of no bytes, take no
-time; more bytes never take less.
+A group of n GPUs is n consecutive ones: inside a node, a scale-up domain, or over several; those
+of a group with a stride lie so many GPUs apart. Every time is the best of a few ways to do the
+collective, and each way has constants that depend on n alone, or on n and the stride; the former
+are tabled once per cluster. A group of one GPU, and a message of no bytes, take no time; more bytes
+never take less.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from autopar.costs.operations.arrays import FloatArray, real
 from autopar.costs.operations.assumed import ASSUMED_EXCHANGE
-from autopar.costs.operations.links import Fabric, Inside, Way
+from autopar.costs.operations.links import Collective, Fabric, Inside, Way
 from autopar.errors import SpecError
 from autopar.specs import Cluster
 from autopar.specs.kernels import ExchangeFit
@@ -56,17 +57,31 @@ class Network:
             reduce_scatter=fabric.ways("reduce_scatter", cluster.num_gpus),
         )
 
-    def all_reduce_us(self, size_bytes: ArrayLike, num_gpus: ArrayLike) -> FloatArray:
+    def all_reduce_us(
+        self, size_bytes: ArrayLike, num_gpus: ArrayLike, stride: ArrayLike = 1
+    ) -> FloatArray:
         """Time of an all-reduce; size_bytes: the tensor that every GPU holds before and after.
+
+        stride: from one GPU of the group to the next, where they are not consecutive; as many
+        groups lie between each other and work at once.
 
         Sources of the formulas: Thakur et al. 2005, "Optimization of Collective Communication
         Operations in MPICH", sec. 4; over several domains, reduce-scatter inside, all-reduce of
         the parts between them, all-gather inside.
         """
+        if np.any(np.asarray(stride) > 1):
+            return self._apart_us("all_reduce", size_bytes, num_gpus, stride)
         return _best_us(self.all_reduce, size_bytes, num_gpus)
 
-    def all_gather_us(self, size_bytes: ArrayLike, num_gpus: ArrayLike) -> FloatArray:
-        """Time of an all-gather; size_bytes: the whole tensor that every GPU holds afterwards."""
+    def all_gather_us(
+        self, size_bytes: ArrayLike, num_gpus: ArrayLike, stride: ArrayLike = 1
+    ) -> FloatArray:
+        """Time of an all-gather; size_bytes: the whole tensor that every GPU holds afterwards.
+
+        stride: as for `all_reduce_us`.
+        """
+        if np.any(np.asarray(stride) > 1):
+            return self._apart_us("all_gather", size_bytes, num_gpus, stride)
         return _best_us(self.all_gather, size_bytes, num_gpus)
 
     def reduce_scatter_us(self, size_bytes: ArrayLike, num_gpus: ArrayLike) -> FloatArray:
@@ -119,6 +134,17 @@ class Network:
         start_us = np.where(far, far_start_us, start_us)
         time_us = start_us + size * np.where(far, far_per_byte, per_byte)
         return real(np.where(size > 0, time_us, 0.0))
+
+    def _apart_us(
+        self, kind: Collective, size_bytes: ArrayLike, num_gpus: ArrayLike, stride: ArrayLike
+    ) -> FloatArray:
+        """Time of a collective in groups that are not consecutive, whose ways are not tabled."""
+        arrays = np.broadcast_arrays(real(size_bytes), real(num_gpus), real(stride))
+        size, group, step = (np.atleast_1d(array).ravel() for array in arrays)
+        place = np.arange(len(size))
+        times = [w.time_us(size, place) for w in self.fabric.apart(kind, group, step)]
+        best = np.where((size > 0) & (group > 1), np.minimum.reduce(times), 0.0)
+        return real(best.reshape(arrays[0].shape))
 
 
 def _best_us(ways: Sequence[Way], size_bytes: ArrayLike, num_gpus: ArrayLike) -> FloatArray:

@@ -87,18 +87,21 @@ class Inside:
         start_us = COLLECTIVE_START_US + self.latency_us_of(span_gpus)
         return start_us, self.us_per_byte_of(span_gpus) / LINK_FRACTION
 
-    def ways(self, kind: Collective, num_gpus: FloatArray) -> tuple[Way, ...]:
+    def ways(
+        self, kind: Collective, num_gpus: FloatArray, stride: FloatArray | float = 1.0
+    ) -> tuple[Way, ...]:
         """Return the ways to do a collective in groups of these sizes, all inside a domain."""
         n = np.maximum(num_gpus, 1.0)
+        span = n * stride
         if self.fits is not None:
-            scale = self.us_per_byte_of(n) * (self.fits.link_bandwidth_bytes_per_s / _US_PER_S)
+            scale = self.us_per_byte_of(span) * (self.fits.link_bandwidth_bytes_per_s / _US_PER_S)
             way = _measured(getattr(self.fits, kind), n, scale)
             small = self.fits.all_reduce_small
             if kind != "all_reduce" or small is None:
                 return (way,)
             # Its bytes grow with the group, so that it does not carry over to larger ones.
             return way, _shut(_measured(small, n, scale), n > small.gpus[-1])
-        latency_us, per_byte = self.latency_us_of(n), self.us_per_byte_of(n) / LINK_FRACTION
+        latency_us, per_byte = self.latency_us_of(span), self.us_per_byte_of(span) / LINK_FRACTION
         halves = _HALVES[kind]
         start_us = COLLECTIVE_START_US + halves * (n - 1) * latency_us
         ring = Way(start_us, halves * (n - 1) / n * per_byte)
@@ -106,7 +109,7 @@ class Inside:
             return (ring,)
         # Every GPU reads the whole tensor of all others: one step, more bytes; inside a node.
         one_shot = Way(ONE_SHOT_START_US + latency_us, (n - 1) * per_byte)
-        return ring, _shut(one_shot, n > self.node_gpus)
+        return ring, _shut(one_shot, span > self.node_gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +143,29 @@ class Fabric:
         near = n <= self.inside.unit_gpus
         return tuple(_either(near, inside[min(i, len(inside) - 1)], outside[i]) for i in range(2))
 
-    def _ring(self, kind: Collective, n: FloatArray) -> Way:
+    def apart(self, kind: Collective, n: FloatArray, stride: FloatArray) -> tuple[Way, ...]:
+        """Return the ways to do a collective in groups whose n GPUs stand `stride` apart.
+
+        So many groups lie side by side and work at once, each over the ports of its own GPUs.
+        """
+        inside = self.inside.ways(kind, n, stride)
+        outside = (self._ring(kind, n, stride), self._nested(kind, n, stride))
+        near = n * stride <= self.inside.unit_gpus
+        return tuple(_either(near, inside[min(i, len(inside) - 1)], outside[i]) for i in range(2))
+
+    def _ring(self, kind: Collective, n: FloatArray, stride: FloatArray | float = 1.0) -> Way:
         """All GPUs in rings that cross the fabric over every GPU's own port at once."""
-        domains, members = self._shape(n)
+        domains, members = self._shape(n, stride)
         halves = _HALVES[kind]
-        hops_us = (n - domains) * self.inside.latency_us_of(n) + domains * self.latency_us
-        inner = self.inside.us_per_byte_of(n) / LINK_FRACTION
+        hops_us = (n - domains) * self.inside.latency_us_of(n * stride) + domains * self.latency_us
+        inner = self.inside.us_per_byte_of(n * stride) / LINK_FRACTION
         outer = self.us_per_byte / (FABRIC_FRACTION * members)
         share = halves * (n - 1) / np.maximum(n, 1.0)
         return Way(COLLECTIVE_START_US + halves * hops_us, share * np.maximum(inner, outer))
 
-    def _nested(self, kind: Collective, n: FloatArray) -> Way:
+    def _nested(self, kind: Collective, n: FloatArray, stride: FloatArray | float = 1.0) -> Way:
         """Inside the domains, and between them each GPU with its likes, over its own port."""
-        domains, members = self._shape(n)
+        domains, members = self._shape(n, stride)
         halves, share = _HALVES[kind], (domains - 1) / domains
         start_us = COLLECTIVE_START_US + halves * np.ceil(np.log2(domains)) * self.latency_us
         per_byte = halves * share / members * (self.us_per_byte / FABRIC_FRACTION)
@@ -161,12 +174,12 @@ class Fabric:
         if kind == "all_reduce":
             kinds = ("reduce_scatter", "all_gather")
         for part in kinds:
-            way = _both(way, self.inside.ways(part, members)[0], members > 1)
+            way = _both(way, self.inside.ways(part, members, stride)[0], members > 1)
         return way
 
-    def _shape(self, n: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _shape(self, n: FloatArray, stride: FloatArray | float) -> tuple[FloatArray, FloatArray]:
         """Return domains of a packed group, and its GPUs in each of them."""
-        domains = np.maximum(np.ceil(n / self.inside.unit_gpus), 1.0)
+        domains = np.maximum(np.minimum(np.ceil(n * stride / self.inside.unit_gpus), n), 1.0)
         return domains, np.maximum(np.ceil(n / domains), 1.0)
 
 

@@ -366,3 +366,40 @@ def test_an_exchange_in_a_rack_of_gb200(ranks, measured_us):
     """
     found = known(**NETWORKS["gb200"]).all_to_all_us(1024 * 8 * 7168 * 2, ranks, ranks, 8)
     assert found == pytest.approx(measured_us, rel=0.20)
+
+
+@pytest.mark.parametrize("kind", ["all_reduce_us", "all_gather_us"])
+@pytest.mark.parametrize("fit", [None, FIT])
+def test_neighbours_are_groups_with_a_stride_of_one(kind, fit):
+    """The ways of strided groups, which are not tabled, are the same formulas."""
+    network = Network.of(cluster(fit=fit, domain_gpus=16))
+    size, n = 3e6, np.arange(1, 33)
+    near = getattr(network, kind)(size, n)
+    both = getattr(network, kind)(size, np.append(n, 2), np.append(np.ones(32), 2))
+    assert both[:-1] == pytest.approx(near, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("domain_gpus", "stride", "expected"),
+    [
+        (None, 4, 4.6 + 2 + 0.5e6 / 0.7e12 * 1e6),  # in a node of 8
+        (16, 8, 4.6 + 3 + 0.5e6 / 0.35e12 * 1e6),  # in a domain: half the bandwidth
+        (None, 8, 4.6 + 5 + 0.5e6 / 0.085e12 * 1e6),  # each alone in its domain, on its own port
+        (8, 16, 4.6 + 5 + 0.5e6 / 0.085e12 * 1e6),
+    ],
+)
+def test_ranks_that_are_apart_meet_over_the_level_that_they_span(domain_gpus, stride, expected):
+    """Two GPUs gather 1 MB, of which each sends half; whole groups of `stride` lie between."""
+    network = Network.of(cluster(domain_gpus=domain_gpus))
+    assert float(network.all_gather_us(1e6, 2, stride)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["all_reduce_us", "all_gather_us"])
+def test_farther_apart_is_never_faster(kind):
+    network = Network.of(cluster(domain_gpus=16))
+    strides = np.arange(1, 17)
+    for n in (2, 3, 4, 8):
+        times = getattr(network, kind)(1e7, n, strides)
+        assert times.shape == (16,)
+        assert np.all(np.diff(times) >= -1e-9), n
+    assert float(getattr(network, kind)(1e7, 1, 4)) == 0
