@@ -233,6 +233,11 @@ class Clock:
         return project_us + prompt_us + running_us
 
     def _linear_us(self, attention: LinearAttention, rows: Candidates, step: Step) -> FloatArray:
+        """Projections of a rank's tokens, and the recurrence, which every rank runs through.
+
+        A state is one chain over all tokens of a sequence: each rank of cp has a copy of it, and
+        gathers what the others have projected.
+        """
         hidden, precision = self.shape.architecture.hidden_size, self.shape.precisions.attention
         columns = real(ceil_div(attention.input_columns, rows.tp))
         inner = real(ceil_div(attention.output_rows, rows.tp))
@@ -245,6 +250,7 @@ class Clock:
         )
         return (
             self._gemm_us(step.rank_tokens, hidden, columns, precision)
+            + self._gather_over_cp_us(rows, step.group_tokens * columns)
             + mix_us
             + self._gemm_us(step.rank_tokens, inner, hidden, precision)
         )
@@ -335,11 +341,17 @@ class Clock:
         """
         if not np.any(rows.cp > 1):
             return np.zeros(len(rows))
-        key_bytes = step.prompt_tokens * cached * ACTIVATION_BYTES
-        gather_us = self.network.all_gather_us(key_bytes, real(rows.cp), real(rows.tp))
+        gather_us = self._gather_over_cp_us(rows, step.prompt_tokens * cached)
         partial = step.sequences * step.queries * result * ACTIVATION_BYTES
         sum_us = self.network.all_reduce_us(partial, real(rows.cp), real(rows.tp))
         return gather_us + sum_us
+
+    def _gather_over_cp_us(self, rows: Candidates, elements: FloatArray) -> FloatArray:
+        """Time to bring every GPU what those of the other ranks have; elements: of all ranks."""
+        if not np.any(rows.cp > 1):
+            return np.zeros(len(rows))
+        size = elements * ACTIVATION_BYTES
+        return self.network.all_gather_us(size, real(rows.cp), real(rows.tp))
 
     def _sum_over_tp_us(self, rows: Candidates, step: Step) -> FloatArray:
         size = step.rank_tokens * self.shape.architecture.hidden_size * ACTIVATION_BYTES

@@ -242,11 +242,16 @@ class Bench:
         return project_us + prompts_us + running_us
 
     def _linear_us(self, attention: LinearAttention) -> FloatArray:
-        """Projections of a rank's tokens; the recurrence runs through all tokens of the group."""
+        """Projections of a rank's tokens; the recurrence runs through all tokens of the group.
+
+        It does so on every context rank, so that these first gather what each of them projected.
+        """
         turn, precision = self.turn, self.ask.precisions.attention
         columns, rows = self._cut(attention.input_columns), self._cut(attention.output_rows)
+        projected = parts.activation_bytes(turn.group_tokens, columns)
         return (
-            self._gemm_us(turn.rank_tokens, self.ask.hidden, columns, precision)
+            self.ask.network.all_gather_us(projected, self.stage.cp, self.stage.tp)
+            + self._gemm_us(turn.rank_tokens, self.ask.hidden, columns, precision)
             + kernels.linear_attention_us(
                 turn.group_tokens,
                 turn.sequences + turn.prompt_parts,

@@ -222,7 +222,9 @@ class Reference:
         mix = kernels.linear_attention_us(
             s.t, s.running + s.parts, state_elements=ceil(a.state_elements / tp), device=self.gpu
         )
-        time = self.gemm(s.r, h, ceil(a.input_columns / tp), "attention") + float(mix)
+        columns = ceil(a.input_columns / tp)
+        time = self.gemm(s.r, h, columns, "attention") + float(mix)
+        time += float(self.net.all_gather_us(s.t * columns * 2, self.c.cp, tp))
         return time + self.gemm(s.r, ceil(a.output_rows / tp), h, "attention")
 
     def feed_forward(self, f, s):

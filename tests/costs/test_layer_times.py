@@ -349,23 +349,30 @@ def test_sparse_attention_reads_the_chosen_tokens_and_pays_the_indexer(
     assert sparse.layer_us() - plain.layer_us() == pytest.approx(index_us + chosen_us - all_us)
 
 
-def test_linear_attention_reads_states_not_keys(analytic_scenario, bench, halves):
-    """tp 2: 150 of 300 columns, 50 of 100 rows, 2,000 of 4,000 state elements."""
+@pytest.mark.parametrize(("cp", "tokens"), [(1, 48), (2, 24)])
+def test_linear_attention_reads_states_not_keys(cp, tokens, analytic_scenario, bench, halves):
+    """tp 2: 150 of 300 columns, 50 of 100 rows, 2,000 of 4,000 state elements.
+
+    cp 2: half of the tokens are projected, and all are gathered for the recurrence.
+    """
     linear = {
         "kind": "linear", "num_heads": 20, "input_columns": 300, "output_rows": 100,
         "state_elements": 4000,
     }  # fmt: skip
     one = bench(
         analytic_scenario(architecture=halves(attention=linear)),
-        Candidate(1, 1, 2, 1, 1, 1, 1, 2),
+        Candidate(1, 1, 2, cp, 1, 1, 1, 2 * cp),
     )
+    gather_us = one.network.all_gather_us(48 * 150 * 2, cp, 2)
+    assert (gather_us > 0) == (cp > 1)
     mix_us = kernels.linear_attention_us(48, 48, state_elements=2000, device=one.device)
     expected = (
-        one.norm_us(48)
-        + one.gemm_us(48, 1000, 150)
+        one.norm_us(tokens)
+        + one.gemm_us(tokens, 1000, 150)
+        + gather_us
         + float(mix_us)
-        + one.gemm_us(48, 50, 1000)
-        + one.network.all_reduce_us(96_000, 2)
+        + one.gemm_us(tokens, 50, 1000)
+        + one.network.all_reduce_us(tokens * 2000, 2)
     )
     assert one.layer_us() == pytest.approx(expected)
 
