@@ -37,7 +37,7 @@ def limit_violations(scenario: Scenario, plan: Plan, measured: Measured) -> Iter
     """Yield requirements that the metrics miss."""
     yield from _memory(scenario, measured)
     yield from _latency(scenario, plan, measured.metrics)
-    yield from _throughput(scenario, measured.metrics)
+    yield from throughput_violations(scenario, measured.metrics)
 
 
 def limit_notes(scenario: Scenario, metrics: Metrics) -> Iterator[str]:
@@ -84,7 +84,10 @@ def _latency(scenario: Scenario, plan: Plan, metrics: Metrics) -> Iterator[Viola
             yield from found(f"{name} over limit", [message])
 
 
-def _throughput(scenario: Scenario, metrics: Metrics) -> Iterator[Violation]:
+def throughput_violations(
+    scenario: Scenario, metrics: Metrics, *, by: str = ""
+) -> Iterator[Violation]:
+    """Yield rates under their targets; by: what sets the rate, if that is to be said."""
     needs = scenario.requirements
     if "throughput" in scenario.recipe.disable:
         return
@@ -98,7 +101,7 @@ def _throughput(scenario: Scenario, metrics: Metrics) -> Iterator[Violation]:
     ):
         if target is not None and value < target * (1 - _FLOAT) - RATE_PER_S:
             message = (
-                f"{format_rate(value)} ({value:,.3f} tokens/s), "
+                f"{format_rate(value)} ({value:,.3f} tokens/s){by}, "
                 f"at least {format_rate(target)} are required"
             )
             yield from found(kind, [message])

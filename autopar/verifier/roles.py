@@ -10,10 +10,10 @@ from autopar.problem import DisaggregatedPlan, Metrics, Plan
 from autopar.results import Verdict, VerifyReport, Violation
 from autopar.specs import Claim, PlanSpec, Scenario
 from autopar.specs.roles import ROLES, Role, requests_per_token, role_scenario
-from autopar.units import format_rate, format_us
+from autopar.units import format_us
 from autopar.verifier.findings import found
 from autopar.verifier.layout import IntArray, layout_of, listed
-from autopar.verifier.limits import RATE_PER_S, TIME_US
+from autopar.verifier.limits import TIME_US, throughput_violations
 from autopar.verifier.question import question
 from autopar.verifier.stated import stated_violations
 from autopar.verifier.storage import experts_held, stored
@@ -155,22 +155,7 @@ def _limits(scenario: Scenario, plan: DisaggregatedPlan, metrics: Metrics) -> It
                 f"at most {format_us(limit_us)} is allowed"
             )
             yield from found("TTFT over limit", [text])
-    if "throughput" in disabled:
-        return
-    for kind, target, value in (
-        ("throughput under target", needs.min_tokens_per_s, metrics.tokens_per_s),
-        (
-            "throughput per GPU under target",
-            needs.min_tokens_per_s_per_gpu,
-            metrics.tokens_per_s_per_gpu,
-        ),
-    ):
-        if target is not None and value < target * (1 - _FLOAT) - RATE_PER_S:
-            text = (
-                f"{format_rate(value)} ({value:,.3f} tokens/s) by the slower role, "
-                f"at least {format_rate(target)} are required"
-            )
-            yield from found(kind, [text])
+    yield from throughput_violations(scenario, metrics, by=" by the slower role")
 
 
 @dataclass(frozen=True, slots=True)
