@@ -21,8 +21,15 @@ OURS = {
 FILES = [(folder, name) for folder, names in OURS.items() for name in names]
 
 
-def load(folder, name):
+def read(folder, name):
+    """A file as a mapping, laid over its base."""
     document = yaml.safe_load((MODELS / folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    base = document.pop("base", None)
+    return document if base is None else read(folder, base) | document
+
+
+def load(folder, name):
+    document = read(folder, name)
     if folder == "clusters":
         document["gpu"] = load("gpus", document["gpu"])
     if folder == "scenarios":

@@ -10,6 +10,14 @@ from autopar.specs.architecture import MAX_HEADS, Attention
 
 _BIAS = Flag("attention_bias")
 
+# Names of the large matrices of one attention, as nearly every family has them.
+PROJECTIONS: Names = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+)
+
 # A layer's kind of attention, as our documents name it: full, window, linear, mamba, or shared,
 # which attends to the tokens that the indexer of an earlier layer picked.
 Kind = str
@@ -50,12 +58,7 @@ class GroupedQuery:
     window: Names = ("sliding_window",)
     kv_section: str | None = None  # the nested mapping that holds the key-value heads
     multi_head: bool = False  # no field for key-value heads means as many as heads
-    modules: Names = (
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-    )
+    modules: Names = PROJECTIONS
 
     def build(self, fields: Fields, kind: Kind) -> GroupedQueryAttention:
         """Return the attention of the layers of one kind, `full` or `window`."""

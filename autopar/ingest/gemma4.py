@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autopar.documents import found
 from autopar.ingest.aliases import HEADS, HIDDEN, KV_HEADS
-from autopar.ingest.attention import Kind, key_value_heads
+from autopar.ingest.attention import PROJECTIONS, Kind, key_value_heads
 from autopar.ingest.fields import Fields, Flag, Names
 from autopar.specs import GroupedQueryAttention
 from autopar.specs.architecture import MAX_HEADS
@@ -20,12 +20,7 @@ KEYS_ARE_VALUES = Flag("attention_k_eq_v")
 class Gemma4Attention:
     """Windows of `head_dim`, full layers of `global_head_dim`; norms of query and key heads."""
 
-    modules: Names = (
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-    )
+    modules: Names = PROJECTIONS
 
     def build(self, fields: Fields, kind: Kind) -> GroupedQueryAttention:
         """Return the attention of the layers of one kind, `full` or `window`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autopar.documents import found
 from autopar.ingest.aliases import HEADS, HIDDEN
-from autopar.ingest.attention import Kind, key_value_heads
+from autopar.ingest.attention import PROJECTIONS, Kind, key_value_heads
 from autopar.ingest.fields import Fields, Flag, Names
 from autopar.specs import GroupedQueryAttention
 from autopar.specs.architecture import MAX_HEADS
@@ -17,12 +17,7 @@ from autopar.specs.architecture import MAX_HEADS
 class MimoV2Attention:
     """Windows have sinks, and twice the key-value heads where no field gives their number."""
 
-    modules: Names = (
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-    )
+    modules: Names = PROJECTIONS
 
     def build(self, fields: Fields, kind: Kind) -> GroupedQueryAttention:
         """Return the attention of the layers of one kind, `full` or `window`."""
