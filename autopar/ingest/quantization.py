@@ -15,8 +15,6 @@ from autopar.specs.architecture import Precision
 MAX_GROUPS = 8  # of formats; published models have up to three
 
 # ModelOpt's names for whole formats (modelopt.torch.export, quant_algo in hf_quant_config.json).
-# Formats that store weights alone in four bits but compute in bf16 (W4A16_NVFP4) are not among
-# them: a precision of ours is also the arithmetic it is used in.
 _MODELOPT: dict[str, Precision] = {
     "FP8": "fp8",
     "FP8_PER_CHANNEL_PER_TOKEN": "fp8",
@@ -27,6 +25,16 @@ _MODELOPT: dict[str, Precision] = {
     "INT4_AWQ": "int4",
     "W8A8_SQ_PER_CHANNEL": "int8",
 }
+# What is missing for formats that are met and refused: a precision says how a number is stored, its
+# scales included, and in which arithmetic it is used.
+_FP4_WIDENED = (
+    "weights of 4 bits that are widened to compute in 16; our nvfp4 computes in 4 bits, and no "
+    "precision of ours is stored so and widened"
+)
+_OTHER_GROUPS = (
+    "our int4 has a scale for every 128 weights; no precision of ours has one for another number, "
+    "which makes other bytes"
+)
 _CACHES: dict[str, Precision] = {"FP8": "fp8", "NVFP4": "nvfp4", "INT8": "int8"}
 _IGNORE = ("ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules")
 
@@ -102,7 +110,7 @@ def _int4(fields: Fields) -> Stored:
     group = fields.integer("group_size", "q_group_size", low=-1)
     if group != 128:
         name = fields.spelled("group_size", "q_group_size")
-        raise fields.error(name, f"found {group}, expected 128")
+        raise fields.error(name, f"found {group}, expected 128: {_OTHER_GROUPS}")
     if fields.value("dynamic"):
         message = "found settings of their own for some modules, expected none"
         raise fields.error("dynamic", message)
@@ -138,6 +146,8 @@ _READERS: dict[str, Callable[[Fields], Stored]] = {
 
 
 def _algorithm(fields: Fields, algorithm: str) -> Precision:
+    if algorithm == "W4A16_NVFP4":
+        raise fields.error("quant_algo", f"found {found(algorithm)}: {_FP4_WIDENED}")
     if algorithm not in _MODELOPT:
         message = f"found {found(algorithm)}, expected one of {', '.join(_MODELOPT)}"
         raise fields.error("quant_algo", message)
@@ -200,7 +210,12 @@ def _group_precision(group: Fields, weights: Fields) -> Precision:
         return "int4"
     used = "weights alone" if weights_only else "weights and activations"
     message = f"found {kind} of {bits} bits, groups of {size}, {found(strategy)}, for {used}"
-    raise weights.error("num_bits", f"{message}; no precision of ours is stored like this")
+    why = "no precision of ours is stored like this"
+    if kind == "float" and bits == 4 and size == 16:
+        why = _FP4_WIDENED
+    elif kind == "int" and bits == 4 and weights_only:
+        why = _OTHER_GROUPS
+    raise weights.error("num_bits", f"{message}; {why}")
 
 
 def _kv_cache(fields: Fields) -> Precision:

@@ -234,7 +234,7 @@ def test_bytes_per_parameter_are_the_mean_over_all_parts():
         ({"quant_method": "fp8", "weight_block_size": [64, 64]}, "expected [128, 128]"),
         ({"quant_method": "fp8", "weight_block_size": 128}, "found 128, expected a list"),
         ({"quant_method": "awq", "bits": 3, "group_size": 128}, "bits: found 3, expected 4"),
-        ({"quant_method": "awq", "bits": 4, "group_size": 32}, "group_size: found 32"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 32}, "a scale for every 128 weights"),
         ({"quant_method": "gptq", "bits": 4}, "group_size: found nothing"),
         (
             {"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"-:.*": {}}},
@@ -242,7 +242,11 @@ def test_bytes_per_parameter_are_the_mean_over_all_parts():
         ),
         (
             {"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4"},
-            "quant_algo: found 'W4A16_NVFP4', expected one of FP8",
+            "quant_algo: found 'W4A16_NVFP4': weights of 4 bits that are widened",
+        ),
+        (
+            {"quant_method": "modelopt", "quant_algo": "W4A4"},
+            "quant_algo: found 'W4A4', expected one of FP8",
         ),
         (
             {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"},
@@ -272,12 +276,19 @@ def test_bytes_per_parameter_are_the_mean_over_all_parts():
                     "a": {"weights": {"num_bits": 4, "type": "int", "group_size": 32}}
                 },
             },
-            "found int of 4 bits, groups of 32, null, for weights alone",
+            "groups of 32, null, for weights alone; our int4 has a scale for every 128 weights",
         ),
         (
             {
                 "quant_method": "compressed-tensors",
                 "config_groups": {"a": {"weights": NVFP4["weights"]}},
+            },
+            "for weights alone; weights of 4 bits that are widened to compute in 16",
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"a": {"weights": {"num_bits": 6, "type": "float"}}},
             },
             "for weights alone; no precision of ours is stored like this",
         ),
