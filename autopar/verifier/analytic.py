@@ -13,6 +13,7 @@ import numpy as np
 from autopar.costs.operations import parts
 from autopar.problem import Plan, Stage
 from autopar.specs import Layer, Scenario
+from autopar.units import format_us
 from autopar.verifier.kinds import Bench
 from autopar.verifier.layout import IntArray, Layout
 from autopar.verifier.loads import Loads
@@ -33,7 +34,7 @@ def analytic_loads(scenario: Scenario, plan: Plan, layout: Layout) -> Loads:
     ask = question(scenario)
     works = [work_of(scenario.workload, plan, stage) for stage in plan.stages]
     held = experts_held(ask, plan)
-    tick_us, passing_us = _stage_times(ask, plan, layout, works, held)
+    tick_us, passing_us, longest_us = _stage_times(ask, plan, layout, works, held)
     tokens = np.array([work.tokens for work in works])
     weights, caches, buffers = stored(ask, plan, layout, works, held, scenario.cluster.num_gpus)
     return Loads(
@@ -44,7 +45,10 @@ def analytic_loads(scenario: Scenario, plan: Plan, layout: Layout) -> Loads:
         kv_cache_bytes=caches,
         activation_bytes=buffers,
         reserved_bytes=parts.RUNTIME_RESERVE_BYTES,
-        notes=tuple(_link_notes(scenario, plan, layout)),
+        notes=(
+            *_link_notes(scenario, plan, layout),
+            *_uneven_notes(scenario, plan, passing_us, longest_us),
+        ),
     )
 
 
@@ -78,17 +82,22 @@ class _Pace:
 
 def _stage_times(
     ask: Question, plan: Plan, layout: Layout, works: list[Work], held: Held
-) -> tuple[FloatArray, FloatArray]:
-    """Return the mean time of a step and the passing time, shapes (replicas, stages), us."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the mean time of a step, the passing time and that of the step with most tokens.
+
+    Each has shape (replicas, stages), us.
+    """
     fullest = np.zeros((len(layout.own), ask.llm.num_layers), dtype=np.int64)
     np.maximum.at(fullest, (np.searchsorted(layout.own, held.copy), held.layer), held.shards)
-    tick_us, passing_us = np.zeros((2, len(plan.gpus), len(plan.stages)))
+    times_us = np.zeros((3, len(plan.gpus), len(plan.stages)))
+    tick_us, passing_us, longest_us = times_us
     for position, (stage, work) in enumerate(zip(plan.stages, works, strict=True)):
         turns_us = _stage_us(ask, stage, work, fullest)
         tick_us[layout.own, position] = (turns_us * work.tick).sum(axis=1)
         passing_us[layout.own, position] = (turns_us * work.passing).sum(axis=1)
-    tick_us[layout.followers], passing_us[layout.followers] = tick_us[0], passing_us[0]
-    return tick_us, passing_us
+        longest_us[layout.own, position] = turns_us[:, -1]
+    times_us[:, layout.followers] = times_us[:, :1]
+    return tick_us, passing_us, longest_us
 
 
 def _stage_us(ask: Question, stage: Stage, work: Work, fullest: IntArray) -> FloatArray:
@@ -106,6 +115,32 @@ def _stage_us(ask: Question, stage: Stage, work: Work, fullest: IntArray) -> Flo
         times = np.stack([pace.layer_us(ask.kind(layer), n) for n in counts.tolist()])
         total += times[which.reshape(-1)]
     return total
+
+
+# Of the stated TTFT; less is lost among the errors of kernels.
+_WORTH_SAYING = 0.01
+
+
+def _uneven_notes(
+    scenario: Scenario, plan: Plan, passing_us: FloatArray, longest_us: FloatArray
+) -> Iterator[str]:
+    """Yield by how much TTFT grows because the parts of a prompt queue before the slowest stage.
+
+    They are charged with the mean of the stages: c parts through stages of t_s take the sum of t_s
+    and c - 1 times the longest, of which the metric has the mean.
+    """
+    work = scenario.workload
+    if work.phase == "decode" or not work.is_open or plan.chunks < 2:
+        return
+    more_us = longest_us.max(axis=1) - longest_us.mean(axis=1)
+    more_us = more_us * (plan.chunks - 1) * (1 + work.prompts_ahead)
+    worst = int(np.argmax(passing_us.sum(axis=1) + more_us))
+    if more_us[worst] > _WORTH_SAYING * passing_us[worst].sum():
+        yield (
+            f"the {plan.chunks} parts of a prompt are charged with the mean time of the "
+            f"{plan.pp} stages; they queue before the slowest one, which makes TTFT "
+            f"{format_us(float(more_us[worst]))} longer than stated"
+        )
 
 
 def _link_notes(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[str]:

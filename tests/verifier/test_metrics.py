@@ -9,6 +9,7 @@ from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
 from autopar.errors import SpecError
 from autopar.plans import plan_from_spec
 from autopar.specs import PlanSpec, Workload
+from autopar.units import format_us
 from autopar.verifier import verify_plan
 from autopar.verifier.layout import layout_of
 from autopar.verifier.metrics import measure
@@ -164,6 +165,29 @@ def test_doubled_expert_slows_its_stage_and_fills_its_gpu(analytic_scenario):
     assert after.tpot_us > before.tpot_us
     assert after.weights_bytes == pytest.approx(before.weights_bytes + 3 * 1000 * 750 * 2)
     assert after.reserved_bytes == RUNTIME_RESERVE_BYTES
+
+
+@pytest.mark.parametrize(("chunks", "split"), [(1, (1, 3)), (3, (2, 2)), (3, (1, 3))])
+def test_parts_of_a_prompt_that_queue_before_the_slowest_stage_are_noted(
+    chunks, split, analytic_scenario
+):
+    """The last stage of 3 layers holds up two parts of three for as long as it is over the mean."""
+    scenario = analytic_scenario(
+        num_experts=0, phase="prefill", input_tokens=3000, prefill_chunk_tokens=3000,
+        work={"prompts_ahead": 1.0},
+    )  # fmt: skip
+    plan = plan_of(
+        scenario, {"pp": 2, "tp": 1}, layers_per_stage=list(split), batch=1, chunks=chunks
+    )
+    notes = verify_plan(scenario, plan).notes
+    if chunks == 1 or split == (2, 2):
+        assert notes == ()
+        return
+    loads = measure(scenario, plan, layout_of(plan, 4)).loads
+    more_us = (loads.tick_us.max() - loads.tick_us.mean()) * 2 * 2
+    (note,) = notes
+    assert note.startswith("the 3 parts of a prompt are charged with the mean time of the 2 stages")
+    assert f"makes TTFT {format_us(float(more_us))} longer than stated" in note
 
 
 def test_group_that_lies_further_apart_than_it_is_charged_is_noted(analytic_scenario):
