@@ -90,7 +90,7 @@ def test_a_given_batch_is_left_alone(analytic_scenario: Build) -> None:
     assert every_batch(problem, problem.candidates) is problem.candidates
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_needs_grow_with_the_batch_and_the_rate_no_faster_than_it(
     data: st.DataObject,

@@ -120,7 +120,7 @@ def test_the_optimum_is_that_of_all_candidates_and_all_segments(
     assert pruned.vector == everything.vector
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(changes())
 def test_every_optimum_is_left_in_the_model(
     analytic_scenario: Build, change: dict[str, Any]
@@ -165,7 +165,7 @@ def test_what_beats_known_values_is_found(analytic_scenario: Build, change: dict
             assert found == reached[0]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(changes())
 def test_the_incumbent_is_a_plan_and_its_vector_is_its_own(
     analytic_scenario: Build, change: dict[str, Any]
@@ -189,7 +189,7 @@ def test_the_incumbent_is_a_plan_and_its_vector_is_its_own(
     assert tuple(prepared.optimistic[:, 0].tolist()) == tuple(sorted(prepared.optimistic[:, 0]))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(changes())
 def test_no_split_beats_a_rows_optimistic_vector(
     analytic_scenario: Build, change: dict[str, Any]
@@ -208,7 +208,7 @@ def test_no_split_beats_a_rows_optimistic_vector(
             assert oriented <= reached, objective.name
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(changes())
 def test_has_path_says_whether_the_segments_join_to_a_plan(
     analytic_scenario: Build, change: dict[str, Any]

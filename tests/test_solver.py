@@ -114,7 +114,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(changes())
 def test_unique_is_said_where_exhaustive_search_finds_one_optimum(
     document_scenario: Build, change: dict[str, Any]

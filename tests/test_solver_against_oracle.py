@@ -235,7 +235,7 @@ def many(count: int) -> Any:
     )
 
 
-@many(60)
+@many(40)
 @given(data=st.data())
 def test_the_solver_equals_exhaustive_search(
     data: st.DataObject, architectures: Callable[..., Any]
@@ -244,7 +244,7 @@ def test_the_solver_equals_exhaustive_search(
     compare_with_oracle(data.draw(scenarios(architectures, is_open=False)))
 
 
-@many(60)
+@many(40)
 @given(data=st.data())
 def test_with_an_open_batch_too(data: st.DataObject, architectures: Callable[..., Any]) -> None:
     """The batch, and the parts in which prompts are computed, are found with the layout."""
@@ -252,7 +252,7 @@ def test_with_an_open_batch_too(data: st.DataObject, architectures: Callable[...
 
 
 @pytest.mark.slow
-@settings(many(200), derandomize=False)
+@settings(many(150), derandomize=False)
 @given(data=st.data(), is_open=st.booleans())
 def test_on_many_more_scenarios(
     data: st.DataObject, is_open: bool, architectures: Callable[..., Any]
