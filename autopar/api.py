@@ -56,8 +56,7 @@ from autopar.results import (
     SolverInfo,
     VerifyReport,
 )
-from autopar.search import Prepared, Task, has_plan
-from autopar.segments import ShapeCache
+from autopar.search import Prepared, Splits, Task
 from autopar.space import outside, searched
 from autopar.specs import PlanSpec, Scenario
 from autopar.specs.change import changed
@@ -65,7 +64,7 @@ from autopar.trust import audited, refusals, second_opinion, trusted
 from autopar.unfold import unfold
 from autopar.variables import Choice, PairChoice
 
-# The most candidates to look at when asking whether one requirement binds: about a second of work.
+# The most candidates to look at when asking which requirements bind: about a second of work.
 BINDING_BUDGET = 200_000
 OPEN_BINDING_BUDGET = 40_000  # of layouts, each of which stands for every batch
 TIES_LOOKED_AT = 300
@@ -318,11 +317,11 @@ def _tied_levels(task: AnyTask, prepared: AnyPrepared, outcome: Outcome) -> list
     assert isinstance(task, Task)  # two roles leave the batch open
     assert isinstance(prepared, Prepared)
     known: dict[int, bool] = {}
-    shapes: ShapeCache = {}
+    splits = Splits(task)
 
     def has_one(index: int) -> bool:
         if index not in known:
-            known[index] = has_plan(task, prepared.allowed.take(np.array([index])), shapes)
+            known[index] = splits.values(prepared.allowed.take(np.array([index]))) is not None
         return known[index]
 
     left = list(range(len(prepared.allowed)))

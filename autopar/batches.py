@@ -26,25 +26,32 @@ Try = Callable[[Candidates], Vector | None]  # one candidate -> the values of it
 
 
 @dataclass(frozen=True, slots=True)
-class _Intervals:
+class Intervals:
     """Batches [low, high] of layouts, shape (intervals,)."""
 
     layout: IntArray
     low: IntArray
     high: IntArray
 
-    def take(self, index: IntArray | BoolArray) -> "_Intervals":
-        return _Intervals(self.layout[index], self.low[index], self.high[index])
+    @property
+    def ratio(self) -> FloatArray:
+        """Return how many times its lowest batch the highest is; 1 where the batch is given (0)."""
+        ratio: FloatArray = self.high / np.maximum(self.low, 1) + (self.high == 0)
+        return ratio
+
+    def take(self, index: IntArray | BoolArray) -> "Intervals":
+        """Return the intervals that `index` selects, in its order."""
+        return Intervals(self.layout[index], self.low[index], self.high[index])
 
     @classmethod
-    def joined(cls, parts: "Sequence[_Intervals]") -> "_Intervals":
+    def joined(cls, parts: "Sequence[Intervals]") -> "Intervals":
         """Return the intervals of all parts."""
         none = np.zeros(0, dtype=np.int64)
         return cls(
             *(np.concatenate([none, *(getattr(p, f.name) for p in parts)]) for f in fields(cls))
         )
 
-    def cut(self) -> "_Intervals":
+    def cut(self) -> "Intervals":
         """Return every interval in equal parts; single batches stay as they are."""
         width = self.high - self.low + 1
         parts = np.minimum(width, _PARTS)
@@ -52,7 +59,7 @@ class _Intervals:
         part = np.arange(len(index)) - np.repeat(np.cumsum(parts) - parts, parts)
         low = self.low[index] + width[index] * part // parts[index]
         high = self.low[index] + width[index] * (part + 1) // parts[index] - 1
-        return _Intervals(self.layout[index], low, high)
+        return Intervals(self.layout[index], low, high)
 
 
 def worth_looking(
@@ -97,11 +104,11 @@ class _Ask:
     objectives: Sequence[Objective]
     rows: Candidates  # the layouts that the intervals speak of
 
-    def at_low(self, work: _Intervals) -> Candidates:
+    def at_low(self, work: Intervals) -> Candidates:
         """Return the candidates with the lowest batch of each interval."""
         return with_batch(self.rows.take(work.layout), work.low)
 
-    def doubling(self, most: IntArray) -> tuple[_Intervals, IntArray]:
+    def doubling(self, most: IntArray) -> tuple[Intervals, IntArray]:
         """Return intervals [1, 1], [2, 3], [4, 7], ... that may hold a plan.
 
         A layout whose low end fails what grows with the batch has no larger batch that passes; one
@@ -110,36 +117,36 @@ class _Ask:
         parts, low, layouts = [], 1, np.arange(len(self.rows))
         while len(layouts):
             high = np.minimum(2 * low - 1, most[layouts])
-            work = _Intervals(layouts, np.full_like(layouts, low), high)
+            work = Intervals(layouts, np.full_like(layouts, low), high)
             grows, may_pass, matrix = self._judged(work)
             keep = grows & may_pass
             parts.append((work.take(keep), matrix[keep]))
             low *= 2
             layouts = layouts[grows & (most[layouts] >= low)]
-        return _Intervals.joined([w for w, _ in parts]), np.concatenate(
+        return Intervals.joined([w for w, _ in parts]), np.concatenate(
             [np.zeros((0, len(self.objectives)), dtype=np.int64), *(m for _, m in parts)]
         )
 
-    def possible(self, work: _Intervals) -> tuple[_Intervals, IntArray]:
+    def possible(self, work: Intervals) -> tuple[Intervals, IntArray]:
         """Return the intervals that may hold a plan, and their optimistic vectors."""
         grows, may_pass, matrix = self._judged(work)
         keep = grows & may_pass
         return work.take(keep), matrix[keep]
 
-    def _judged(self, work: _Intervals) -> tuple[BoolArray, BoolArray, IntArray]:
+    def _judged(self, work: Intervals) -> tuple[BoolArray, BoolArray, IntArray]:
         """Return which low ends pass what grows, which intervals may pass the rest, and vectors."""
-        rows, ratio = self.at_low(work), work.high / work.low
+        rows, ratio = self.at_low(work), work.ratio
         grows = _passes(
             self.problem, self.constraints, rows, lambda c: c.depends_on_batch == "grows"
         )
         may_pass = _may_pass(self.problem, self.constraints, rows, ratio)
-        return grows, may_pass, _optimistic(self.problem, self.objectives, rows, ratio)
+        return grows, may_pass, over_batches(self.problem, self.objectives, rows, ratio)
 
-    def first_plan(self, work: _Intervals, attempt: Try) -> Vector | None:
+    def first_plan(self, work: Intervals, attempt: Try) -> Vector | None:
         """Return the values of a good plan, from the intervals whose low ends promise most."""
         best: Vector | None = None
         rows = self.at_low(work)
-        matrix = _optimistic(self.problem, self.objectives, rows, np.ones(len(rows)))
+        matrix = over_batches(self.problem, self.objectives, rows, np.ones(len(rows)))
         order = np.lexsort(matrix.T[::-1])
         for tries, index in enumerate(order.tolist()):
             if best is not None and tries >= _TRIES:
@@ -198,7 +205,7 @@ def _may_pass(
     return allowed
 
 
-def _optimistic(
+def over_batches(
     problem: Problem,
     objectives: Sequence[Objective],
     rows: Candidates,
@@ -215,10 +222,20 @@ def _optimistic(
 
 def not_after(matrix: IntArray, vector: Vector) -> BoolArray:
     """Return which rows are lexicographically at most `vector`."""
+    before, equal = _compared(matrix, vector)
+    return before | equal
+
+
+def is_before(matrix: IntArray, vector: Vector) -> BoolArray:
+    """Return which rows are lexicographically less than `vector`."""
+    return _compared(matrix, vector)[0]
+
+
+def _compared(matrix: IntArray, vector: Vector) -> tuple[BoolArray, BoolArray]:
+    """Return which rows are lexicographically less than `vector`, and which are equal to it."""
     undecided = np.ones(len(matrix), dtype=np.bool_)
     before = np.zeros(len(matrix), dtype=np.bool_)
     for column, value in zip(matrix.T, vector, strict=True):
         before |= undecided & (column < value)
         undecided &= column == value
-    result: BoolArray = before | undecided
-    return result
+    return before, undecided

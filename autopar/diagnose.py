@@ -12,6 +12,8 @@ from autopar.constraints.active import droppable
 from autopar.errors import SolveLimitError
 from autopar.lexicographic import Vector
 from autopar.planning import AnyPrepared, AnyTask, look_for_better, make_task, optimise
+from autopar.relaxed import Answer, Left, better_plan, better_without
+from autopar.search import SHAPES_TABLE, Task
 from autopar.specs import Scenario
 from autopar.specs.change import changed
 
@@ -93,28 +95,38 @@ def _conflict(question: Question) -> tuple[tuple[str, ...], list[str]]:
 def binding(question: Question, optimum: Vector, budget: int) -> tuple[tuple[str, ...], list[str]]:
     """Return the requirements without which a strictly better plan exists, and those not decided.
 
-    optimum: the oriented integer vector of the answer. budget: the most candidates to look at per
-    question; a requirement whose relaxation has more is reported as not decided.
+    optimum: the oriented integer vector of the answer. budget: the most candidates to look at; a
+    requirement whose relaxation needs more is reported as not decided.
     """
-    bound: list[str] = []
-    open_names: list[str] = []
-    for constraint in droppable(question.task().constraints):
-        if constraint.name == "coverage" and question.scenario.requirements.coverage == "up_to":
-            continue  # says no more than that there are so many GPUs
-        try:
-            relaxed = _relaxed(question, constraint.name)
-        except SolveLimitError:
-            open_names.append(constraint.name)
-            continue
+    task = question.task()
+    names = [c.name for c in droppable(task.constraints)]
+    if "coverage" in names and question.scenario.requirements.coverage == "up_to":
+        names.remove("coverage")  # says no more than that there are so many GPUs
+    found: dict[str, bool | None] = {}
+    if isinstance(task, Task):
+        alike = [name for name in names if name not in SHAPES_TABLE]
+        answers = better_without(task, alike, optimum, budget)
+        found |= {name: _decided(answer, optimum) for name, answer in answers.items()}
+    for name in names:
+        if name not in found:
+            found[name] = _better_without(question, name, optimum, budget)
+    return (
+        tuple(name for name in names if found[name]),
+        [name for name in names if found[name] is None],
+    )
+
+
+def _better_without(question: Question, name: str, optimum: Vector, budget: int) -> bool | None:
+    """Whether a plan is better without a requirement; None where that is not decided."""
+    try:
+        relaxed = _relaxed(question, name)
+        if isinstance(relaxed, Task):
+            return _decided(better_plan(relaxed, optimum, budget), optimum)
         if len(relaxed.problem.candidates) > budget:
-            open_names.append(constraint.name)
-            continue
-        better = _has_better(relaxed, look_for_better(relaxed, optimum), optimum)
-        if better is None:
-            open_names.append(constraint.name)
-        elif better:
-            bound.append(constraint.name)
-    return tuple(bound), open_names
+            return None
+        return _has_better(relaxed, look_for_better(relaxed, optimum), optimum)
+    except SolveLimitError:
+        return None
 
 
 def _relaxed(question: Question, name: str) -> AnyTask:
@@ -124,12 +136,21 @@ def _relaxed(question: Question, name: str) -> AnyTask:
     return question.task([name])
 
 
+def _decided(answer: Answer, optimum: Vector) -> bool | None:
+    """Ask CP-SAT where bounds left something open."""
+    return _solved(answer.task, answer.prepared, optimum) if isinstance(answer, Left) else answer
+
+
 def _has_better(task: AnyTask, prepared: AnyPrepared, optimum: Vector) -> bool | None:
     if prepared.vector is not None and prepared.vector < optimum:
         return True
     candidates = zip(prepared.optimistic.tolist(), prepared.has_path.tolist(), strict=False)
     if not any(tuple(vector) < optimum and has_path for vector, has_path in candidates):
         return False  # rows are in order, and those beyond the incumbent are no better than it
+    return _solved(task, prepared, optimum)
+
+
+def _solved(task: AnyTask, prepared: AnyPrepared, optimum: Vector) -> bool | None:
     outcome = optimise(task, prepared)
     if outcome.vector is not None and task.oriented(outcome.vector) < optimum:
         return True

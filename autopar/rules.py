@@ -300,12 +300,14 @@ class PredicateRule(Rule):
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
         """Candidates that satisfy a rule which does not speak of stages that may differ."""
-        stages_differ = bool((rows.spread == 0).any())
-        if "layers_per_stage" in self.expression.names:
-            return None
-        if stages_differ and self.expression.names & STAGE_NAMES.keys():
-            return None
-        return self._holds(problem, rows, np.ones_like(rows.pp))
+        return self._holds(problem, rows, np.ones_like(rows.pp)) if self.rows_decide(rows) else None
+
+    def rows_decide(self, rows: Candidates) -> bool:
+        """Where the rule does not speak of stages, or all stages of a candidate are alike to it."""
+        names = self.expression.names
+        if "layers_per_stage" in names:
+            return False
+        return not names & STAGE_NAMES.keys() or not bool((rows.spread == 0).any())
 
     def allowed_segments(
         self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray
@@ -383,8 +385,7 @@ class SumRule(Rule):
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray | None:
         """Decided here where every stage adds the same, whatever its layers."""
-        names = self.expression.names
-        if "layers_per_stage" in names or bool((rows.spread == 0).any()):
+        if not self.rows_decide(rows):
             return None
         total = self._terms(problem, rows, np.ones_like(rows.pp)) * rows.pp
         tolerance = 1e-9 * np.abs(total)
@@ -394,6 +395,12 @@ class SumRule(Rule):
         if self.rule.at_least is not None:
             allowed &= total >= self.rule.at_least - tolerance
         return allowed
+
+    def rows_decide(self, rows: Candidates) -> bool:
+        """Where every stage adds the same, whatever its layers."""
+        return "layers_per_stage" not in self.expression.names and not bool(
+            (rows.spread == 0).any()
+        )
 
     def _terms(self, problem: Problem, rows: Candidates, num_layers: IntArray) -> FloatArray:
         """What one stage adds, over all replicas, shape (pairs,)."""

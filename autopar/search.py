@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 Vector = tuple[int, ...]  # one integer per objective, oriented so that less is better
 
+# Constraints that decide which candidates are in the table, see `make_task`.
+SHAPES_TABLE = frozenset(("coverage", "tensor_parallel_within", "all_to_all_within"))
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -106,13 +109,20 @@ def topology_of(scenario: Scenario, names: Collection[str]) -> Topology:
     return Topology.of(scenario.cluster, tensor, stage if scenario.llm.is_moe else "cluster")
 
 
-def prepare(task: Task, better_than: Vector | None = None) -> Prepared:
+def prepare(
+    task: Task,
+    better_than: Vector | None = None,
+    *,
+    given: tuple[Candidates, IntArray] | None = None,
+) -> Prepared:
     """Filter the candidates, find an incumbent, and keep what may be as good.
 
     better_than: values that a plan must beat to be of interest; others are not looked for.
+    given: the candidates that pass every filter and may be of interest, and their optimistic
+    vectors, in lexicographic order, where these are known already.
     """
     problem = task.problem
-    rows, matrix = _candidates(task, better_than)
+    rows, matrix = _candidates(task, better_than) if given is None else given
     tables: list[SegmentTable] = []
     has_path: list[bool] = []
     shapes: ShapeCache = {}
@@ -163,31 +173,45 @@ def _candidates(task: Task, better_than: Vector | None) -> tuple[Candidates, Int
     problem = task.problem
     if not problem.scenario.workload.is_open:
         return in_order(task)
-    shapes: ShapeCache = {}
-    start = _in_canonical_order(problem)
+    return worth_looking(
+        problem, task.constraints, task.objectives, Splits(task).values, better_than=better_than
+    )
 
-    def attempt(row: Candidates) -> Vector | None:
-        table = segment_table(start, row, task.constraints, shapes)
-        chosen = best_split(row, table, start.num_layers, task.objectives)
+
+class Splits:
+    """The best splits of single candidates, by the dynamic programme; remembers segments.
+
+    Where blocks are variables, blocks are taken in order.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._problem = _in_canonical_order(task.problem)
+        self._shapes: ShapeCache = {}
+
+    def values(self, row: Candidates) -> Vector | None:
+        """Return the values of a split that every constraint accepts, oriented; None without one.
+
+        row: a table of one candidate. None may be wrong only where a plug-in or a total refuses the
+        best split and would accept another.
+        """
+        task = self._task
+        table = segment_table(self._problem, row, task.constraints, self._shapes)
+        chosen = best_split(row, table, self._problem.num_layers, task.objectives)
         if chosen is None or not accepted(task, row, table, chosen):
             return None
         return task.oriented([o.of_split(row, table, chosen) for o in task.objectives])
 
-    return worth_looking(
-        problem, task.constraints, task.objectives, attempt, better_than=better_than
-    )
 
+def has_one_split(task: Task, rows: Candidates) -> BoolArray:
+    """Return which candidates have a single plan at most, the one that `Splits` finds.
 
-def has_plan(task: Task, row: Candidates, shapes: ShapeCache) -> bool:
-    """Whether one candidate has a split that every constraint accepts, by the dynamic programme.
-
-    row: a table of one candidate. shapes: remembers segments between calls for one task. False may
-    be wrong only where a plug-in or a total refuses the best split and would accept another.
+    A plug-in may tell plans apart that are alike to us.
     """
-    start = _in_canonical_order(task.problem)
-    table = segment_table(start, row, task.constraints, shapes)
-    chosen = best_split(row, table, start.num_layers, task.objectives)
-    return chosen is not None and accepted(task, row, table, chosen)
+    is_canonical = task.problem.scenario.recipe.cp_sat.symmetry == "canonical"
+    alike = is_canonical and all(isinstance(c, Constraint) for c in task.constraints)
+    one: BoolArray = (rows.pp == 1) & alike
+    return one
 
 
 def _in_canonical_order(problem: Problem) -> Problem:

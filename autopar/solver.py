@@ -12,7 +12,7 @@ from autopar.lexicographic import INFEASIBLE, Outcome, run
 from autopar.objectives import Objective
 from autopar.ortools_loader import load_cp_model
 from autopar.results import Uniqueness
-from autopar.search import Prepared, Task, Vector, narrowed
+from autopar.search import Prepared, Task, Vector, has_one_split, narrowed
 from autopar.segments import SegmentTable
 from autopar.specs import CpSatParameters
 from autopar.variables import Choice, PlanVariables
@@ -40,9 +40,7 @@ def _is_closed(task: Task, prepared: Prepared) -> bool:
         task.problem.scenario.workload.is_open
         and prepared.incumbent is not None
         and len(prepared.rows) == 1
-        and prepared.incumbent.candidate.pp == 1
-        and task.problem.scenario.recipe.cp_sat.symmetry == "canonical"
-        and all(isinstance(constraint, Constraint) for constraint in task.constraints)
+        and bool(has_one_split(task, prepared.rows).all())
     )
 
 

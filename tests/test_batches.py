@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from autopar import oracle
-from autopar.batches import _Intervals, worth_looking
+from autopar.batches import Intervals, worth_looking
 from autopar.candidates import every_batch, with_batch
 from autopar.costs.analytic import AnalyticCosts
 from autopar.costs.steps import most_sequences
@@ -27,15 +27,15 @@ few = settings(
 
 
 @st.composite
-def intervals(draw: st.DrawFn) -> _Intervals:
+def intervals(draw: st.DrawFn) -> Intervals:
     ends = draw(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 300)), max_size=6))
     low = np.array([a for a, _ in ends], dtype=np.int64)
     width = np.array([b for _, b in ends], dtype=np.int64)
-    return _Intervals(np.arange(len(ends)), low, low + width)
+    return Intervals(np.arange(len(ends)), low, low + width)
 
 
 @given(intervals())
-def test_the_parts_of_an_interval_cover_it_exactly(work: _Intervals) -> None:
+def test_the_parts_of_an_interval_cover_it_exactly(work: Intervals) -> None:
     parts = work.cut()
     for layout, low, high in zip(work.layout, work.low, work.high, strict=True):
         mine = parts.layout == layout
@@ -48,12 +48,12 @@ def test_the_parts_of_an_interval_cover_it_exactly(work: _Intervals) -> None:
 
 
 def test_intervals_are_joined_in_order() -> None:
-    one = _Intervals(np.array([0]), np.array([1]), np.array([4]))
-    two = _Intervals(np.array([0, 3]), np.array([5, 1]), np.array([8, 1]))
-    both = _Intervals.joined([one, two])
+    one = Intervals(np.array([0]), np.array([1]), np.array([4]))
+    two = Intervals(np.array([0, 3]), np.array([5, 1]), np.array([8, 1]))
+    both = Intervals.joined([one, two])
     assert (both.layout.tolist(), both.low.tolist()) == ([0, 0, 3], [1, 5, 1])
     assert both.high.tolist() == [4, 8, 1]
-    assert len(_Intervals.joined([]).low) == 0
+    assert len(Intervals.joined([]).low) == 0
 
 
 def pages(problem: Any, rows: Candidates, index: int) -> list[int]:

@@ -92,6 +92,10 @@ class Constraint:
         """Return which candidates satisfy the constraint, shape (rows,); None for all."""
         return None
 
+    def rows_decide(self, rows: Candidates) -> bool:
+        """Whether `allowed_rows` is the whole constraint for these, whatever their split."""
+        return False
+
     def may_allow(self, problem: Problem, rows: Candidates, ratio: FloatArray) -> BoolArray:
         """Return whether some batch from the candidate's own up to `ratio` times it may pass."""
         raise NotImplementedError
