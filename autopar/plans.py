@@ -95,10 +95,19 @@ def plan_parts(plan: Plan) -> dict[str, Any]:
             {"index": index, **_replica_part(first, replica)}
             for index, replica in enumerate(plan.gpus)
         ],
-        "placement": [
-            dict(zip(PLACEMENT_COLUMNS, row, strict=True)) for row in plan.placement.tolist()
-        ],
+        "placement": _placement_rows(plan.placement),
     }
+
+
+def _placement_rows(placement: IntArray) -> list[dict[str, int]]:
+    """Return a row per expert shard, with the names of PLACEMENT_COLUMNS.
+
+    They are spelled out, because there may be half a million of them.
+    """
+    return [
+        {"layer": layer, "expert": expert, "copy": copy, "shard": shard, "gpu": gpu}
+        for layer, expert, copy, shard, gpu in placement.tolist()
+    ]
 
 
 def stated_numbers(spec: PlanSpec) -> dict[str, Any]:

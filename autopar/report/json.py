@@ -26,6 +26,7 @@ from autopar.specs import SCHEMA_VERSION
 Json = dict[str, Any]
 
 _US_PER_MS = 1e3
+_ENCODER = json.JSONEncoder(allow_nan=False)
 _DEPTH = {"roles": 3}  # levels of a field that have lines of their own, where not one
 _PLAN_FIELDS = (
     "llm", "cluster", "degrees", "batch", "chunks", "roles", "num_gpus", "stages", "replicas",
@@ -169,8 +170,7 @@ def _field(value: Any, depth: int, indent: str = "  ") -> str:
     """Return a value; depth: levels of it that are written one field or element per line."""
     inside = indent + "  "
     if isinstance(value, list) and value and isinstance(value[0], dict | list):
-        lines = [_text(item) for item in value]
-        return f"[\n{inside}" + f",\n{inside}".join(lines) + f"\n{indent}]"
+        return f"[\n{inside}{_lines(value, inside)}\n{indent}]"
     if isinstance(value, dict) and any(isinstance(v, dict | list) and v for v in value.values()):
         lines = [
             f"{_text(k)}: {_field(v, depth - 1, inside) if depth > 1 else _text(v)}"
@@ -180,11 +180,23 @@ def _field(value: Any, depth: int, indent: str = "  ") -> str:
     return _text(value)
 
 
+def _lines(items: list[Any], indent: str) -> str:
+    """Return the elements of a list, each on a line of its own.
+
+    A placement has hundreds of thousands of them: they are written at once, and cut where one
+    element ends and the next one begins, if that is where alone these characters stand.
+    """
+    text = _text(items)[1:-1]
+    if text.count("}, {") == len(items) - 1 and all(isinstance(item, dict) for item in items):
+        return text.replace("}, {", f"}},\n{indent}{{")
+    return f",\n{indent}".join([_text(item) for item in items])
+
+
 def _text(value: Any) -> str:
     try:
-        return json.dumps(value, allow_nan=False)
+        return _ENCODER.encode(value)
     except ValueError:
-        return json.dumps(_finite(value), allow_nan=False)
+        return _ENCODER.encode(_finite(value))
 
 
 def _finite(value: Any) -> Any:

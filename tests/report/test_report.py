@@ -101,6 +101,22 @@ def test_dump_is_json_with_one_row_per_line_and_no_nan():
     assert documents.dump({"e": [], "t": "\u00b5"}).isascii()
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"gpu": 0}, {"gpu": 1}, {"gpu": 2}],
+        [{"text": "ends like }, { this"}, {"text": ""}],
+        [{"parts": [{"a": 1}, {"a": 2}]}, {"parts": []}],
+        [{}, {}],
+        [[1, 2], [{}, {}]],
+        [{"only": 1}],
+    ],
+)
+def test_every_row_has_a_line_of_its_own_whatever_it_holds(rows):
+    lines = documents.dump({"rows": rows}).splitlines()
+    assert [json.loads(line.strip().removesuffix(",")) for line in lines[2:-2]] == rows
+
+
 def test_the_solution_in_text_says_everything(solution, printed):
     said = printed(text.print_solution, solution)
     for part in (
