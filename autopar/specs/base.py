@@ -23,7 +23,7 @@ NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 class Spec(BaseModel):
     """A part of a document: frozen, and an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Document(Spec):
