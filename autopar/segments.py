@@ -46,6 +46,9 @@ class SegmentTable:
         )
 
 
+# Pipelines of so few stages use few of the segments, so that all of them are not looked at.
+_FEW_STAGES = 2
+
 ShapeCache = dict[tuple[int, ...], tuple[IntArray, IntArray]]
 
 
@@ -64,16 +67,20 @@ def segment_table(
     shape = replace(candidate, replicas=0, pp=0)
     key = tuple(getattr(shape, field.name) for field in fields(shape))
     known = None if cache is None else cache.get(key)
-    if known is None:
-        first, stop = np.triu_indices(problem.num_layers)
-        known = _filtered(
-            problem, row, constraints, (first.astype(np.int64), stop + 1), shapes=True
-        )
-        if cache is not None:
-            cache[key] = known
-    first, stop = known
-    keep = stop - first <= problem.num_layers - candidate.pp + 1
-    first, stop = _filtered(problem, row, constraints, (first[keep], stop[keep]), shapes=False)
+    if known is None and candidate.pp <= _FEW_STAGES:
+        segments = _ends(problem.num_layers, candidate.pp)
+        first, stop = _filtered(problem, row, constraints, segments, shapes=True)
+    else:
+        if known is None:
+            first, stop = np.triu_indices(problem.num_layers)
+            segments = first.astype(np.int64), stop + 1
+            known = _filtered(problem, row, constraints, segments, shapes=True)
+            if cache is not None:
+                cache[key] = known
+        first, stop = known
+        keep = _may_be_a_stage(first, stop, problem.num_layers, candidate.pp)
+        first, stop = first[keep], stop[keep]
+    first, stop = _filtered(problem, row, constraints, (first, stop), shapes=False)
     costs = problem.cost_model.stage_costs(
         row.take(np.zeros(len(first), dtype=np.int64)), first, stop
     )
@@ -88,6 +95,28 @@ def segment_table(
         gpus=int(row.gpus_used(problem.num_layers)[0]),
         handover=None if costs.handover_us is None else times_to_int(costs.handover_us),
     )
+
+
+def _ends(num_layers: int, pp: int) -> tuple[IntArray, IntArray]:
+    """Return the segments of pipelines of one or two stages: all layers, or the two parts."""
+    if pp == 1:
+        return np.array([0]), np.array([num_layers])
+    cuts = np.arange(1, num_layers)
+    first, stop = np.zeros_like(cuts), np.full_like(cuts, num_layers)
+    return np.concatenate([first, cuts]), np.concatenate([cuts, stop])
+
+
+def _may_be_a_stage(first: IntArray, stop: IntArray, num_layers: int, pp: int) -> BoolArray:
+    """Return which segments leave the right number of layers to the other stages.
+
+    With k stages before and the others after it, none of which is empty, and none where nothing is
+    left.
+    """
+    after = num_layers - stop
+    most_before = np.where(after > 0, np.minimum(first, pp - 2), np.minimum(first, pp - 1))
+    fewest_before = np.maximum(pp - 1 - after, (first > 0).astype(np.int64))
+    allowed: BoolArray = fewest_before <= most_before
+    return allowed
 
 
 def _filtered(
