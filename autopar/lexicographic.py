@@ -73,6 +73,10 @@ class Program(Protocol[_Point]):
         """Return what nothing in the model beats in one objective."""
         ...
 
+    def is_proven(self, level: int) -> bool:
+        """Whether no plan that is as good as the start before is better in an objective."""
+        ...
+
     def described(self, choice: _Point) -> str:
         """Return a point in a line."""
         ...
@@ -130,7 +134,18 @@ def _lexicographic(
     model, choice = session.model, program.start
     vector: list[int] = []
     bounds: list[int] = []
-    for objective, expression in zip(program.objectives, program.expressions, strict=True):
+    for level, (objective, expression) in enumerate(
+        zip(program.objectives, program.expressions, strict=True)
+    ):
+        if choice is not None and program.is_proven(level):
+            value = program.values(choice)[level]
+            vector.append(value)
+            bounds.append(value)
+            model.add(expression == value)
+            if report is not None:
+                elapsed, shown = time.perf_counter() - session.started, objective.value(value)
+                report(Progress(elapsed, objective.name, shown, shown, 0.0))
+            continue
         model.clear_hints()
         if choice is not None:
             program.hint(choice)

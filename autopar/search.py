@@ -8,7 +8,7 @@ heuristic.
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,6 +63,8 @@ class Prepared:
     num_allowed: candidates that pass every filter; rows: those that can still be as good as the
     incumbent; tables: the segments of each; has_path: whether these join to a plan; incumbent and
     its vector: None where none was found.
+    floor: values that no plan of the rows beats, as far as filters and the dynamic programme see;
+    None where there is none, or where plans may differ in more than degrees and splits.
     allowed: all candidates that pass every filter; optimistic: shape (allowed, objectives),
     oriented; both in lexicographic order, of which `rows` is a prefix.
     """
@@ -74,6 +76,7 @@ class Prepared:
     has_path: BoolArray
     incumbent: Choice | None
     vector: Vector | None
+    floor: Vector | None
     allowed: Candidates
     optimistic: IntArray
 
@@ -81,6 +84,11 @@ class Prepared:
     def num_in_model(self) -> int:
         """Candidates that bounds could not rule out."""
         return len(self.rows)
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the incumbent is optimal in every objective."""
+        return self.vector is not None and self.vector == self.floor
 
 
 def make_task(
@@ -124,12 +132,12 @@ def prepare(
     problem = task.problem
     rows, matrix = _candidates(task, better_than) if given is None else given
     tables: list[SegmentTable] = []
-    has_path: list[bool] = []
     shapes: ShapeCache = {}
     start_shapes: ShapeCache = {}
     start = _in_canonical_order(problem)
     incumbent: Choice | None = None
     vector: Vector | None = None
+    floors: list[Vector | None] = []
     for index in range(len(rows)):
         optimistic = tuple(matrix[index].tolist())
         if vector is not None and optimistic > vector:
@@ -141,13 +149,14 @@ def prepare(
         tables.append(table)
         if start is not problem:  # blocks are variables: start from blocks in order
             table = segment_table(start, row, task.constraints, start_shapes)
-        chosen = best_split(row, table, problem.num_layers, task.objectives)
-        has_path.append(chosen is not None or start is not problem)
-        if chosen is not None and accepted(task, row, table, chosen):
-            found = task.oriented([o.of_split(row, table, chosen) for o in task.objectives])
-            if vector is None or found < vector:
-                split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
-                incumbent, vector = Choice(index, rows.row(index), split), found
+        chosen = best_split(row, table, problem.num_layers, task.objectives, to_the_end=True)
+        floors.append(None if chosen is None else _values(task, row, table, chosen))
+        if chosen is None or not accepted(task, row, table, chosen):
+            continue
+        found = _values(task, row, table, chosen)
+        if vector is None or found < vector:
+            split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
+            incumbent, vector = Choice(index, rows.row(index), split), found
     # Rows that were tried before the incumbent improved may have become worse than it.
     keep = [i for i in range(len(tables)) if vector is None or tuple(matrix[i].tolist()) <= vector]
     if incumbent is not None:
@@ -160,12 +169,21 @@ def prepare(
         num_allowed=len(rows),
         rows=rows.take(np.array(keep, dtype=np.int64)),
         tables=tuple(tables[i] for i in keep),
-        has_path=np.array([has_path[i] for i in keep], dtype=np.bool_),
+        has_path=np.array([start is not problem or floors[i] is not None for i in keep], np.bool_),
         incumbent=incumbent,
         vector=vector,
+        floor=_least(floors[i] for i in keep) if start is problem else None,
         allowed=rows,
         optimistic=matrix,
     )
+
+
+def _values(task: Task, row: Candidates, table: SegmentTable, chosen: IntArray) -> Vector:
+    return task.oriented([o.of_split(row, table, chosen) for o in task.objectives])
+
+
+def _least(vectors: Iterable[Vector | None]) -> Vector | None:
+    return min((vector for vector in vectors if vector is not None), default=None)
 
 
 def _candidates(task: Task, better_than: Vector | None) -> tuple[Candidates, IntArray]:
@@ -200,7 +218,7 @@ class Splits:
         chosen = best_split(row, table, self._problem.num_layers, task.objectives)
         if chosen is None or not accepted(task, row, table, chosen):
             return None
-        return task.oriented([o.of_split(row, table, chosen) for o in task.objectives])
+        return _values(task, row, table, chosen)
 
 
 def has_one_split(task: Task, rows: Candidates) -> BoolArray:
@@ -243,10 +261,15 @@ def narrowed(task: Task, prepared: Prepared) -> list[SegmentTable]:
     """
     if prepared.vector is None:
         return group_segments(prepared.tables)
+    num_layers = task.problem.num_layers
+    levels = task.objectives if prepared.is_proven else task.objectives[:1]
+    limits = list(zip(levels, prepared.vector, strict=False))
     tables = []
     for table, pp in zip(prepared.tables, prepared.rows.pp.tolist(), strict=True):
-        good = table.keep(not_worse(task.objectives[0], table, prepared.vector[0]))
-        useful = on_a_path(good, task.problem.num_layers, pp)
+        good = table
+        for objective, limit in limits:
+            good = good.keep(not_worse(objective, good, num_layers, pp, limit))
+        useful = on_a_path(good, num_layers, pp)
         tables.append(good.keep(useful) if useful.any() else good)
     return group_segments(tables)
 

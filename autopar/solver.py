@@ -137,6 +137,15 @@ class LayoutProgram:
         column = objective.optimistic(self._task.problem, self._prepared.rows)
         return int(column.max() if objective.sense == "max" else column.min())
 
+    def is_proven(self, level: int) -> bool:
+        """Whether the dynamic programme proves the start, which it does from the first sum on.
+
+        A sum that is counted in nanoseconds may take CP-SAT minutes, and what follows it as long.
+        What a plug-in posts and checks is left to CP-SAT, which shows whether they agree.
+        """
+        names = [objective.name for objective in self._task.objectives[: level + 1]]
+        return "ttft" in names and self._prepared.is_proven and not self.plugins
+
     def described(self, choice: Choice) -> str:
         """Return a choice in a line: degrees, and layers per stage."""
         return described(choice)

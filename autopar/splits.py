@@ -17,24 +17,35 @@ from autopar.segments import SegmentTable
 
 
 def best_split(
-    row: Candidates, table: SegmentTable, num_layers: int, objectives: Sequence[Objective]
+    row: Candidates,
+    table: SegmentTable,
+    num_layers: int,
+    objectives: Sequence[Objective],
+    *,
+    to_the_end: bool = False,
 ) -> IntArray | None:
     """Return indices of the segments of a good path with exactly pp steps, or None if none exists.
 
-    row: a table of one candidate, whose segments are `table`.
+    row: a table of one candidate, whose segments are `table`. It is the best of all paths by the
+    objectives up to the first sum; `to_the_end`, which takes longer, by those after it as well.
     """
     pp = int(row.pp[0])
     allowed = np.ones(len(table.first), dtype=np.bool_)
     if not _reaches(table, allowed, num_layers, pp):
         return None
+    time = table.time.astype(np.float64)
+    path: IntArray | None = None
     for objective in objectives:
-        worst = _badness(objective, table)
-        if worst is None:
-            if objective.name != "ttft":
-                continue  # the degrees fix it
-            return _shortest(table, allowed, num_layers, pp, table.time.astype(np.float64))
-        allowed &= worst <= _bottleneck(table, allowed, num_layers, pp, worst)
-    return _shortest(table, allowed, num_layers, pp, np.zeros(len(table.first)))
+        worst = worst_column(objective, table)
+        if worst is not None:
+            most = None if path is None else float(time[path].sum())
+            allowed &= worst <= _bottleneck(table, allowed, num_layers, pp, worst, most)
+        elif objective.name == "ttft":  # else the degrees fix it
+            path = _shortest(table, allowed, num_layers, pp, time)
+            if not to_the_end:
+                return path
+    cost = np.zeros(len(table.first)) if path is None else time
+    return _shortest(table, allowed, num_layers, pp, cost)
 
 
 def least_worst(table: SegmentTable, num_layers: int, pp: int, column: IntArray) -> int | None:
@@ -89,29 +100,28 @@ def on_a_path(table: SegmentTable, num_layers: int, pp: int) -> BoolArray:
     return useful
 
 
-def not_worse(objective: Objective, table: SegmentTable, limit: int) -> BoolArray:
+def not_worse(
+    objective: Objective, table: SegmentTable, num_layers: int, pp: int, limit: int
+) -> BoolArray:
     """Return which segments leave a plan no worse than `limit` in an objective, shape (segments,).
 
     limit: an integer value turned so that less is better.
     """
+    worst = worst_column(objective, table)
+    if worst is not None:
+        return worst <= limit
+    if objective.name == "ttft":
+        return least_time_through(table, num_layers, pp) <= limit
+    return np.ones(len(table.first), dtype=np.bool_)
+
+
+def worst_column(objective: Objective, table: SegmentTable) -> IntArray | None:
+    """Return what the worst stage makes small, per segment; None if the objective is not such."""
     if isinstance(objective, WorstStage):
-        worst: IntArray | None = objective.column(table)
-    elif isinstance(objective, ThroughputPerGpu):
-        worst = -objective.column(table)
-    else:
-        worst = _badness(objective, table)
-    if worst is None:
-        return np.ones(len(table.first), dtype=np.bool_)
-    return worst <= limit
-
-
-def _badness(objective: Objective, table: SegmentTable) -> IntArray | None:
-    """Return what the objective's worst stage minimises, per segment; None if it is not such."""
-    if objective.name in ("throughput", "throughput_per_gpu", "cost"):
-        return -table.rate  # the GPUs are the candidate's
-    if objective.name == "memory":
-        return table.memory
-    return table.tpot if objective.name == "tpot" else None
+        return objective.column(table)
+    if isinstance(objective, ThroughputPerGpu):
+        return -objective.column(table)
+    return -table.rate if objective.name == "throughput" else None
 
 
 def _reaches(table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int) -> bool:
@@ -127,17 +137,42 @@ def _reaches(table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int) 
     return bool(here[num_layers])
 
 
+def _has_path(
+    table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int, most: float | None
+) -> bool:
+    """Whether allowed segments form a path of pp steps whose times sum up to `most` at most."""
+    if most is None:
+        return _reaches(table, allowed, num_layers, pp)
+    first, stop = table.first[allowed], table.stop[allowed]
+    time = table.time[allowed].astype(np.float64)
+    here = np.full(num_layers + 1, np.inf)
+    here[0] = 0.0
+    for _ in range(pp):
+        there = np.full_like(here, np.inf)
+        np.minimum.at(there, stop, here[first] + time)
+        here = there
+    return bool(here[num_layers] <= most)
+
+
 def _bottleneck(
-    table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int, worst: IntArray
+    table: SegmentTable,
+    allowed: BoolArray,
+    num_layers: int,
+    pp: int,
+    worst: IntArray,
+    most: float | None = None,
 ) -> int:
-    """Return the least value v such that segments of at most v still form a path."""
+    """Return the least value v such that segments of at most v still form a path.
+
+    most: the largest sum of times that the path may have; None for any.
+    """
     levels: list[int] = sorted(
         set(worst[allowed].tolist())
     )  # np.unique would import numpy.ma, 40 ms
     low, high = 0, len(levels) - 1
     while low < high:
         middle = (low + high) // 2
-        if _reaches(table, allowed & (worst <= levels[middle]), num_layers, pp):
+        if _has_path(table, allowed & (worst <= levels[middle]), num_layers, pp, most):
             high = middle
         else:
             low = middle + 1

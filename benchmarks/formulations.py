@@ -70,6 +70,7 @@ def everything(task: Task) -> Prepared:
         has_path=has_path,
         incumbent=None,
         vector=None,
+        floor=None,
         allowed=rows,
         optimistic=optimistic,
     )

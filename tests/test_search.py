@@ -102,8 +102,8 @@ def unpruned(task: Task) -> Prepared:
         segment_table(task.problem, rows.take(np.array([i])), ()) for i in range(len(rows))
     )
     return Prepared(
-        len(rows), len(rows), rows, tables, np.ones(len(rows), dtype=np.bool_), None, None,
-            rows,
+        len(rows), len(rows), rows, tables, np.ones(len(rows), dtype=np.bool_), None, None, None,
+        rows,
         np.zeros((len(rows), len(task.objectives)), dtype=np.int64),
     )  # fmt: skip
 

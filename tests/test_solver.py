@@ -279,6 +279,27 @@ def test_a_plugin_whose_post_refuses_what_its_check_accepts_is_an_error(
         run(document_scenario(SMALL), plugins=[Refuses()])
 
 
+def test_no_sum_of_times_is_left_to_cp_sat(analytic_scenario: Callable[..., Scenario]) -> None:
+    """80 equal layers in 8 stages, counted in ns: which split saves the last one takes long."""
+    document = analytic_scenario(
+        phase="serving", input_tokens=1000, output_tokens=64, prefill_chunk_tokens=2000,
+        max_batch_sequences=4, num_layers=80, num_experts=0, ffn_hidden_size=16000,
+        num_nodes=4, bandwidth=1.37,
+    ).document()  # fmt: skip
+    document["rules"] = [{"name": "deep", "require": "pp == 8", "because": "a test"}]
+    document["recipe"]["objectives"] = ["ttft", "throughput", "memory"]
+    document["recipe"]["cp_sat"] = {"deterministic_time_limit": 0.01}
+    seen: list[Progress] = []
+    task = make_task(Scenario.model_validate(document))
+    outcome = optimise(task, prepare(task), report=seen.append)
+    assert outcome.status == "optimal"
+    assert outcome.bounds == outcome.vector
+    assert outcome.deterministic_time == 0.0
+    assert [(step.objective, step.gap) for step in seen] == [
+        ("ttft", 0.0), ("throughput", 0.0), ("memory", 0.0),
+    ]  # fmt: skip
+
+
 def test_progress_names_every_objective_and_bounds_never_pass_values(
     document_scenario: Build,
 ) -> None:

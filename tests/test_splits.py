@@ -71,7 +71,6 @@ def row(pp: int) -> Candidates:
     return Candidates.of([Candidate(1, pp, 1, 1, 1, 1, 1, 1)])
 
 
-# Any number of bottlenecks, then at most one sum: the programmes are exact for these orders.
 EXACT = [
     ("throughput",),
     ("ttft",),
@@ -83,6 +82,9 @@ EXACT = [
     ("throughput_per_gpu", "ttft"),
     ("tpot", "throughput_per_gpu", "memory"),
     ("cost",),
+    ("ttft", "throughput", "memory"),
+    ("throughput", "ttft", "tpot", "traffic", "memory"),
+    ("tpot", "ttft", "throughput_per_gpu"),
 ]
 
 
@@ -94,7 +96,8 @@ def test_the_best_split_is_the_best_of_all_paths(
 ) -> None:
     table, layers, pp = case
     every = list(paths(table, layers, pp))
-    chosen = best_split(row(pp), table, layers, [AIMS[name] for name in order])
+    aims = [AIMS[name] for name in order]
+    chosen = best_split(row(pp), table, layers, aims, to_the_end=True)
     if not every:
         assert chosen is None
         return
@@ -138,16 +141,27 @@ def test_not_worse_keeps_exactly_the_segments_of_plans_within_the_limit(
 ) -> None:
     """A bottleneck within the limit is every stage within the limit."""
     table, layers, pp = case
-    kept = not_worse(AIMS[name], table, limit)
+    kept = not_worse(AIMS[name], table, layers, pp, limit)
     for path in paths(table, layers, pp):
         assert (value(name, table, path) <= limit) == bool(kept[path].all())
 
 
-@pytest.mark.parametrize("name", ["ttft", "traffic", "gpus"])
-def test_not_worse_keeps_all_segments_for_sums_and_counts(name: str) -> None:
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(case=tables(), limit=st.integers(0, 40))
+def test_not_worse_keeps_the_segments_of_all_plans_whose_sum_is_within_the_limit(
+    case: tuple[SegmentTable, int, int], limit: int
+) -> None:
+    table, layers, pp = case
+    good = [p for p in paths(table, layers, pp) if value("ttft", table, p) <= limit]
+    kept = not_worse(AIMS["ttft"], table, layers, pp, limit)
+    assert set(np.flatnonzero(kept).tolist()) == {index for path in good for index in path}
+
+
+@pytest.mark.parametrize("name", ["traffic", "gpus"])
+def test_not_worse_keeps_all_segments_for_counts(name: str) -> None:
     one = np.array([1, 1], dtype=np.int64)
     table = SegmentTable((0,), np.array([0, 1]), np.array([1, 2]), one, one, one, one, 1)
-    assert not_worse(OBJECTIVES[name], table, -(10**9)).all()
+    assert not_worse(OBJECTIVES[name], table, 2, 2, -(10**9)).all()
 
 
 def test_equal_splits_come_out_balanced() -> None:

@@ -132,6 +132,10 @@ class PairProgram:
         least = int(self._prepared.optimistic[:, level].min())
         return -least if self._task.objectives[level].sense == "max" else least
 
+    def is_proven(self, level: int) -> bool:
+        """Whether the search has proven the start: bounds of pairs do not."""
+        return False
+
     def described(self, choice: PairChoice) -> str:
         """Return a pair in a line: degrees, and layers per stage, of both roles."""
         return f"prefill {described(choice.prefill)}; decode {described(choice.decode)}"
