@@ -9,6 +9,7 @@ must hold for each: one that speaks of expert_size is not asked of dense layers,
 layer has experts. These names need `llm.architecture`, under every cost model.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from math import gcd
@@ -172,32 +173,42 @@ class Rule(Constraint):
             "expert_group_gpus": stage_gpus,
         }
 
-    def plan_values(self, plan: Plan, problem: Problem) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield a place and the value of every name, for each stage of each replica."""
+    def plan_values(
+        self, plan: Plan, problem: Problem
+    ) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """Yield for each kind of stage the first place, how many there are, and every name's value.
+
+        A plan may have thousands of replicas, whose stages are alike in all that a rule may name.
+        """
         spec = self.spec_values(problem.scenario)
         gpus_used = plan.num_gpus
+        counts: Counter[tuple[int, int]] = Counter()  # by place in the pipeline, and GPUs
+        first: dict[tuple[int, int], int] = {}
         for replica, stage_gpus in enumerate(plan.gpus):
-            for stage, gpus in zip(plan.stages, stage_gpus, strict=True):
-                yield (
-                    f"replica {replica} stage {stage.index}",
-                    {
-                        **spec,
-                        "replicas": plan.replicas,
-                        "pp": plan.pp,
-                        "tp": stage.tp,
-                        "cp": stage.cp,
-                        "ep": stage.ep,
-                        "etp": stage.etp,
-                        "expert_grid_gpus": stage.ep * stage.etp,
-                        "gpus_used": gpus_used,
-                        "batch": plan.batch,
-                        "attn_dp": stage.attn_dp,
-                        "spread": stage.spread,
-                        "layers_per_stage": len(stage.layers),
-                        "gpus": len(gpus),
-                        "expert_group_gpus": len(gpus),
-                    },
-                )
+            for kind in enumerate(map(len, stage_gpus)):
+                first.setdefault(kind, replica)
+                counts[kind] += 1
+        for (place, num_gpus), replica in first.items():
+            stage = plan.stages[place]
+            where = f"replica {replica} stage {stage.index}"
+            values = {
+                **spec,
+                "replicas": plan.replicas,
+                "pp": plan.pp,
+                "tp": stage.tp,
+                "cp": stage.cp,
+                "ep": stage.ep,
+                "etp": stage.etp,
+                "expert_grid_gpus": stage.ep * stage.etp,
+                "gpus_used": gpus_used,
+                "batch": plan.batch,
+                "attn_dp": stage.attn_dp,
+                "spread": stage.spread,
+                "layers_per_stage": len(stage.layers),
+                "gpus": num_gpus,
+                "expert_group_gpus": num_gpus,
+            }
+            yield where, counts[place, num_gpus], values
 
     def spec_values(self, scenario: Scenario) -> dict[str, float]:
         """Return the value of every name that the spec alone decides, those of layers apart.
@@ -321,7 +332,7 @@ class PredicateRule(Rule):
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
         """Evaluate the rule for every stage, and for every kind of layer if it speaks of layers."""
         layers = self.layer_values(problem.scenario)
-        for where, stage in self.plan_values(plan, problem):
+        for where, _, stage in self.plan_values(plan, problem):
             for layer in layers:
                 values = {**stage, **layer}
                 if bool(self.evaluate(values)) == (self.rule.forbid is not None):
@@ -362,7 +373,9 @@ class SumRule(Rule):
 
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
         """Add up and compare."""
-        total = sum(float(self.evaluate(v)) for _, v in self.plan_values(plan, problem))
+        total = sum(
+            count * float(self.evaluate(v)) for _, count, v in self.plan_values(plan, problem)
+        )
         tolerance = 1e-9 * abs(total)
         for bound, what, over in (
             (self.rule.at_most, "at most", 1.0),

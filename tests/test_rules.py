@@ -4,6 +4,7 @@ The rule packs of the engines are in test_engines.py.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -144,8 +145,8 @@ def test_a_name_has_the_value_that_the_explicit_plan_gives_it(
         row = rows.take(np.full(plan.pp, choice.row))
         values = one.table_values(problem, row, np.array(choice.split, dtype=np.int64))
         assert np.broadcast_to(values[name], plan.pp).tolist() == expected
-        walked = [float(v[name]) for _, v in one.plan_values(plan, problem)]
-        assert walked == expected * plan.replicas
+        walked = [(float(v[name]), n) for _, n, v in one.plan_values(plan, problem)]
+        assert walked == [(value, plan.replicas) for value in expected]
 
 
 @pytest.mark.parametrize("name", sorted(LAYER_NAMES))
@@ -403,3 +404,17 @@ def test_a_sum_without_names_counts_stages(
         exact = {"at_most": total * stages, "at_least": total * stages}
         assert list(rule(sum=text, **exact).check(plan, problem)) == []
         assert list(rule(sum=text, at_most=total * stages - 0.5).check(plan, problem))
+
+
+def test_a_stage_that_differs_in_one_replica_alone_is_seen(document_scenario: Build) -> None:
+    """All others are alike and asked once; this one lacks a GPU."""
+    problem = make_task(document_scenario({"requirements.coverage": "every_gpu"})).problem
+    choice = next(c for c in every_choice(problem) if c.candidate.replicas > 2)
+    plan = unfold(problem, choice.candidate, choice.split)
+    stage_gpus = len(plan.gpus[0][0])
+    whole = rule(require=f"gpus == {stage_gpus}")
+    assert list(whole.check(plan, problem)) == []
+    last = plan.gpus[-1]
+    broken = replace(plan, gpus=(*plan.gpus[:-1], (last[0][:-1], *last[1:])))
+    (sentence,) = whole.check(broken, problem)
+    assert sentence.startswith(f"replica {plan.replicas - 1} stage 0: ")
