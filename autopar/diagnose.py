@@ -13,6 +13,7 @@ from autopar.errors import SolveLimitError
 from autopar.lexicographic import Vector
 from autopar.planning import AnyPrepared, AnyTask, look_for_better, make_task, optimise
 from autopar.relaxed import Answer, Left, better_plan, better_without
+from autopar.rules import Rule
 from autopar.search import SHAPES_TABLE, Task
 from autopar.specs import Scenario
 from autopar.specs.change import changed
@@ -107,19 +108,42 @@ def binding(question: Question, optimum: Vector, budget: int) -> tuple[tuple[str
         alike = [name for name in names if name not in SHAPES_TABLE]
         answers = better_without(task, alike, optimum, budget)
         found |= {name: _decided(answer, optimum) for name, answer in answers.items()}
+    else:
+        rules = [c.name for c in task.constraints if isinstance(c, Rule)]
+        found |= _halved(question, rules, optimum, budget)
     for name in names:
         if name not in found:
-            found[name] = _better_without(question, name, optimum, budget)
+            found[name] = _better_without(question, [name], optimum, budget)
     return (
         tuple(name for name in names if found[name]),
         [name for name in names if found[name] is None],
     )
 
 
-def _better_without(question: Question, name: str, optimum: Vector, budget: int) -> bool | None:
-    """Whether a plan is better without a requirement; None where that is not decided."""
+def _halved(
+    question: Question, names: Sequence[str], optimum: Vector, budget: int
+) -> dict[str, bool | None]:
+    """Return of each requirement whether a plan is better without it alone.
+
+    Where none is better without all of them, none is without one of them: leaving out more forbids
+    no plan. Else, or where that is not decided, each half is asked about.
+    """
+    if not names:
+        return {}
+    answer = _better_without(question, names, optimum, budget)
+    if answer is False or len(names) == 1:
+        return dict.fromkeys(names, answer)
+    middle = len(names) // 2
+    halves = names[:middle], names[middle:]
+    return {n: a for half in halves for n, a in _halved(question, half, optimum, budget).items()}
+
+
+def _better_without(
+    question: Question, names: Sequence[str], optimum: Vector, budget: int
+) -> bool | None:
+    """Whether a plan is better without all of the requirements; None where it is not decided."""
     try:
-        relaxed = _relaxed(question, name)
+        relaxed = _relaxed(question, names)
         if isinstance(relaxed, Task):
             return _decided(better_plan(relaxed, optimum, budget), optimum)
         if len(relaxed.problem.candidates) > budget:
@@ -129,11 +153,11 @@ def _better_without(question: Question, name: str, optimum: Vector, budget: int)
         return None
 
 
-def _relaxed(question: Question, name: str) -> AnyTask:
-    """Leave a requirement out; a partition is first relaxed to every_gpu, which asks less."""
-    if name == "coverage" and question.scenario.requirements.coverage == "partition":
+def _relaxed(question: Question, names: Sequence[str]) -> AnyTask:
+    """Leave requirements out; a partition is first relaxed to every_gpu, which asks less."""
+    if list(names) == ["coverage"] and question.scenario.requirements.coverage == "partition":
         return question.changed("requirements.coverage", "every_gpu").task()
-    return question.task([name])
+    return question.task(names)
 
 
 def _decided(answer: Answer, optimum: Vector) -> bool | None:

@@ -16,7 +16,7 @@ from autopar.problem import DisaggregatedPlan, Plan
 from autopar.report import json as documents
 from autopar.report import text, words
 from autopar.results import Solution
-from autopar.specs import PlanSpec, Scenario
+from autopar.specs import PlanSpec, RuleSpec, Scenario
 
 Build = Callable[..., Scenario]
 
@@ -187,6 +187,34 @@ def test_what_binds_is_told(pair_scenario: Build) -> None:
     )
     assert explanation.binding == ("tpot",)
     assert set(explanation.because) == {"tpot"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "binds"),
+    [
+        (["tp == etp", "pp <= 4"], []),  # asked about together once
+        (["tp <= 1", "replicas >= 1", "pp <= 1", "batch <= 3"], ["r3"]),
+        (["batch <= 3", "batch <= 4", "pp <= 4"], ["r0"]),
+        (["batch <= 3", "batch < 4", "tp >= 1"], []),  # better without both, not without one
+    ],
+)
+def test_rules_that_are_asked_about_together_bind_as_each_alone(
+    pair_scenario: Build, rules: list[str], binds: list[str]
+) -> None:
+    free = pair_scenario(work={"max_batch_sequences": 16}, rules=rules)
+
+    def values(*chosen: RuleSpec) -> tuple[float, ...]:
+        solution = autopar.solve(free.model_copy(update={"rules": chosen}), diagnose=False)
+        return tuple(objective.value for objective in solution.objectives)
+
+    alone = [
+        rule.name
+        for rule in free.rules
+        if values(*(other for other in free.rules if other is not rule)) != values(*free.rules)
+    ]
+    found = autopar.solve(free).binding
+    assert found is not None
+    assert [name for name in found if name.startswith("r")] == alone == binds
 
 
 @pytest.mark.parametrize(
