@@ -64,9 +64,9 @@ from autopar.trust import audited, refusals, second_opinion, trusted
 from autopar.unfold import unfold
 from autopar.variables import Choice, PairChoice
 
-# The most candidates to look at when asking which requirements bind: about a second of work.
+# The most candidates to look at when asking which requirements bind: a second or two of work.
 BINDING_BUDGET = 200_000
-OPEN_BINDING_BUDGET = 40_000  # of layouts, each of which stands for every batch
+PAIR_BINDING_BUDGET = 40_000  # of both roles, which are looked at again for each question
 TIES_LOOKED_AT = 300
 
 
@@ -201,7 +201,8 @@ def explain(scenario: Scenario, *, plugins: Sequence[PlugIn] = ()) -> Explanatio
 
 
 def _binding_budget(question: Question) -> int:
-    return OPEN_BINDING_BUDGET if question.scenario.workload.is_open else BINDING_BUDGET
+    is_pair = question.scenario.workload.phase == "disaggregated"
+    return PAIR_BINDING_BUDGET if is_pair else BINDING_BUDGET
 
 
 @dataclass(slots=True)
