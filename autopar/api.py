@@ -231,7 +231,8 @@ def _diagnose(task: AnyTask, outcome: Outcome, question: Question) -> _Findings:
             found.repairs = repairs(question, found.clashes)
         elif outcome.status == "optimal" and outcome.vector is not None:
             oriented = task.oriented(outcome.vector)
-            found.binding, undecided = binding(question, oriented, _binding_budget(question))
+            budget = _binding_budget(question)
+            found.binding, undecided = binding(question, oriented, budget, task=task)
             found.notes += [f"not decided whether {name} binds" for name in undecided]
     except KeyboardInterrupt:
         found.interrupted = True

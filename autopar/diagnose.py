@@ -93,13 +93,16 @@ def _conflict(question: Question) -> tuple[tuple[str, ...], list[str]]:
     return tuple(name for name in names if name not in dropped), unsure
 
 
-def binding(question: Question, optimum: Vector, budget: int) -> tuple[tuple[str, ...], list[str]]:
+def binding(
+    question: Question, optimum: Vector, budget: int, *, task: AnyTask | None = None
+) -> tuple[tuple[str, ...], list[str]]:
     """Return the requirements without which a strictly better plan exists, and those not decided.
 
     optimum: the oriented integer vector of the answer. budget: the most candidates to look at; a
-    requirement whose relaxation needs more is reported as not decided.
+    requirement whose relaxation needs more is reported as not decided. task: of the question, if it
+    is at hand.
     """
-    task = question.task()
+    task = task or question.task()
     names = [c.name for c in droppable(task.constraints)]
     if "coverage" in names and question.scenario.requirements.coverage == "up_to":
         names.remove("coverage")  # says no more than that there are so many GPUs

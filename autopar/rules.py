@@ -181,16 +181,14 @@ class Rule(Constraint):
         A plan may have thousands of replicas, whose stages are alike in all that a rule may name.
         """
         spec = self.spec_values(problem.scenario)
-        gpus_used = plan.num_gpus
-        counts: Counter[tuple[int, int]] = Counter()  # by place in the pipeline, and GPUs
-        first: dict[tuple[int, int], int] = {}
-        for replica, stage_gpus in enumerate(plan.gpus):
-            for kind in enumerate(map(len, stage_gpus)):
-                first.setdefault(kind, replica)
-                counts[kind] += 1
-        for (place, num_gpus), replica in first.items():
-            stage = plan.stages[place]
-            where = f"replica {replica} stage {stage.index}"
+        gpus_used = plan.num_gpus if "gpus_used" in self.expression.names else 0
+        sizes = [tuple(map(len, stage_gpus)) for stage_gpus in plan.gpus]
+        kinds = [
+            (f"replica {sizes.index(size)} stage {stage.index}", count, stage, num_gpus)
+            for size, count in Counter(sizes).items()
+            for stage, num_gpus in zip(plan.stages, size, strict=True)
+        ]
+        for where, count, stage, num_gpus in kinds:
             values = {
                 **spec,
                 "replicas": plan.replicas,
@@ -208,7 +206,7 @@ class Rule(Constraint):
                 "gpus": num_gpus,
                 "expert_group_gpus": num_gpus,
             }
-            yield where, counts[place, num_gpus], values
+            yield where, count, values
 
     def spec_values(self, scenario: Scenario) -> dict[str, float]:
         """Return the value of every name that the spec alone decides, those of layers apart.

@@ -43,12 +43,13 @@ class GpuBlocks(Constraint):
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
         """GPU ids are in range and none appears twice."""
         owner: dict[int, str] = {}
+        num_gpus = problem.num_gpus
         for replica, stage_gpus in enumerate(plan.gpus):
             for stage, gpus in enumerate(stage_gpus):
                 where = f"replica {replica} stage {stage}"
                 for gpu in gpus:
-                    if not 0 <= gpu < problem.num_gpus:
-                        yield f"{where}: GPU {gpu} is not one of the {problem.num_gpus}"
+                    if not 0 <= gpu < num_gpus:
+                        yield f"{where}: GPU {gpu} is not one of the {num_gpus}"
                     elif gpu in owner:
                         yield f"GPU {gpu} is in {owner[gpu]} and in {where}"
                     owner[gpu] = where
