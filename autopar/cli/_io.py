@@ -42,18 +42,23 @@ def prepare(output: Output) -> None:
 
 
 def emit(
-    output: Output, document: Callable[[], dict[str, Any]], text: Callable[["Console"], None]
+    output: Output,
+    document: Callable[[], dict[str, Any]],
+    text: Callable[["Console"], None],
+    dumped: Callable[[], str] | None = None,
 ) -> None:
     """Write the document to the file of -o, and print it (--json) or the text.
 
-    Only what is asked for is made; rich is imported for text alone.
+    Only what is asked for is made; rich is imported for text alone. dumped: the document as JSON,
+    if there is a faster way to it.
     """
     if output.file is not None:
-        write_document(output.file, document())
+        if dumped is None or _is_yaml(output.file):
+            write_document(output.file, document())
+        else:
+            _write_text(output.file, dumped() + "\n")
     if output.as_json:
-        from autopar.report.json import dump
-
-        put(dump(document()) + "\n")
+        put(_json(document()) if dumped is None else dumped() + "\n")
     else:
         put(rendered(output, text))
 
@@ -101,7 +106,10 @@ def write_document(file: Path, document: dict[str, Any]) -> None:
 
     Raises SpecError if the file cannot be written.
     """
-    content = _yaml(document) if file.suffix.lower() in _YAML else _json(document)
+    _write_text(file, _yaml(document) if _is_yaml(file) else _json(document))
+
+
+def _write_text(file: Path, content: str) -> None:
     try:
         if file.exists() and not stat.S_ISREG(file.stat().st_mode):
             file.write_text(content, encoding="utf-8")  # a device or a pipe is not to be replaced
@@ -137,6 +145,10 @@ def _replace(file: Path, content: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _is_yaml(file: Path) -> bool:
+    return file.suffix.lower() in _YAML
 
 
 def _json(document: dict[str, Any]) -> str:

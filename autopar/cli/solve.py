@@ -32,7 +32,7 @@ def command(ctx: click.Context, query: Query, replay: str | None, output: Output
     Exits with 3 if there provably is no plan, with 4 if the limit was reached without one.
     """
     from autopar.cli import _replay
-    from autopar.report.json import solution_document
+    from autopar.report.json import solution_document, solution_text
 
     prepare(output)
     if replay is None:
@@ -45,6 +45,7 @@ def command(ctx: click.Context, query: Query, replay: str | None, output: Output
         output,
         lambda: solution_document(solution),
         lambda console: _print(console, solution, changed=query.changes_spec),
+        lambda: solution_text(solution),
     )
     if solution.interrupted:
         ctx.exit(INTERRUPTED)

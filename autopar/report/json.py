@@ -7,11 +7,11 @@ it embeds as `spec` makes it a scenario too, to replay.
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from autopar.pairs import explicit_parts
-from autopar.problem import AnyPlan, Metrics, Plan
+from autopar.problem import PLACEMENT_COLUMNS, AnyPlan, Metrics, Plan
 from autopar.results import (
     ComparedPlan,
     Comparison,
@@ -26,6 +26,7 @@ from autopar.specs import SCHEMA_VERSION
 Json = dict[str, Any]
 
 _US_PER_MS = 1e3
+_NO_PLACEMENT = "[]\n}"  # how a document without one ends
 _ENCODER = json.JSONEncoder(allow_nan=False)
 _DEPTH = {"roles": 3}  # levels of a field that have lines of their own, where not one
 _PLAN_FIELDS = (
@@ -63,6 +64,24 @@ def solution_document(solution: Solution) -> Json:
         "spec": scenario.document(),
         "placement": parts.get("placement", []),  # last, because it is by far the longest
     }
+
+
+def solution_text(solution: Solution) -> str:
+    """Return the answer of `solve` as `dump` writes it.
+
+    The placement, half a million rows on 512 GPUs, is written from its table: that is four times as
+    fast as from a document.
+    """
+    plan = solution.plan
+    if not isinstance(plan, Plan) or not len(plan.placement):
+        return dump(solution_document(solution))
+    short = replace(plan, placement=plan.placement[:0])
+    text = dump(solution_document(replace(solution, plan=short)))
+    row = ", ".join(f"{_text(column)}: %d" for column in PLACEMENT_COLUMNS)
+    rows = ",\n    ".join([f"{{{row}}}"] * len(plan.placement)) % tuple(
+        plan.placement.ravel().tolist()
+    )
+    return f"{text.removesuffix(_NO_PLACEMENT)}[\n    {rows}\n  ]\n}}"
 
 
 def _no_plan(solution: Solution) -> Json:

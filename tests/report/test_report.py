@@ -82,6 +82,16 @@ def test_the_answer_is_a_plan_file_that_verifies_and_a_scenario(solution):
     assert verify(solution.scenario, plan).violations == ()
 
 
+def test_the_text_of_an_answer_is_that_of_its_document(solution, infeasible):
+    """With the rows of the placement, of a dense model without any, and without a plan."""
+    dense = replace(solution, plan=replace(solution.plan, placement=solution.plan.placement[:0]))
+    assert len(solution.plan.placement)
+    for answer in (solution, dense, infeasible):
+        assert documents.solution_text(answer) == documents.dump(
+            documents.solution_document(answer)
+        )
+
+
 def test_an_answer_without_a_plan_keeps_the_contract(infeasible):
     document = documents.solution_document(infeasible)
     assert document.keys() >= CONTRACT
