@@ -18,6 +18,8 @@ from autopar.search import SHAPES_TABLE, Task
 from autopar.specs import Scenario
 from autopar.specs.change import changed
 
+_WORSE = 2**62  # than any value of an objective
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -84,12 +86,17 @@ def _conflict(question: Question) -> tuple[tuple[str, ...], list[str]]:
     names = [c.name for c in droppable(question.task().constraints)]
     dropped: list[str] = []
     unsure: list[str] = []
-    for name in sorted(names, key=lambda name: name == "coverage"):
-        feasible = question.feasible([*dropped, name])
+    queue = [[name for name in names if name != "coverage"], ["coverage"] * ("coverage" in names)]
+    while queue:
+        group = queue.pop(0)
+        feasible = question.feasible([*dropped, *group]) if group else True
         if feasible is False:
-            dropped.append(name)  # still no plan without it: not needed for the clash
+            dropped += group  # still no plan without all of them: none is needed for the clash
+        elif len(group) > 1:
+            middle = len(group) // 2
+            queue[:0] = [group[:middle], group[middle:]]
         elif feasible is None:
-            unsure.append(name)
+            unsure += group
     return tuple(name for name in names if name not in dropped), unsure
 
 
@@ -185,8 +192,15 @@ def _solved(task: AnyTask, prepared: AnyPrepared, optimum: Vector) -> bool | Non
 
 
 def _feasible(task: AnyTask) -> bool | None:
+    """Whether a task has a plan; None if CP-SAT did not decide it."""
+    if isinstance(task, Task):
+        anything = (_WORSE,) * len(task.objectives)
+        answer = better_plan(task, anything, len(task.problem.candidates))
+        return _has_plan(answer.task, answer.prepared) if isinstance(answer, Left) else answer
     prepared = look_for_better(task, None)
-    if prepared.incumbent is not None:
-        return True
+    return True if prepared.incumbent is not None else _has_plan(task, prepared)
+
+
+def _has_plan(task: AnyTask, prepared: AnyPrepared) -> bool | None:
     status = optimise(task, prepared).status
     return None if status == "unknown" else status != "infeasible"
