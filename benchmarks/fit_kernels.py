@@ -46,6 +46,8 @@ MOST_ROWS = 6_000  # for a fit; errors are of all rows
 BAD = 0.12  # median error above which another framework's table is tried
 DROPPED = 0.25  # median error above which a fit is worse than an assumption
 NEGLIGIBLE = 1e-7  # below what any constant can be worth
+COMMON_HEAD_DIM = 128  # of most models; the tables have as many rows of 64, 192 and 256
+COMMON_WEIGHT = 4.0
 NEARLY_RANDOM = "power_law_1.01"  # the measured routing that is nearest to random
 LAWS: tuple[Law, ...] = ("power_law_1.01", "power_law_1.2")
 UNEVEN_ROWS = [16 * step for step in range(13)]  # half of a tile of 128 rows, and around it
@@ -92,6 +94,9 @@ def _fitted(form: Form, rows: Rows, precision: str, device: Device) -> dict[str,
     optimize: Any = importlib.import_module("scipy.optimize")
     rows = _sample(rows)
     weights = _weights(rows, form.weigh)
+    for name in ("head_dim", "qk_dim"):
+        if name in rows.columns:
+            weights = weights * np.where(rows.number(name) == COMMON_HEAD_DIM, COMMON_WEIGHT, 1.0)
     measured = np.log(rows.number("us"))
 
     def misses(x: Floats, which: int) -> Floats:
@@ -211,7 +216,9 @@ def _slices(form: Form, rows: Rows, precision: str, device: Device) -> dict[str,
     """Return the errors of parts of a table that models differ by."""
     parts = {}
     if form.operation == "prefill_attention":
-        parts["head 128"] = rows["qk_dim"] == 128
+        parts["head 128"] = rows["qk_dim"] == COMMON_HEAD_DIM
+    elif form.operation == "decode_attention":
+        parts["head 128"] = rows["head_dim"] == COMMON_HEAD_DIM
     elif form.operation == "experts":
         parts["without gates"] = rows["matrices"] == 2
     found = {}

@@ -189,15 +189,15 @@ class Tables:
     def decode(self, framework: str, version: str) -> dict[str, Rows]:
         """Return attention of running sequences by cache precision.
 
-        A key of its own for each query, and more than 32 queries per key, take other kernels, the
-        latter up to eight times slower; they are left out.
+        Left out: a key of its own for each query, and more than 16 queries per key, which take
+        other kernels, up to eight times slower; contexts of less than 512 tokens.
         """
         rows = self.read("attention", framework, version, "generation_attention_perf")
         if rows is None:
             return {}
         groups = rows.number("num_heads") / rows.number("num_key_value_heads")
         context = rows.number("isl") + rows.number("step")
-        keep = ~_windowed(rows) & (context >= 128) & (groups >= 2) & (groups <= 32)
+        keep = ~_windowed(rows) & (context >= 512) & (groups >= 2) & (groups <= 16)
         keep &= (rows.number("num_heads") >= 2) & (rows.number("head_dim") <= 256)
         return _by_precision(_with_context(rows.where(keep)), "kv_cache_dtype")
 

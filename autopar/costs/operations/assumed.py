@@ -58,18 +58,18 @@ ASSUMED = Kernels(
     },
     prefill_attention={
         "bf16": PrefillFit(
-            start_us=13.8,
-            key_us=6.44e-5,
-            extra_keys=333.0,
-            extra_dim=47.5,
-            compute_fraction=0.789,
-            memory_fraction=0.588,
+            start_us=10.9,
+            key_us=9.63e-05,
+            extra_keys=252,
+            extra_dim=51.1,
+            compute_fraction=0.821,
+            memory_fraction=0.53,
         ),
     },
     latent_prefill_attention={
         "bf16": PrefillFit(
             start_us=14.4,
-            key_us=1.25e-4,
+            key_us=0.000125,
             extra_keys=85.6,
             extra_dim=21.7,
             compute_fraction=0.773,
@@ -78,22 +78,22 @@ ASSUMED = Kernels(
     },
     decode_attention={
         "bf16": DecodeFit(
-            start_us=10.3,
-            doubling_us=0.346,
-            compute_fraction=0.0629,
-            memory_fraction=0.892,
-            activation_fraction=0.161,
-            bend_us=10.8,
-            bend_bytes=8.36e7,
+            start_us=12,
+            doubling_us=0.000912,
+            compute_fraction=0.0498,
+            memory_fraction=0.927,
+            activation_fraction=0.331,
+            bend_us=12,
+            bend_bytes=96300000,
         ),
         "fp8": DecodeFit(
-            start_us=5.52,
-            doubling_us=0.877,
-            compute_fraction=0.0709,
-            memory_fraction=0.941,
-            activation_fraction=0.271,
-            bend_us=6.53,
-            bend_bytes=1.75e8,
+            start_us=4.33,
+            doubling_us=0.938,
+            compute_fraction=0.253,
+            memory_fraction=0.949,
+            activation_fraction=0.114,
+            bend_us=4.89,
+            bend_bytes=91700000,
         ),
     },
     latent_decode_attention={
@@ -104,7 +104,7 @@ ASSUMED = Kernels(
             memory_fraction=0.933,
             activation_fraction=0.402,
             bend_us=4.32,
-            bend_bytes=1.31e8,
+            bend_bytes=131000000,
         ),
         "fp8": DecodeFit(
             start_us=11.8,
@@ -113,11 +113,11 @@ ASSUMED = Kernels(
             memory_fraction=0.863,
             activation_fraction=0.326,
             bend_us=4.01,
-            bend_bytes=9.31e7,
+            bend_bytes=93100000,
         ),
     },
     linear_attention={
-        "fp32": LinearFit(start_us=16.0, compute_fraction=0.0504, memory_fraction=0.613)
+        "fp32": LinearFit(start_us=16, compute_fraction=0.0504, memory_fraction=0.613),
     },
     # Not fitted: AIC systems/h100_sxm.yaml, its constants per memory-bound kernel (ai-dynamo/
     # aiconfigurator at commit 095f58a5, Apache-2.0).
