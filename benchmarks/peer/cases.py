@@ -10,8 +10,6 @@ import yaml
 
 HERE = Path(__file__).parent
 CASES_FILE = HERE / "cases.yaml"
-# Workload of autopar per way of serving, where a case names none.
-WORKLOADS = {"agg": "chat-4k-1k"}
 
 
 class CasesError(ValueError):
@@ -47,24 +45,26 @@ class Case:
     output_tokens: int
     peer: PeerInput
     autopar: Mapping[str, Any]
+    ways: Mapping[str, Mapping[str, Any]]  # workload and options of each way of serving
     why: str = ""
 
     @property
     def modes(self) -> list[str]:
         """Ways of serving that autopar is asked for: agg, disagg, or both."""
-        return list(self.autopar.get("workloads", WORKLOADS))
+        return list(self.autopar.get("modes", ["agg"]))
 
     def autopar_arguments(self, mode: str = "agg") -> list[str]:
         """Return the words after `autopar` that solve this case."""
-        workload = {**WORKLOADS, **self.autopar.get("workloads", {})}[mode]
+        way = self.ways[mode]
         return [
             "solve",
             *("--model", str(self.autopar["model"])),
             *("--cluster", str(self.autopar["cluster"])),
-            *("--workload", str(workload)),
+            *("--workload", str(way["workload"])),
             *("--ttft", f"{self.ttft_ms:g}ms"),
             *("--tpot", f"{self.tpot_ms:g}ms"),
             *(str(word) for word in self.autopar.get("options", [])),
+            *(str(word) for word in way["options"]),
             "--json",
         ]
 
@@ -103,6 +103,7 @@ def load_cases(path: Path = CASES_FILE) -> list[Case]:
                 input_tokens=document["input_tokens"],
                 output_tokens=document["output_tokens"],
                 peer=peer,
+                ways=document["modes"],
                 **fields,
             )
         except (KeyError, TypeError) as error:
