@@ -119,7 +119,11 @@ def solve(
         conflict=found.clashes[0] if found.clashes else (),
         repairs=found.repairs,
         uniqueness=outcome.uniqueness,
-        notes=(searched(scenario), *task.notes, *found.notes, *_ties(task, outcome, tied)),
+        notes=(
+            *(searched(scenario), *task.notes),
+            *(() if report is None else report.notes),  # on this plan, by the second opinion
+            *(*found.notes, *_ties(task, outcome, tied)),
+        ),
         solver=_solver_info(task, prepared, outcome, every_plugin, clock),
         interrupted=outcome.interrupted or found.interrupted,
         because=_statements(

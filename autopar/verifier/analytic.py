@@ -47,6 +47,7 @@ def analytic_loads(scenario: Scenario, plan: Plan, layout: Layout) -> Loads:
         reserved_bytes=parts.RUNTIME_RESERVE_BYTES,
         notes=(
             *_link_notes(scenario, plan, layout),
+            *_fabric_notes(scenario, plan),
             *_uneven_notes(scenario, plan, passing_us, longest_us),
         ),
     )
@@ -141,6 +142,20 @@ def _uneven_notes(
             f"{plan.pp} stages; they queue before the slowest one, which makes TTFT "
             f"{format_us(float(more_us[worst]))} longer than stated"
         )
+
+
+def _fabric_notes(scenario: Scenario, plan: Plan) -> Iterator[str]:
+    """Yield groups whose collectives cross the fabric in every layer, which nobody measured."""
+    cluster = scenario.cluster
+    unit = max(cluster.gpus_per_node, cluster.domain_gpus)
+    for key in ("tp", "etp") if scenario.llm.is_moe else ("tp",):
+        widest = max(getattr(stage, key) for stage in plan.stages)
+        if widest > unit:
+            yield (
+                f"{key} groups of {widest} GPUs cross the fabric between domains of {unit}: their "
+                "all-reduces are worked out from its latency and bandwidth, not measured "
+                "(requirements.tensor_parallel_within=domain keeps them inside)"
+            )
 
 
 def _link_notes(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[str]:

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import autopar
 from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
 from autopar.errors import SpecError
 from autopar.plans import plan_from_spec
-from autopar.specs import PlanSpec, Workload
+from autopar.specs import PlanSpec, RuleSpec, Workload
 from autopar.units import format_us
 from autopar.verifier import verify_plan
 from autopar.verifier.layout import layout_of
@@ -201,6 +202,20 @@ def test_group_that_lies_further_apart_than_it_is_charged_is_noted(analytic_scen
     torn = plan_from_spec(PlanSpec.model_validate(spec), scenario)
     notes = verify_plan(scenario, torn).notes
     assert "1 tp groups would fit in one node of 4 GPUs but lie in more" in notes[0]
+
+
+def test_groups_that_cross_the_fabric_are_noted_in_the_answer_too(analytic_scenario):
+    """Nodes of 4 and no larger domains: a group of 6 crosses, one of 4 does not."""
+    wide = analytic_scenario(num_experts=0, requirements={"coverage": "up_to"})
+    cluster = wide.cluster.model_copy(update={"gpus_per_domain": None})
+    scenario = wide.model_copy(update={"cluster": cluster})
+    assert verify_plan(scenario, plan_of(scenario, {"pp": 2, "tp": 4})).notes == ()
+    (note,) = verify_plan(scenario, plan_of(scenario, {"pp": 1, "tp": 6})).notes
+    assert note.startswith("tp groups of 6 GPUs cross the fabric between domains of 4")
+    only = scenario.model_copy(
+        update={"rules": (RuleSpec(name="wide", because="a test", require="tp == 6"),)}
+    )
+    assert note in autopar.solve(only, diagnose=False).notes
 
 
 def test_unknown_cost_model_and_missing_architecture_are_errors(
