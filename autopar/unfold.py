@@ -14,7 +14,7 @@ from autopar.specs import LLM
 from autopar.topology import Topology
 
 # Expert shards that are written out; beyond, replicas without rows are laid out as the first one.
-MOST_ROWS = 1_000_000
+MOST_ROWS = 200_000
 
 
 def unfold(

@@ -188,34 +188,46 @@ def _lost_and_doubled(
     )
 
 
-def _experts(rows: _Rows) -> tuple[IntArray, IntArray, list[slice]]:
-    """Return rows sorted so that those of one expert follow each other.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Runs:
+    """Rows sorted so that those of one expert follow each other.
 
-    order: shape (rows,). starts: the first row of every expert. runs: the rows of every expert.
+    order: shape (rows,). starts, stops: the rows of every expert in that order.
     """
-    order = np.lexsort((rows.shard, rows.expert, rows.layer, rows.copy))
-    new = np.zeros(len(order), dtype=np.bool_)
-    new[:1] = True
-    for values in (rows.copy, rows.layer, rows.expert):
-        ordered = values[order]
-        new[1:] |= ordered[1:] != ordered[:-1]
-    starts = np.flatnonzero(new)
-    stops = np.append(starts[1:], len(order))
-    return order, starts, [slice(a, b) for a, b in zip(starts, stops, strict=True)]
+
+    order: IntArray
+    starts: IntArray
+    stops: IntArray
+
+    @classmethod
+    def of(cls, rows: _Rows) -> "_Runs":
+        """Sort by replica, layer, expert and shard; solver's own plans are in this order."""
+        key = rows.copy
+        for values in (rows.layer, rows.expert):
+            key = key * (int(values.max(initial=0)) + 1) + values
+        finer = key * (int(rows.shard.max(initial=0)) + 1) + rows.shard
+        order = np.argsort(finer, kind="stable")
+        starts = np.flatnonzero(np.diff(key[order], prepend=-1))
+        return cls(order, starts, np.append(starts[1:], len(order)))
+
+    def rows_of(self, expert: int) -> IntArray:
+        """Return the rows of the i-th expert."""
+        return self.order[self.starts[expert] : self.stops[expert]]
 
 
 def _groups(rows: _Rows) -> Iterator[Violation]:
     """Yield experts whose shards are not on one aligned group of etp ranks, in order."""
     if not len(rows.rank):
         return
-    order, starts, runs = _experts(rows)
+    runs = _Runs.of(rows)
+    order, starts = runs.order, runs.starts
     group = (rows.rank // rows.etp)[order]
     apart = np.minimum.reduceat(group, starts) != np.maximum.reduceat(group, starts)
     yield from found(
         "expert shards apart",
         [
             f"{rows.place(int(order[starts[e]]))}: shards are on ranks "
-            f"{listed(rows.rank[order[runs[e]]].tolist())}, not on one group of "
+            f"{listed(rows.rank[runs.rows_of(e)].tolist())}, not on one group of "
             f"{rows.etp[order[starts[e]]]} consecutive ranks"
             for e in np.flatnonzero(apart).tolist()
         ],
@@ -226,8 +238,8 @@ def _groups(rows: _Rows) -> Iterator[Violation]:
         "expert shards swapped",
         [
             f"{rows.place(int(order[starts[e]]))}: shards "
-            f"{listed(rows.shard[order[runs[e]]].tolist())} are on ranks "
-            f"{listed(rows.rank[order[runs[e]]].tolist())}, expected rank order"
+            f"{listed(rows.shard[runs.rows_of(e)].tolist())} are on ranks "
+            f"{listed(rows.rank[runs.rows_of(e)].tolist())}, expected rank order"
             for e in np.flatnonzero(swapped).tolist()
         ],
     )
@@ -259,7 +271,9 @@ def _grids(scenario: Scenario, plan: Plan, rows: _Rows) -> Iterator[Violation]:
     # Count distinct experts per rank, so that a doubled shard is not blamed here as well.
     widest = int(ep.max(initial=1))
     ep_rank = rows.rank // rows.etp % ep
-    experts = np.unique((key * widest + ep_rank) * num_experts + rows.expert)
+    # Sorted here: np.unique hashes, which takes five times as long for half a million rows.
+    experts = np.sort((key * widest + ep_rank) * num_experts + rows.expert)
+    experts = experts[np.diff(experts, prepend=-1) > 0]
     ranks, held = np.unique(experts // num_experts, return_counts=True)
     layer_of = ranks // widest % num_layers
     ep_of = stage_degrees(plan, "ep")[_stage_of(rows, num_layers)[layer_of]]
@@ -293,14 +307,15 @@ def _containers(scenario: Scenario, rows: _Rows) -> Iterator[Violation]:
     if container is None or not len(rows.gpu):
         return
     level, size = container
-    order, starts, runs = _experts(rows)
+    runs = _Runs.of(rows)
+    order, starts = runs.order, runs.starts
     home = (rows.gpu // size)[order]
     torn = np.minimum.reduceat(home, starts) != np.maximum.reduceat(home, starts)
     yield from found(
         "expert shards outside their container",
         [
             f"{rows.place(int(order[starts[e]]))}: shards are on GPUs "
-            f"{listed(rows.gpu[order[runs[e]]].tolist())}, not in one {level} of {size} GPUs"
+            f"{listed(rows.gpu[runs.rows_of(e)].tolist())}, not in one {level} of {size} GPUs"
             for e in np.flatnonzero(torn).tolist()
         ],
     )
@@ -313,11 +328,12 @@ def _follower_containers(scenario: Scenario, layout: Layout, rows: _Rows) -> Ite
     if container is None or not len(layout.followers) or not len(rows.gpu):
         return
     level, size = container
-    order, starts, runs = _experts(rows)
+    runs = _Runs.of(rows)
     groups: dict[tuple[int, tuple[int, ...]], int] = {}  # experts on the same ranks are torn alike
-    for start, run in zip(starts.tolist(), runs, strict=True):
-        ranks = tuple(rows.rank[order[run]].tolist())
-        groups.setdefault((int(rows.stage[order[start]]), ranks), int(order[start]))
+    for expert in range(len(runs.starts)):
+        held = runs.rows_of(expert)
+        ranks = tuple(rows.rank[held].tolist())
+        groups.setdefault((int(rows.stage[held[0]]), ranks), int(held[0]))
     messages = []
     for (stage, ranks), row in groups.items():
         copies, _, gpus = layout.followed(stage)

@@ -48,6 +48,12 @@ class Answer:
     command: str
 
     @property
+    def solve_s(self) -> float | None:
+        """Wall time inside `solve`, as the answer states it: the last run's, without start-up."""
+        solver = self.document.get("solver") or {}
+        return float(solver["wall_s"]) if "wall_s" in solver else None
+
+    @property
     def has_plan(self) -> bool:
         """Whether there is a plan to compare."""
         return self.document.get("status") in {"optimal", "feasible"}

@@ -45,7 +45,7 @@ class Case:
     output_tokens: int
     peer: PeerInput
     autopar: Mapping[str, Any]
-    ways: Mapping[str, Mapping[str, Any]]  # workload and options of each way of serving
+    ways: Mapping[str, Mapping[str, Any]]  # workload, options, share of TPOT by way of serving
     why: str = ""
 
     @property
@@ -62,7 +62,7 @@ class Case:
             *("--cluster", str(self.autopar["cluster"])),
             *("--workload", str(way["workload"])),
             *("--ttft", f"{self.ttft_ms:g}ms"),
-            *("--tpot", f"{self.tpot_ms:g}ms"),
+            *("--tpot", f"{self.tpot_ms * way.get('tpot_share', 1.0):.4g}ms"),
             *(str(word) for word in self.autopar.get("options", [])),
             *(str(word) for word in way["options"]),
             "--json",

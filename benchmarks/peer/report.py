@@ -95,30 +95,45 @@ def _value(score: Mapping[str, Any] | None) -> float | None:
     return score["tokens_per_s_per_gpu"] if score and score.get("meets_limits") else None
 
 
-def times(rows: Sequence["Row"]) -> list[str]:
+def times(rows: Sequence["Row"], peer_start_s: float | None) -> list[str]:
     """Return the table of wall and CPU times.
 
-    The peer searches both ways of serving in one run; its time stands with each.
+    The peer searches both ways of serving in one run; its time stands with each. peer_start_s: what
+    its command takes before it searches.
     """
     lines = []
     for row in rows:
         answer, run = row.answer, row.peer_run
-        ratio = NONE
+        whole = alone = NONE
         if answer and run:
-            ratio = f"{run['wall_s'] / answer.wall_s:.0f}"
+            whole = f"{run['wall_s'] / answer.wall_s:.0f}"
+            if answer.solve_s and peer_start_s is not None:
+                alone = f"{(run['wall_s'] - peer_start_s) / answer.solve_s:.0f}"
         lines.append(
             [
                 f"{row.case.name} {row.mode}",
                 number(answer.wall_s if answer else None, ".2f"),
                 number(answer.cpu_s if answer else None, ".2f"),
+                number(answer.solve_s if answer else None, ".2f"),
                 str(answer.document.get("status")) if answer else row.failed[:50],
                 number(run["wall_s"] if run else None),
                 number(run["user_s"] + run["system_s"] if run else None),
-                ratio,
+                whole,
+                alone,
             ]
         )
-    header = ["case", "autopar wall s", "CPU s", "status", "peer wall s", "CPU s", "ratio of walls"]
-    return ["## Time", "", *table(header, lines)]
+    header = ["case", "autopar wall s", "CPU s", "solve s", "status", "peer wall s", "CPU s"]
+    header += ["ratio of walls", "of searches"]
+    note = (
+        "Wall: the whole command from the shell. Solve: candidates, search, proof, unfolding, the "
+        "second opinion and what binds, without starting Python, reading specs and printing. "
+    )
+    if peer_start_s is not None:
+        note += (
+            f"Of the peer's searches {peer_start_s:.1f} s are taken off, what `aiconfigurator cli "
+            "--help` takes here."
+        )
+    return ["## Time", "", *table(header, lines), note, ""]
 
 
 def by_the_peer(rows: Sequence["Row"]) -> list[str]:
@@ -212,8 +227,8 @@ def reasons(rows: Sequence["Row"]) -> list[str]:
     return ["## Why they differ", "", *(f"- {name}: {why}" for name, why in told.items()), ""]
 
 
-def write_report(rows: Sequence["Row"], folder: Path) -> None:
-    """Write both results files."""
+def write_report(rows: Sequence["Row"], folder: Path, peer_start_s: float | None = None) -> None:
+    """Write both results files; peer_start_s: what the peer takes before it searches."""
     date = dt.datetime.now(dt.UTC).date().isoformat()
     head = (
         f"{date}. {machine_line()}. Input 4000 tokens, output 1000; limits per case in "
@@ -225,7 +240,7 @@ def write_report(rows: Sequence["Row"], folder: Path) -> None:
         "",
         head,
         "",
-        *times(rows),
+        *times(rows, peer_start_s),
         *by_the_peer(rows),
         *every_step(rows),
         *by_autopar(rows),
@@ -233,7 +248,12 @@ def write_report(rows: Sequence["Row"], folder: Path) -> None:
     ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "side-by-side.md").write_text("\n".join(lines), encoding="utf-8")
-    record = {"date": date, "machine": machine_line(), "rows": [row.record() for row in rows]}
+    record = {
+        "date": date,
+        "machine": machine_line(),
+        "peer_start_s": peer_start_s,
+        "rows": [row.record() for row in rows],
+    }
     text = json.dumps(record, indent=1, default=str) + "\n"
     (folder / "side-by-side.json").write_text(text, encoding="utf-8")
     print(f"wrote side-by-side.md and .json in {folder.name}", file=sys.stderr)

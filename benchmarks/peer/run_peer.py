@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from cases import Case, load_cases, select
@@ -189,6 +190,13 @@ def _say(record: Mapping[str, Any]) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def start_s(env: Path, work: Path) -> float:
+    """Return the seconds that the peer's command takes to start, the median of three runs."""
+    command = [str(env / "bin" / "aiconfigurator"), "cli", "--help"]
+    out, err = work / "help.txt", work / "help.log"
+    return median(run_timed(command, out, err, limit_s=LIMIT_S).wall_s for _ in range(3))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

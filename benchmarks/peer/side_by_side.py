@@ -73,6 +73,7 @@ class Row:
                     {
                         "wall_s": answer.wall_s,
                         "cpu_s": answer.cpu_s,
+                        "solve_s": answer.solve_s,
                         "peak_rss_bytes": answer.peak_rss_bytes,
                         "status": answer.document.get("status"),
                         "degrees": answer.document.get("degrees"),
@@ -194,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = select(load_cases(), options.case)
     with tempfile.TemporaryDirectory() as name:
         rows = run(cases, options, Path(name))
-    write_report(rows, options.out)
+        start_s = run_peer.start_s(options.peer_env, Path(name))
+    write_report(rows, options.out, start_s)
     return 0
 
 
