@@ -3,8 +3,8 @@
     python benchmarks/exhaustive.py [--case NAME ...] [--memory-only]
 
 Writes results/exhaustive.md. What the solver leaves out by bounds on throughput, by intervals of
-batches and by incumbents is solved here one by one: each candidate by the dynamic programme over its
-splits, batch after batch, until a requirement that only gets harder with the batch surely fails
+batches and by incumbents is solved here one by one: each candidate by the dynamic programme over
+its splits, batch after batch, until a requirement that only gets harder with the batch surely fails
 (memory, TTFT, TPOT; with --memory-only memory alone, which takes twenty times as long). Splits
 themselves are compared with all splits in tests/test_solver_against_oracle.py.
 """
