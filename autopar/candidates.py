@@ -38,8 +38,6 @@ from autopar.topology import Topology
 
 # Rows of degrees that can be listed: seconds of bounds and a GB of memory.
 MOST_ROWS = 2_000_000
-# Prompts are not cut finer: below that, a GPU reads weights longer than it computes with them.
-LEAST_CHUNK_TOKENS = 256
 
 
 def generate(
@@ -83,23 +81,12 @@ def generate(
 
 
 def _in_chunks(rows: Candidates, scenario: Scenario) -> Candidates:
-    """Return the layouts once for each number of parts in which prompts may be computed.
-
-    Parts of one prompt follow each other through the stages, so that more of them fill a pipeline;
-    each part reads all weights again, so that without one the fewest are best.
-    """
-    work = scenario.workload
-    if not work.is_open or work.phase == "decode":
+    """Return the layouts once for each number of parts in which prompts may be computed."""
+    if not scenario.workload.is_open or scenario.workload.phase == "decode":
         return rows
-    fewest = work.fewest_chunks
-    length = work.input_tokens or 1
-    choices = [fewest]
-    while length // (2 * choices[-1]) >= LEAST_CHUNK_TOKENS:
-        choices.append(2 * choices[-1])
-    count = np.where(rows.pp > 1, len(choices), 1)
-    index = np.repeat(np.arange(len(rows)), count)
-    which = np.arange(len(index)) - np.repeat(np.cumsum(count) - count, count)
-    return replace(rows.take(index), chunks=np.array(choices, dtype=np.int64)[which])
+    counts = np.array(scenario.workload.chunk_counts, dtype=np.int64)
+    index = np.repeat(np.arange(len(rows)), len(counts))
+    return replace(rows.take(index), chunks=np.tile(counts, len(rows)))
 
 
 def with_batch(rows: Candidates, batch: IntArray | int) -> Candidates:

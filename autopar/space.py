@@ -13,16 +13,28 @@ from autopar.specs.roles import ROLES, role_scenario
 
 def searched(scenario: Scenario) -> str:
     """Return the kind of layouts that the scenario's coverage makes `solve` search."""
-    same = "all stages with the same tp, cp, ep and etp"
+    widest = scenario.requirements.max_context_parallel_size
+    same = f"all stages with the same tp, cp (at most {widest}), ep and etp"
     if scenario.requirements.coverage == "partition":
         return f"searched: one expert grid per layer, tiled by tp x cp; {same}"
-    searched_stages = f"searched: stages of equal GPU count; {same}, attn_dp and spread"
+    most = f" (at most {most_spread(scenario)})" if scenario.llm.is_moe else ""
+    searched_stages = f"searched: stages of equal GPU count; {same}, attn_dp and spread{most}"
+    searched_stages += _parts(scenario)
     if scenario.workload.phase == "disaggregated":
         return (
             f"{searched_stages}; all replicas of a role alike; prefill on the first GPUs, decode "
             "on the next ones that are whole units of its groups and stages"
         )
     return searched_stages
+
+
+def _parts(scenario: Scenario) -> str:
+    work = scenario.workload
+    if not work.is_open or work.phase == "decode":
+        return ""
+    *others, last = map(str, work.chunk_counts)
+    counts = f"{', '.join(others)} or {last}" if others else last
+    return f"; prompts in {counts} part{'s' * (counts != '1')}"
 
 
 def outside(plan: AnyPlan, scenario: Scenario) -> str:
@@ -36,6 +48,10 @@ def outside(plan: AnyPlan, scenario: Scenario) -> str:
     differing = [key for key in keys if len({getattr(s, key) for s in plan.stages}) > 1]
     if differing:
         return f"{', '.join(differing)} differ between its stages"
+    work = scenario.workload
+    if work.is_open and work.phase != "decode" and plan.chunks not in work.chunk_counts:
+        found = ", ".join(map(str, work.chunk_counts))
+        return f"its prompts are in {plan.chunks} parts; searched are {found}"
     for stage in plan.stages:
         if stage.cp > scenario.requirements.max_context_parallel_size:
             return f"cp {stage.cp} is more than requirements.max_context_parallel_size"

@@ -59,20 +59,20 @@ def arithmetic_allows(scenario: Scenario, topology: Topology, row: Candidate) ->
     return not any(size % row.etp for size in cut_by_etp)
 
 
-def chunkings(scenario: Scenario, pp: int) -> list[int]:
-    """Parts of a prompt: as few as a step can take; with a pipeline, twice, four times as many."""
+def chunkings(scenario: Scenario) -> list[int]:
+    """Parts of a prompt: as few as a step can take, twice as many, four times as many."""
     work = scenario.workload
     if not work.is_open or work.phase == "decode":
         return [1]
     fewest = -(-work.input_tokens // work.prefill_chunk_tokens)
     counts = [fewest * 2**k for k in range(12)]
-    return [c for c in counts if c == fewest or (pp > 1 and work.input_tokens // c >= 256)]
+    return [c for c in counts if c == fewest or work.input_tokens // c >= 256]
 
 
 def every_chunking(scenario: Scenario, row: Candidate) -> set[Row]:
     """The row for each number of parts of a prompt; batch 1 stands for all of them."""
     batch = int(scenario.workload.is_open)
-    counts = chunkings(scenario, row.pp)
+    counts = chunkings(scenario)
     return {astuple(replace(row, batch=batch, chunks=count)) for count in counts}
 
 
@@ -279,13 +279,12 @@ def test_groups_of_a_dense_model_with_an_open_batch_are_no_better_than_replicas(
 
 
 def test_parts_of_a_prompt_are_doubled_down_to_256_tokens(analytic_scenario: Build) -> None:
-    """3,000 tokens in steps of 1,000: 3 parts, with a pipeline also 6; 12 would have 250 each."""
+    """3,000 tokens in steps of 1,000: 3 parts or 6; 12 would have 250 each."""
     scenario = analytic_scenario(
         phase="serving", input_tokens=3000, prefill_chunk_tokens=1000, num_nodes=1
     )
     rows = make_task(scenario).problem.candidates
-    assert {row.chunks for row in rows if row.pp == 1} == {3}
-    assert {row.chunks for row in rows if row.pp > 1} == {3, 6}
+    assert {(row.pp, row.chunks) for row in rows if row.pp < 3} == {(1, 3), (1, 6), (2, 3), (2, 6)}
     assert {row.batch for row in rows} == {1}
 
 

@@ -7,6 +7,7 @@ import pytest
 import autopar
 from autopar import api
 from autopar.errors import VerificationError
+from autopar.plans import plan_from_spec
 from autopar.search import make_task
 from autopar.space import outside, searched
 from autopar.specs import PlanSpec, Scenario
@@ -145,3 +146,27 @@ def test_an_answer_without_proof_says_that_binding_is_not_determined(
     solution = autopar.solve(document_scenario({"recipe.cp_sat": limits}))
     assert solution.status == "feasible"
     assert solution.binding is None
+
+
+def test_a_plan_with_parts_that_are_not_searched_is_right_but_not_covered(
+    analytic_scenario: Build,
+) -> None:
+    """600 tokens are searched in 1 or 2 parts; 3 parts of 200 are a plan, not one of them."""
+    scenario = analytic_scenario(
+        phase="serving", input_tokens=600, prefill_chunk_tokens=1000, num_experts=0
+    )
+    spec = {"name": "three", "llm": scenario.llm.name, "degrees": {"tp": 1}, "batch": 1}
+    three, two = (PlanSpec.model_validate(spec | {"chunks": count}) for count in (3, 2))
+    assert autopar.verify(scenario, three).ok
+    assert outside(plan_from_spec(three, scenario), scenario) == (
+        "its prompts are in 3 parts; searched are 1, 2"
+    )
+    assert not outside(plan_from_spec(two, scenario), scenario)
+    assert searched(scenario).endswith("; prompts in 1 or 2 parts")
+    whole = analytic_scenario(
+        phase="serving", input_tokens=600, prefill_chunk_tokens=1000, num_experts=0,
+        work={"chunked_prefill": False},
+    )  # fmt: skip
+    assert searched(whole).endswith("; prompts in 1 part")
+    (broken,) = autopar.verify(whole, two).violations
+    assert "expected 1 to 1: workload.chunked_prefill is false" in broken.message

@@ -140,7 +140,7 @@ class _Work:
     def bytes(self) -> dict[str, FloatArray]:
         """Bytes that do not depend on what is resident."""
         store, kinds, rows = self.physics.store, self.physics.shape.kinds, self.rows
-        largest, groups = self.steps.largest(), real(rows.attn_dp)
+        largest, groups = self.steps.fullest, real(rows.attn_dp)
         buffers = [store.layer_buffer_bytes(kind, rows, groups, largest) for kind in kinds]
         return {
             "shared_weights_bytes": np.stack(

@@ -66,8 +66,9 @@ class Step:
 class Steps:
     """The steps of a workload under each candidate, and the weights that make metrics of them.
 
-    quiet: a step of running sequences alone; None where there are none. loaded: a step with
-    prompts; None in decode. All weights have shape (rows,):
+    quiet: a step of running sequences alone; None where there are none. loaded: the mean step with
+    prompts; None in decode. fullest: the one with most tokens, for which buffers must be large
+    enough. All weights have shape (rows,):
     share: of the steps that are as long as a loaded one.
     passes: loaded steps from the start of a prompt to its first token, those that it waits for
     included; waits: mean steps that it waits for besides.
@@ -77,6 +78,7 @@ class Steps:
 
     quiet: Step | None
     loaded: Step | None
+    fullest: Step
     share: FloatArray
     passes: FloatArray
     waits: FloatArray
@@ -94,12 +96,6 @@ class Steps:
         if work.is_prefill:
             return cls(**_open_prefill(shape, rows, groups))
         return cls(**_open_decode(shape, rows, groups))
-
-    def largest(self) -> Step:
-        """Return the step with the most tokens, for which buffers must be large enough."""
-        step = self.loaded if self.loaded is not None else self.quiet
-        assert step is not None
-        return step
 
 
 def _step(rows: Candidates, groups: IntArray, **parts: Any) -> Step:
@@ -145,6 +141,7 @@ def _given_prefill(shape: Shape, rows: Candidates, groups: IntArray) -> dict[str
     return {
         "quiet": None,
         "loaded": step,
+        "fullest": step,
         "share": one,
         "passes": one,
         "waits": none,
@@ -174,6 +171,7 @@ def _given_decode(shape: Shape, rows: Candidates, groups: IntArray) -> dict[str,
     return {
         "quiet": step,
         "loaded": None,
+        "fullest": step,
         "share": none,
         "passes": one,
         "waits": none,
@@ -203,6 +201,7 @@ def _open_prefill(shape: Shape, rows: Candidates, groups: IntArray) -> dict[str,
     return {
         "quiet": None,
         "loaded": step,
+        "fullest": step,
         "share": one,
         "passes": _passes(rows) * (1 + work.prompts_ahead),
         "waits": none,
@@ -232,9 +231,11 @@ def _open_decode(shape: Shape, rows: Candidates, groups: IntArray) -> dict[str, 
     alone = {"sequences": running, "queries": queries, "context": context}
     tokens = running * shape.tokens_per_sequence * real(groups)
     pages = ceil_div(whole_pages(length + output), rows.cp)
+    quiet = _step(rows, groups, **alone)
     result: dict[str, Any] = {
-        "quiet": _step(rows, groups, **alone),
+        "quiet": quiet,
         "loaded": None,
+        "fullest": quiet,
         "share": none,
         "passes": one,
         "waits": none,
@@ -245,23 +246,15 @@ def _open_decode(shape: Shape, rows: Candidates, groups: IntArray) -> dict[str, 
     if work.phase != "serving":
         return result
     chunks, most = rows.chunks, parts_per_step(work, rows.chunks)
-    part = length / chunks
     arrivals = running * chunks * shape.tokens_per_sequence / max(output - 1, 1)
     parts = np.clip(arrivals / -np.expm1(-arrivals), 1.0, most)
     busy = np.minimum(arrivals / parts, 1.0)  # of the steps of one micro-batch
     load = np.minimum(arrivals / most, 1 - 1e-9)  # of what its steps can take
     resident = real(rows.pp) * (running + np.ceil(parts))
+
     return result | {
-        "loaded": _step(
-            rows,
-            groups,
-            **alone,
-            prompt_tokens=parts * part,
-            prompt_parts=parts,
-            prompts=parts / chunks,
-            prompt_length=float(length),
-            prompt_keys=parts * (length * (chunks + 1) / (2 * chunks)),
-        ),
+        "loaded": _mixed(rows, groups, alone, length, parts),
+        "fullest": _mixed(rows, groups, alone, length, real(most)),
         "share": 1 - (1 - busy) ** (rows.pp * _passes(rows) / chunks),
         "passes": _passes(rows) * (1 + work.prompts_ahead),
         # Half of the step that is under way, and the mean queue of a server with equal service
@@ -270,6 +263,22 @@ def _open_decode(shape: Shape, rows: Candidates, groups: IntArray) -> dict[str, 
         "resident_tokens": resident * pages,
         "resident_sequences": resident,
     }
+
+
+def _mixed(
+    rows: Candidates, groups: IntArray, alone: dict[str, Any], length: int, count: FloatArray
+) -> Step:
+    """Return a step of running sequences with so many parts of prompts of `length` tokens."""
+    return _step(
+        rows,
+        groups,
+        **alone,
+        prompt_tokens=count * (length / rows.chunks),
+        prompt_parts=count,
+        prompts=count / rows.chunks,
+        prompt_length=float(length),
+        prompt_keys=count * (length * (rows.chunks + 1) / (2 * rows.chunks)),
+    )
 
 
 def _passes(rows: Candidates) -> FloatArray:

@@ -15,6 +15,8 @@ PREFILL_CHUNK_TOKENS = 8192
 # Sequences that one attention group runs at once at most: the largest CUDA graph that engines
 # capture by default (vLLM, SGLang: 512 on 80 GB GPUs). Memory and TPOT usually bind before.
 MAX_BATCH_SEQUENCES = 512
+# Prompts are not cut finer: below that, a GPU reads weights longer than it computes with them.
+LEAST_CHUNK_TOKENS = 256
 
 
 class Speculation(Spec):
@@ -57,6 +59,7 @@ class Workload(Document):
     input_tokens: _Tokens | None = None
     output_tokens: _Tokens | None = None
     prefill_chunk_tokens: _Tokens = PREFILL_CHUNK_TOKENS
+    chunked_prefill: bool = True  # whether a prompt may be computed in parts, one after another
     max_batch_sequences: Annotated[int, Field(ge=1, le=65_536, strict=True)] = MAX_BATCH_SEQUENCES
     # Prompts of its own group that a request finds waiting before it, where requests come in bursts
     prompts_ahead: Annotated[float, Field(ge=0, le=1000)] = 0.0
@@ -76,6 +79,12 @@ class Workload(Document):
                 raise ValueError(f"phase {self.phase!r} with {wanted[0]} does not take {name}")
         if self.phase == "prefill" and self.speculation is not None:
             raise ValueError("phase 'prefill' does not take speculation: it has no output tokens")
+        if not self.chunked_prefill and (self.input_tokens or 1) > self.prefill_chunk_tokens:
+            raise ValueError(
+                f"chunked_prefill is false, so that a step must hold a whole prompt: "
+                f"prefill_chunk_tokens is {self.prefill_chunk_tokens:,}, "
+                f"input_tokens {self.input_tokens:,}"
+            )
         return self
 
     def _fields_of_the_form(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -112,6 +121,19 @@ class Workload(Document):
     def fewest_chunks(self) -> int:
         """In how many parts a prompt must be computed at least; 1 where the batch is given."""
         return max(1, -(-(self.input_tokens or 1) // self.prefill_chunk_tokens))
+
+    @property
+    def chunk_counts(self) -> tuple[int, ...]:
+        """The numbers of parts of a prompt that are searched: the fewest, and doubles of it.
+
+        More parts fill a pipeline, and ride on steps of running sequences, which read the weights
+        anyway. Engines take chunks of powers of two; parts are not cut below LEAST_CHUNK_TOKENS.
+        """
+        counts = [self.fewest_chunks]
+        if self.is_open and self.phase != "decode" and self.chunked_prefill:
+            while (self.input_tokens or 1) // (2 * counts[-1]) >= LEAST_CHUNK_TOKENS:
+                counts.append(2 * counts[-1])
+        return tuple(counts)
 
     @property
     def tokens_per_step(self) -> int:

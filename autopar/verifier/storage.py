@@ -109,7 +109,7 @@ def _on_gpus(
         np.add.at(weights, gpu, shards * _shard_bytes(ask, part, stage))
         # Where a GPU works on many layers, the fullest one counts.
         counts, which = np.unique(shards, return_inverse=True)
-        bench = Bench(ask, stage, works[position].turns[-1])
+        bench = Bench(ask, stage, works[position].fullest)
         sizes = np.array([_expert_buffer_bytes(bench, part, n) for n in counts.tolist()])
         np.maximum.at(buffers, gpu, sizes[which.reshape(-1)])
     return weights, buffers
@@ -176,11 +176,11 @@ class _Shelf:
 
     def residual(self, work: Work) -> FloatArray:
         """Bytes of the residual and its norm, which live beside everything else."""
-        return 2 * parts.activation_bytes(work.turns[-1].rank_tokens, self.ask.hidden)
+        return 2 * parts.activation_bytes(work.fullest.rank_tokens, self.ask.hidden)
 
     def buffers(self, work: Work) -> FloatArray:
         """Bytes of the largest operation's buffers, routed experts apart."""
-        turn = work.turns[-1]
+        turn = work.fullest
         kinds = dict.fromkeys(self.ask.kind(layer) for layer in self.stage.layers)
         rows = max((self._elements(kind) for kind in kinds), default=0)
         largest = parts.activation_bytes(turn.rank_tokens, rows)

@@ -220,10 +220,12 @@ def _batch(scenario: Scenario, plan: Plan) -> Iterator[Violation]:
             text = f"no batch is small enough: {why}"
         yield from found("batch out of range", [text])
     length = work.input_tokens or 1
-    if work.phase != "decode" and not work.fewest_chunks <= plan.chunks <= length:
+    most = length if work.chunked_prefill else 1
+    if work.phase != "decode" and not work.fewest_chunks <= plan.chunks <= most:
+        why = f"a step takes {work.prefill_chunk_tokens:,} tokens of prompts"
         text = (
             f"prompts of {length:,} tokens in {plan.chunks} parts, expected {work.fewest_chunks} "
-            f"to {length:,}: a step takes {work.prefill_chunk_tokens:,} tokens of prompts"
+            f"to {most:,}: {why if work.chunked_prefill else 'workload.chunked_prefill is false'}"
         )
         yield from found("chunks out of range", [text])
 

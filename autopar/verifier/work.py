@@ -83,9 +83,10 @@ class Turn:
 class Work:
     """The steps of one stage and the weights that make metrics of their times.
 
-    turns: the last one has the most tokens. tick, passing: one weight per turn; the weighted sums
-    of a stage's times are the mean time between two of its steps, and what it adds to the time
-    from a request's start to its first token (one step, where no prompts are worked on).
+    tick, passing: one weight per turn; the weighted sums of a stage's times are the mean time
+    between two of its steps, and what it adds to the time from a request's start to its first token
+    (one step, where no prompts are worked on). fullest: the turn with most tokens, whose buffers
+    must have room.
     kept_tokens: tokens whose keys one context rank keeps in a layer without a window, with all
     their kept_sequences; shape (groups,).
     tokens: what all groups together produce in one step.
@@ -97,6 +98,7 @@ class Work:
     kept_tokens: FloatArray
     kept_sequences: FloatArray
     tokens: float
+    fullest: Turn
 
 
 def work_of(workload: Workload, plan: Plan, stage: Stage) -> Work:
@@ -157,6 +159,7 @@ def _given_prefill(workload: Workload, pp: int, stage: Stage) -> Work:
     )
     return Work(
         turns=(turn,),
+        fullest=turn,
         tick=np.ones(1),
         passing=np.ones(1),
         kept_tokens=pp * np.ceil(tokens / stage.cp),
@@ -178,6 +181,7 @@ def _given_decode(workload: Workload, pp: int, stage: Stage) -> Work:
     )
     return Work(
         turns=(turn,),
+        fullest=turn,
         tick=np.ones(1),
         passing=np.ones(1),
         kept_tokens=kept * context,
@@ -192,6 +196,7 @@ def _prompts(workload: Workload, plan: Plan, stage: Stage) -> Work:
     kept = plan.pp * turn.prompt_parts
     return Work(
         turns=(turn,),
+        fullest=turn,
         tick=np.ones(1),
         passing=np.full(1, _passes(plan) * (1 + workload.prompts_ahead)),
         kept_tokens=kept * _up(_paged(workload.input_tokens or 1), stage.cp),
@@ -215,6 +220,7 @@ def _running(workload: Workload, plan: Plan, stage: Stage) -> Work:
     kept = plan.pp * sequences
     return Work(
         turns=(turn,),
+        fullest=turn,
         tick=np.ones(1),
         passing=np.ones(1),
         kept_tokens=kept * _up(_paged(length + output), stage.cp),
@@ -246,6 +252,7 @@ def _with_prompts(workload: Workload, plan: Plan, stage: Stage, running: Work) -
     first_token = np.array([0.0, _passes(plan) * (1 + workload.prompts_ahead)])
     return Work(
         turns=(running.turns[0], _taking(running.turns[0], workload, plan, parts)),
+        fullest=_taking(running.turns[0], workload, plan, float(fit)),
         tick=tick,
         passing=waits * tick + first_token,
         kept_tokens=running.kept_tokens + prompts * _up(_paged(request), stage.cp),

@@ -100,7 +100,8 @@ def test_both_commands_ask_for_the_same_limits_and_lengths(peer):
     assert found.autopar_command() == (
         "autopar solve --model qwen3-235b-a22b-fp8 --cluster 2xhgx-h200 --workload chat-4k-1k"
         " --ttft 2000ms --tpot 40ms --engine tensorrt-llm --set workload.expert_load=power_law_1.2"
-        " --set llm.precisions.kv_cache=fp8 --set workload.prompts_ahead=3 --json"
+        " --set llm.precisions.kv_cache=fp8 --set workload.prompts_ahead=3"
+        " --set workload.chunked_prefill=false --json"
     )
     words = found.peer_arguments("MODEL", "saved")
     said = dict(zip(words[2::2], words[3::2], strict=False)) | dict(

@@ -23,7 +23,8 @@ class Bench:
         self.network = Network.of(scenario.cluster)
         self.device = Device.of(scenario.cluster.gpu)
         self.clock = Clock(shape, self.network, self.device)
-        self.step = Steps.of(shape, self.rows, groups).largest()
+        steps = Steps.of(shape, self.rows, groups)
+        self.step = steps.quiet if steps.loaded is None else steps.loaded
         self.groups = groups.astype(np.float64)
 
     def layer_us(self, kind=0):

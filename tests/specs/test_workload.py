@@ -156,3 +156,26 @@ def test_a_prompt_longer_than_a_step_takes_is_cut(length: int, chunk: int, expec
     found = built(SERVING | {"input_tokens": length, "prefill_chunk_tokens": chunk})
     assert found.fewest_chunks == expected
     assert built(GIVEN_PREFILL).fewest_chunks == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"input_tokens": 4000}, (1, 2, 4, 8)),  # 16 parts would have 250 tokens
+        ({"input_tokens": 511}, (1,)),
+        ({"input_tokens": 3000, "prefill_chunk_tokens": 1000}, (3, 6)),
+        ({"input_tokens": 4000, "chunked_prefill": False}, (1,)),
+    ],
+)
+def test_prompts_are_cut_into_powers_of_two_of_at_least_256_tokens(
+    changes: dict[str, Any], expected: tuple[int, ...]
+) -> None:
+    assert built(SERVING | changes).chunk_counts == expected
+    assert built(GIVEN_PREFILL).chunk_counts == (1,)
+
+
+def test_a_prompt_that_must_be_whole_must_fit_in_a_step() -> None:
+    with pytest.raises(ValidationError, match=r"prefill_chunk_tokens is 1,000, input_tokens 1,001"):
+        built(
+            SERVING | {"input_tokens": 1001, "prefill_chunk_tokens": 1000, "chunked_prefill": False}
+        )
