@@ -10,6 +10,7 @@ import numpy as np
 
 from autopar.costs.operations import parts
 from autopar.costs.operations.arrays import real
+from autopar.costs.operations.loads import busiest_rows
 from autopar.costs.operations.precisions import precision_bytes
 from autopar.costs.shape import Shape, ceil_div
 from autopar.costs.steps import Step, Steps
@@ -150,8 +151,12 @@ class Store:
         width = part.latent_size or self.shape.architecture.hidden_size
         shared = real(ceil_div(part.shared_size, rows.tp))
         received = Exchange.of(part, rows, groups, step).received
-        held = real(ceil_div(part.num_experts, rows.ep)) / part.num_experts
-        routed = step.stage_tokens * held * part.experts_per_token
+        held = ceil_div(part.num_experts, rows.ep)
+        routed, even = (
+            busiest_rows(step.stage_tokens, held, part.num_experts, part.experts_per_token, law)
+            for law in (self.shape.workload.expert_load, "even")
+        )
+        received = np.minimum(received * (routed / even), step.stage_tokens)
         experts = parts.activation_bytes(received, 2 * width)
         experts = experts + parts.activation_bytes(
             routed, 3 * real(ceil_div(part.expert_size, rows.etp))

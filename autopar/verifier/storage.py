@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autopar.costs.operations import parts
+from autopar.costs.operations import kernels, parts
 from autopar.costs.operations.precisions import precision_bytes
 from autopar.problem import Plan, Stage
 from autopar.specs import (
@@ -126,11 +126,18 @@ def _shard_bytes(ask: Question, part: ExpertFeedForward, stage: Stage) -> float:
 
 
 def _expert_buffer_bytes(bench: Bench, part: ExpertFeedForward, shards: int) -> float:
-    """Rows of tokens in and out, and of (token, expert) pairs: gate, up, their product."""
-    width = part.latent_size or bench.ask.hidden
-    pairs = bench.turn.stage_tokens * shards / part.num_experts * part.experts_per_token
+    """Rows of tokens in and out, and of (token, expert) pairs: gate, up, their product.
+
+    Of the GPU to which the law of expert loads sends most.
+    """
+    width, tokens = part.latent_size or bench.ask.hidden, bench.turn.stage_tokens
+    mean = tokens * shards / part.num_experts * part.experts_per_token
+    pairs = kernels.busiest_rows(
+        tokens, shards, part.num_experts, part.experts_per_token, bench.ask.workload.expert_load
+    )
+    arriving = np.minimum(bench.arriving(part, shards) * pairs / max(mean, 1e-12), tokens)
     inside = parts.activation_bytes(pairs, 3 * -(-part.expert_size // bench.stage.etp))
-    return float(parts.activation_bytes(bench.arriving(part, shards), 2 * width) + inside)
+    return float(parts.activation_bytes(arriving, 2 * width) + inside)
 
 
 @dataclass(frozen=True, slots=True)

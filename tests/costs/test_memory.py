@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from autopar.costs.analytic import AnalyticCosts
+from autopar.costs.operations import kernels
 from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
 from autopar.problem import Candidate, Candidates
 
@@ -298,6 +299,17 @@ class TestActivations:
         """One GPU: 48 tokens in and out, 2,000 each; 96 rows of gate, up, product, 4,500 each."""
         costs = costs_of(analytic_scenario(), ONE_GPU, 1, 2)
         assert costs.activation_bytes[0] == 2 * (48 * 2_000 + 48 * 2_000 + 96 * 4_500)
+
+    def test_of_the_busiest_rank_where_routing_is_uneven(self, analytic_scenario):
+        """3 ranks of 2 experts: 96 of 48 x 2 rows would be 32 each, and 32 tokens in and out."""
+        scenario = analytic_scenario(work={"expert_load": "power_law_1.2"})
+        costs = costs_of(scenario, Candidate(1, 1, 1, 1, 3, 3, 1, 1), 1, 2)
+        rows = float(kernels.busiest_rows(48, 2, 6, 2, "power_law_1.2"))
+        tokens = min(32 * rows / 32, 48)
+        assert rows > 32
+        assert costs.activation_bytes[0] == pytest.approx(
+            2 * (16 * 2_000 + tokens * 2_000 + rows * 4_500)
+        )
 
     def test_the_largest_operation_of_any_layer_counts(self, analytic_scenario, halves):
         """Attention 2,560 in one layer, a dense feed-forward 4,500 in the other."""

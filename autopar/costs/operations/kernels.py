@@ -9,12 +9,13 @@ from autopar.costs.operations.device import Device, compute_precision
 from autopar.costs.operations.elementwise import elementwise_us, linear_attention_us
 from autopar.costs.operations.experts import experts_us, routed_experts_us
 from autopar.costs.operations.gemm import feed_forward_us, gemm_us
-from autopar.costs.operations.loads import experts_read
+from autopar.costs.operations.loads import busiest_rows, experts_read
 from autopar.costs.operations.precisions import ACTIVATION_BYTES, precision_bytes
 
 __all__ = [
     "ACTIVATION_BYTES",
     "Device",
+    "busiest_rows",
     "compute_precision",
     "decode_attention_us",
     "elementwise_us",

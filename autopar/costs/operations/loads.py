@@ -24,6 +24,7 @@ _DRAWS = 32  # the mean of the busiest rank's rows is then known to about 3 %
 _OCTAVES = 25  # of tokens: 1, 2, 4, ... 16.8 million
 _OCTAVE = np.arange(_OCTAVES)
 _LOG_ROWS = np.log2(real(EXPERT_ROWS))
+_NO_FIT = ExpertsFit(start_us=0.0, weight_passes=(1.0,) * len(EXPERT_ROWS))  # rows do not need one
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,15 @@ def skewed_load(
         columns[:, here] = [np.exp2(np.interp(x[here], _OCTAVE, column)) for column in known]
     rows, read, passes = columns
     return RankLoad(rows * beyond, read, passes * beyond)
+
+
+def busiest_rows(
+    tokens: ArrayLike, held: ArrayLike, num_experts: int, experts_per_token: int, law: Law
+) -> FloatArray:
+    """Return the (token, expert) pairs of the busiest rank; arguments as in `skewed_load`."""
+    if law == "even":
+        return real(tokens) * experts_per_token * real(held) / num_experts
+    return skewed_load(tokens, held, num_experts, experts_per_token, law, _NO_FIT).rows
 
 
 @lru_cache(maxsize=512)

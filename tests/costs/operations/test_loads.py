@@ -145,3 +145,10 @@ def test_experts_of_deepseek_under_skewed_routing(
         sorted_tokens=tokens,
     )
     assert found == pytest.approx(measured_us, rel=0.20)
+
+
+def test_rows_of_the_busiest_rank_do_not_depend_on_its_kernels():
+    """Buffers need them: those of any fit; under even loads the mean, 16 x 2 x 2 / 8."""
+    assert kernels.busiest_rows(16, 2, 8, 2, "even") == 8
+    steep = skewed_load(16, 2, 8, 2, "power_law_1.2", STEEP).rows
+    assert kernels.busiest_rows(16, 2, 8, 2, "power_law_1.2") == steep > 8
