@@ -24,6 +24,8 @@ _OTHER = re.compile(
 _HARMLESS = frozenset(
     (
         "_attn_implementation",
+        "_attn_implementation_autoset",
+        "_flash_attn_2_enabled",
         "activation_situ_linear_beta",
         "add_cross_attention",
         "attention_chunk_size",

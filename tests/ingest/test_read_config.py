@@ -119,6 +119,13 @@ def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path, text, message
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["_attn_implementation_autoset", "_flash_attn_2_enabled"])
+def test_what_transformers_notes_for_itself_is_passed_over(tmp_path, name):
+    noted = write(tmp_path / "a" / "tiny.json", LLAMA | {name: True})
+    plain = write(tmp_path / "b" / "tiny.json")
+    assert read_config(noted).architecture == read_config(plain).architecture
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_size_that_is_not_finite_is_refused(tmp_path, number):
     text = json.dumps(LLAMA).replace('"hidden_size": 64', f'"hidden_size": {number}')
