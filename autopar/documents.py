@@ -9,7 +9,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,22 @@ def read(source: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> Data:
     return parse(_read_text(source, label, max_bytes), label)
 
 
+def read_config(path: Path) -> Data:
+    """Return the mapping in a config.json of another program, which Python's json wrote.
+
+    It writes Infinity and NaN, which are no JSON (RFC 8259); they become text, so that no size can
+    be one. Raises SpecError as `read` does, and for what is no regular file: a pipe waits forever.
+    """
+    label = label_of(path)
+    try:
+        is_special = path.exists() and not path.is_file() and not path.is_dir()
+    except (OSError, ValueError):
+        is_special = False  # reading says what is wrong with the name
+    if is_special:
+        raise SpecError(f"{label}: found a pipe or a device, expected a file or a folder")
+    return parse(_read_text(path, label, MAX_SPEC_BYTES), label, constant=str)
+
+
 def read_text(source: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> str:
     """Return the text of a file, or of standard input for `-`.
 
@@ -55,13 +71,16 @@ def read_text(source: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> str:
     return _read_text(source, label_of(source), max_bytes)
 
 
-def parse(text: str, label: str) -> Data:
-    """Return the mapping that a text holds; JSON where it starts with a brace."""
+def parse(text: str, label: str, constant: Callable[[str], Any] | None = None) -> Data:
+    """Return the mapping that a text holds; JSON where it starts with a brace.
+
+    constant: what becomes of Infinity and NaN in JSON, as json.loads takes it; else refused.
+    """
     body = text.lstrip()
     if not body:
         raise SpecError(f"{label}: the file is empty; expected a mapping of fields in YAML or JSON")
     is_json = label.endswith(".json") or (body[0] == "{" and not label.endswith((".yaml", ".yml")))
-    data = _parse_json(text, label) if is_json else _parse_yaml(text, label)
+    data = _parse_json(text, label, constant) if is_json else _parse_yaml(text, label)
     if not isinstance(data, dict):
         raise SpecError(f"{label}: found {found(data)} at the top, expected a mapping of fields")
     _refuse_non_finite(data, label)
@@ -149,7 +168,7 @@ def _near_file(path: Path) -> str:
     return suggest(str(path), names)
 
 
-def _parse_json(text: str, label: str) -> Any:
+def _parse_json(text: str, label: str, constant: Callable[[str], Any] | None = None) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> Data:
         result = dict(pairs)
         if len(result) != len(pairs):
@@ -161,7 +180,7 @@ def _parse_json(text: str, label: str) -> Any:
     if len(text) > MAX_JSON_BYTES:
         raise SpecError(f"{label}: larger than {MAX_JSON_BYTES // 1_000_000} MB")
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=constant)
     except json.JSONDecodeError as error:
         raise SpecError(
             f"{label}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"

@@ -268,9 +268,8 @@ def _read(kind: Kind, path: FilePath, limit: int) -> Data:
     """Return the data of a file; a config.json, or a folder that holds one, becomes an LLM."""
     if kind.name != "llm":
         return documents.read(path, max_bytes=limit)
-    data = {} if path.is_dir() else documents.read(path, max_bytes=limit)
-    if not path.is_dir() and not _is_config(data):
-        return data
+    if not path.is_dir() and not _is_config(documents.read_config(path)):
+        return documents.read(path, max_bytes=limit)
     from autopar.ingest import read_config  # noqa: PLC0415  only configs need it
 
     return read_config(path).document()

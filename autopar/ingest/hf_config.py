@@ -20,9 +20,6 @@ from autopar.specs.counting import active_parameters, parameters
 
 MAX_NAME = 120  # as autopar.specs.base.Name
 _MAX_CONTEXT = 10**9  # as autopar.specs.llm.LLM.max_context_tokens
-# Python's json writes these where RFC 8259 has no such numbers; config.json files contain them.
-# A string is matched to its end, or to that of the file, so that the time is linear.
-_NON_FINITE = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|-?Infinity|NaN', re.DOTALL)
 _HASH = re.compile(r"[0-9a-f]{40}")  # a snapshot's folder in the cache of Hugging Face
 
 
@@ -33,12 +30,12 @@ def read_config(path: Path) -> LLM:
     Raises SpecError, which names file and field, if the model cannot be told from it exactly.
     """
     file = path / "config.json" if path.is_dir() else path
-    data = _read(file)
+    data = documents.read_config(file)
     quantization = None
     beside = file.parent / "hf_quant_config.json"
     if file.name == "config.json" and beside.exists():
         method = {"quant_method": "modelopt"}
-        quantization = Fields(method | _read(beside), documents.label_of(beside))
+        quantization = Fields(method | documents.read_config(beside), documents.label_of(beside))
     place = file.parent.resolve() if file.stem == "config" else Path(file.stem)
     # `_name_or_path` is often the model this one was made from, so it counts for less.
     name = _folder_name(place) or _stated_name(data)
@@ -92,14 +89,6 @@ def _llm(
         raise SpecError(
             f"{where}: found sizes that make no model: {shorten_text(str(detail['msg']))}"
         ) from None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Return a JSON file; infinities and NaN become text, so that no size can be one."""
-    label = documents.label_of(file)
-    text = documents.read_text(file, max_bytes=documents.MAX_SPEC_BYTES)
-    words = _NON_FINITE.sub(lambda m: m[0] if m[0][0] == '"' else f'"{m[0]}"', text)
-    return documents.parse(words, label)
 
 
 def _text_part(outer: Fields) -> Fields:
