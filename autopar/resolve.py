@@ -25,9 +25,9 @@ class Resolved:
     data: Data
     origins: dict[Path, str] = field(default_factory=dict)
     place: str = "spec"  # where the document stands that fields without an origin belong to
-    laid_over: dict[Path, str] = field(
-        default_factory=dict
-    )  # fields over a base, the last one last
+    # Fields over a base, the last one last: by what, and the length of the path of the document
+    # whose base it is.
+    laid_over: dict[Path, tuple[str, int]] = field(default_factory=dict)
 
     def where(self, path: Path) -> str:
         """Return the file, or the `--set`, that gave the field at `path`."""
@@ -38,11 +38,12 @@ class Resolved:
         """Return what to blame where the fields of the mapping at `path` do not fit together.
 
         That is what was laid over the base last (`--set`, then the user's file), else the file.
+        What a part lays over a base of its own is no matter of the whole.
         """
         over = [
             by
-            for at, by in self.laid_over.items()
-            if at[: len(path)] == path and at[len(path) :] not in _TITLES
+            for at, (by, depth) in self.laid_over.items()
+            if at[: len(path)] == path and depth <= len(path) and at[len(path) :] not in _TITLES
         ]
         return over[-1] if over else self.where(path)
 
@@ -50,12 +51,15 @@ class Resolved:
         """Note that fields replace what stood there."""
         for path, label in fields.items():
             self.laid_over.pop(path, None)
-            self.laid_over[path] = self.origins[path] = label
+            self.laid_over[path] = (label, 0)
+            self.origins[path] = label
 
     def relabel(self, old: str, new: str) -> None:
         """Name what gave some of the fields otherwise."""
-        for labels in (self.origins, self.laid_over):
-            labels.update({path: new for path, label in labels.items() if label == old})
+        self.origins.update({p: new for p, label in self.origins.items() if label == old})
+        self.laid_over.update(
+            {p: (new, depth) for p, (label, depth) in self.laid_over.items() if label == old}
+        )
 
     def adopt(self, prefix: Path, other: "Resolved") -> None:
         """Take over the origins of a part that now stands at `prefix`."""
@@ -65,7 +69,10 @@ class Resolved:
                 del self.origins[path]
                 self.laid_over.pop(path, None)
         self.origins |= {(*prefix, *path): label for path, label in other.origins.items()}
-        inside = {(*prefix, *path): label for path, label in other.laid_over.items()}
+        inside = {
+            (*prefix, *path): (label, len(prefix) + depth)
+            for path, (label, depth) in other.laid_over.items()
+        }
         self.laid_over = inside | self.laid_over  # what is outside comes later
 
 

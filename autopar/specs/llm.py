@@ -38,6 +38,7 @@ class LLM(Document):
     # Declared costs know no more of a weight than this; analytic ones go by `precisions`.
     bytes_per_parameter: Annotated[float, Field(gt=0, le=8)] = 2.0
     precisions: Precisions = Precisions()
+    # Input and output of one request together; a workload with longer ones is refused.
     max_context_tokens: Annotated[int, Field(ge=1, le=10**9, strict=True)] | None = None
     architecture: Architecture | None = None
 

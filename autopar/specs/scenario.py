@@ -81,6 +81,18 @@ class Scenario(Document):
             seen.add(rule.name)
         return self
 
+    @model_validator(mode="after")
+    def _requests_fit_the_context(self) -> Self:
+        most, work = self.llm.max_context_tokens, self.workload
+        tokens = work.sequence_tokens or (work.input_tokens or 0) + (work.output_tokens or 0)
+        if most is not None and tokens > most:
+            raise ValueError(
+                f"workload {work.name!r} has requests of {tokens:,} tokens, but llm "
+                f"{self.llm.name!r} takes at most {most:,} of context; expected a shorter workload,"
+                f" or --set llm.max_context_tokens={tokens} where the model is run with more"
+            )
+        return self
+
     @property
     def all_rules(self) -> tuple[RuleSpec, ...]:
         """Rules of the scenario, of its rule packs and of its recipe, in that order."""

@@ -17,7 +17,7 @@ LLAMA = {
     "intermediate_size": 256,
     "vocab_size": 1000,
 }
-NODE = ("--cluster", "1xhgx-h100", "--set", "cluster.gpus_per_node=1", "--json")
+NODE = ("--cluster", "2xhgx-h100", "--set", "cluster.num_nodes=1", "--json")
 PREFILL = ("--workload", "prefill-8k")
 
 
@@ -62,3 +62,27 @@ def test_a_pipe_as_a_model_is_refused_and_not_waited_for(tmp_path):
         os.mkfifo(pipe)
         at = pipe if pipe.parent == tmp_path else pipe.parent
         assert "found a pipe or a device" in refusal("solve", "--model", at, *PREFILL, *NODE)
+
+
+@pytest.mark.parametrize(
+    ("work", "tokens"),
+    [
+        ({"phase": "serving", "input_tokens": 900, "output_tokens": 125}, 1025),
+        ({"phase": "decode", "input_tokens": 900, "output_tokens": 125}, 1025),
+        ({"phase": "prefill", "input_tokens": 1025}, 1025),
+        ({"phase": "prefill", "batch_tokens": 9000, "sequence_tokens": 1025}, 1025),
+        ({"phase": "decode", "batch_sequences": 2, "sequence_tokens": 1025}, 1025),
+    ],
+)
+def test_requests_longer_than_the_context_of_the_model_are_refused(tmp_path, work, tokens):
+    model = folder_with(tmp_path / "tiny", max_position_embeddings=1024)
+    file = tmp_path / "work.json"
+    file.write_text(json.dumps({"schema": 1, "kind": "workload", "name": "long", **work}))
+    question = ("solve", "--model", model, "--workload", file, *NODE)
+    said = refusal(*question)
+    # No part is to blame alone, least of all the cluster, which is laid over a base of its own.
+    assert said.startswith("error: command line: workload 'long' has requests of 1,025 tokens")
+    assert "llm 'tiny' takes at most 1,024 of context" in said
+    assert f"--set llm.max_context_tokens={tokens}" in said
+    assert run(*question, "--set", f"llm.max_context_tokens={tokens}").exit_code == 0
+    assert run(*question, "--set", "llm.max_context_tokens=null").exit_code == 0
