@@ -86,6 +86,7 @@ def solve(
     Raises SpecError for a scenario that cannot be stated, VerificationError if a plan of ours fails
     its own check. An infeasible scenario is an answer, not an error.
     """
+    _refuse_idle_limit(scenario)
     clock = _Clock()
     every_plugin = (*plugin_files.load_installed(), *plugins)
     task = make_task(scenario, plugins=every_plugin)
@@ -202,6 +203,19 @@ def explain(scenario: Scenario, *, plugins: Sequence[PlugIn] = ()) -> Explanatio
         binding=solution.binding,
         notes=solution.notes,
     )
+
+
+def _refuse_idle_limit(scenario: Scenario) -> None:
+    """Raise SpecError for a limit on a time that the workload does not have."""
+    key, words = scenario.absent_time or ("", "")
+    field = f"max_{key}_us"
+    if getattr(scenario.requirements, field, None) is not None and (
+        key not in scenario.recipe.disable
+    ):
+        raise SpecError(
+            f"requirements.{field} (--{key}): a {scenario.workload.phase} workload has no {words}; "
+            f"leave the limit out, or unset it: --set requirements.{field}=null"
+        )
 
 
 def _binding_budget(question: Question) -> int:

@@ -43,13 +43,13 @@ class Query:
     catalogs: tuple[Path, ...]
     plugins: tuple[str, ...]
     allow_plugins: bool
-    engine: str | None = None
+    engines: tuple[str, ...] = ()
     objective: str | None = None
 
     @property
     def changes_spec(self) -> bool:
         """Whether the scenario is another than the one that its author wrote."""
-        return bool(self.overrides or self.parts or self.engine or self.objective)
+        return bool(self.overrides or self.parts or self.engines or self.objective)
 
     @property
     def is_complete_without_spec(self) -> bool:
@@ -64,13 +64,21 @@ class Query:
             self.spec,
             overrides=self.overrides,
             parts=self.parts,
-            rule_packs=() if self.engine is None else (self.engine,),
+            rule_packs=tuple(dict.fromkeys(self.engines)),
             catalogs=self.catalogs,
         )
         if self.objective is None:
             return scenario
+        from autopar.errors import SpecError
         from autopar.specs.change import changed
 
+        key, words = scenario.absent_time or ("", "")
+        if self.objective == key:
+            phase = scenario.workload.phase
+            raise SpecError(
+                f"--objective {key}: a {phase} workload has no {words}; expected one of "
+                + ", ".join(name for name in OBJECTIVES if name != key)
+            )
         others = [name for name in scenario.recipe.objectives if name != self.objective]
         return changed(scenario, "recipe.objectives", (self.objective, *others))
 
@@ -149,12 +157,23 @@ def scenario_options(command: _F) -> _F:
             type=click.Choice(("partition", "every_gpu", "up_to")),
             help="Which GPUs must work; the same as --set requirements.coverage.",
         ),
-        click.option("--ttft", metavar="TIME", help="Largest time to first token, e.g. 2s."),
-        click.option("--tpot", metavar="TIME", help="Largest time per output token, e.g. 40ms."),
+        click.option(
+            "--ttft",
+            metavar="TIME",
+            callback=_time,
+            help="Largest mean time to first token, with its unit (us, ms, s, min): 2s.",
+        ),
+        click.option(
+            "--tpot",
+            metavar="TIME",
+            callback=_time,
+            help="Largest mean time per output token, with its unit (us, ms, s): 40ms.",
+        ),
         click.option(
             "--min-rate",
             metavar="RATE",
-            help="Least tokens/s in total (input tokens in prefill, else output tokens).",
+            callback=_rate,
+            help="Least tokens/s in total (input tokens in prefill, else output tokens): 5000.",
         ),
         click.option(
             "--objective",
@@ -163,8 +182,11 @@ def scenario_options(command: _F) -> _F:
         ),
         click.option(
             "--engine",
+            "engines",
+            multiple=True,
             metavar="NAME|FILE",
-            help="Hold the rules of an engine: vllm, sglang, tensorrt-llm, megatron.",
+            help="Hold the rules of an engine: vllm, sglang, tensorrt-llm, megatron; may be given "
+            "several times.",
         ),
         click.option(
             "--plugin",
@@ -220,6 +242,53 @@ def catalog_option(command: _F) -> _F:
     )(command)
 
 
+def _time(_: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Return a time as it was typed.
+
+    Raises SpecError for none, and for one without its unit, which a spec takes for microseconds.
+    """
+    from autopar.units import DURATION_US
+
+    expected = "a time with its unit, such as 2s or 40ms"
+    return _quantity(option, value, DURATION_US, expected, bare=False)
+
+
+def _rate(_: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Return a rate as it was typed.
+
+    Raises SpecError for none.
+    """
+    from autopar.units import TOKENS_PER_S
+
+    return _quantity(option, value, TOKENS_PER_S, "a rate such as 5000 (tokens/s)", bare=True)
+
+
+def _quantity(
+    option: click.Parameter,
+    value: str | None,
+    units: Mapping[str, float],
+    expected: str,
+    *,
+    bare: bool,
+) -> str | None:
+    """Return the text of a quantity above zero; bare: whether its unit may be left out."""
+    if value is None:
+        return None
+    from autopar.errors import SpecError, shorten
+    from autopar.units import parse
+
+    found = f"{option.opts[0]}: found {shorten(value)}"
+    try:
+        number = parse(value, units, expected)
+    except ValueError as error:
+        raise SpecError(f"{found}, {error}") from None
+    if number <= 0:
+        raise SpecError(f"{found}, expected more than zero")
+    if not bare and not value.strip()[-1].isalpha():
+        raise SpecError(f"{found}, expected {expected}")
+    return value
+
+
 def _with_query(command: _F) -> _F:
     def collect(values: dict[str, Any]) -> None:
         parts = {name: values.pop(name) for name in _PARTS}
@@ -229,7 +298,9 @@ def _with_query(command: _F) -> _F:
             "requirements.max_tpot_us": values.pop("tpot"),
             "requirements.min_tokens_per_s": values.pop("min_rate"),
         }
-        overrides = tuple(f"{path}={value}" for path, value in shorthand.items() if value)
+        overrides = tuple(
+            f"{path}={value}" for path, value in shorthand.items() if value is not None
+        )
         values["query"] = Query(
             spec=values.pop("spec"),
             parts={name: value for name, value in parts.items() if value is not None},
@@ -237,7 +308,7 @@ def _with_query(command: _F) -> _F:
             catalogs=values.pop("catalogs"),
             plugins=values.pop("plugins"),
             allow_plugins=values.pop("allow_plugins"),
-            engine=values.pop("engine"),
+            engines=values.pop("engines"),
             objective=values.pop("objective"),
         )
 

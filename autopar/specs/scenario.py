@@ -11,6 +11,10 @@ from autopar.specs.recipe import Recipe, RulePack, RuleSpec
 from autopar.specs.workload import Workload
 from autopar.units import Bytes, DurationUs, Flops, Fraction, TokensPerS
 
+_ABSENT_TIMES = {
+    "prefill": ("tpot", "time per output token"),
+    "decode": ("ttft", "time to first token"),
+}
 Level = Literal["node", "domain", "cluster"]
 
 
@@ -92,6 +96,11 @@ class Scenario(Document):
                 f" or --set llm.max_context_tokens={tokens} where the model is run with more"
             )
         return self
+
+    @property
+    def absent_time(self) -> tuple[str, str] | None:
+        """The time that the workload does not have: its key and its words."""
+        return _ABSENT_TIMES.get(self.workload.phase)
 
     @property
     def all_rules(self) -> tuple[RuleSpec, ...]:

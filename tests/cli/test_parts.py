@@ -86,3 +86,60 @@ def test_requests_longer_than_the_context_of_the_model_are_refused(tmp_path, wor
     assert f"--set llm.max_context_tokens={tokens}" in said
     assert run(*question, "--set", f"llm.max_context_tokens={tokens}").exit_code == 0
     assert run(*question, "--set", "llm.max_context_tokens=null").exit_code == 0
+
+
+@pytest.fixture
+def question(tmp_path):
+    """A question of two small layers on one node: phase -> arguments."""
+
+    def build(phase):
+        model = folder_with(tmp_path / f"tiny-{phase}")
+        lengths = {"input_tokens": 64} | ({} if phase == "prefill" else {"output_tokens": 16})
+        file = tmp_path / f"{phase}.json"
+        work = {"schema": 1, "kind": "workload", "name": phase, "phase": phase}
+        file.write_text(json.dumps(work | lengths))
+        return ("--model", model, "--workload", file, *NODE)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("phase", "key", "words"),
+    [("prefill", "tpot", "time per output token"), ("decode", "ttft", "time to first token")],
+)
+def test_a_limit_on_a_time_that_the_workload_does_not_have_is_refused(question, phase, key, words):
+    asked = question(phase)
+    for verb in ("solve", "explain"):
+        said = refusal(verb, *asked, f"--{key}", "2s")
+        assert f"(--{key}): a {phase} workload has no {words}" in said
+    said = refusal("solve", *asked, "--objective", key)
+    assert f"--objective {key}: a {phase} workload has no {words}; expected one of" in said
+    other = {"tpot": "ttft", "ttft": "tpot"}[key]
+    assert run("solve", *asked, f"--{other}", "2s", "--objective", other).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--ttft", "2", "found '2', expected a time with its unit, such as 2s or 40ms"),
+        ("--tpot", "40.", "found '40.', expected a time with its unit"),
+        ("--ttft", "", "found '', expected a time with its unit"),
+        ("--ttft", "soon", "found 'soon', expected a time with its unit"),
+        ("--tpot", "4 parsec", "found '4 parsec', unknown unit 'parsec'; expected one of ns, us"),
+        ("--ttft", "0", "found '0', expected more than zero"),
+        ("--tpot", "-1ms", "found '-1ms', expected more than zero"),
+        ("--min-rate", "", "found '', expected a rate such as 5000 (tokens/s)"),
+        ("--min-rate", "0", "found '0', expected more than zero"),
+    ],
+)
+def test_a_limit_says_its_unit_and_is_named_as_it_was_typed(question, option, value, message):
+    said = refusal("solve", *question("serving"), option, value)
+    assert said.startswith(f"error: {option}: {message}")
+
+
+def test_several_engines_hold_together(question):
+    engines = ("--engine", "vllm", "--engine", "sglang", "--engine", "vllm")
+    result = run("solve", *question("serving"), *engines)
+    assert result.exit_code == 0, result.stderr
+    packs = [pack["name"] for pack in json.loads(result.stdout)["spec"]["rule_packs"]]
+    assert packs == ["vllm", "sglang"]
