@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from autopar import documents
 from autopar.documents import found, shorten_text
 from autopar.errors import SpecError, suggest
-from autopar.ingest.aliases import CONTEXT, TEXT_PARTS
+from autopar.ingest.aliases import CONTEXT, HIDDEN, TEXT_PARTS
 from autopar.ingest.families import FAMILIES, NOT_EXPRESSED
 from autopar.ingest.fields import Fields, Flag
 from autopar.ingest.precisions import bytes_per_parameter, data_type, precisions_of
@@ -30,6 +30,8 @@ def read_config(path: Path) -> LLM:
     Raises SpecError, which names file and field, if the model cannot be told from it exactly.
     """
     file = path / "config.json" if path.is_dir() else path
+    if file != path and not file.exists():
+        raise SpecError(f"{documents.label_of(path)}: found a folder without config.json")
     data = documents.read_config(file)
     quantization = None
     beside = file.parent / "hf_quant_config.json"
@@ -59,6 +61,8 @@ def _llm(
     fields = _text_part(outer)
     model_type = fields.text("model_type") or outer.text("model_type")
     builder = FAMILIES.get(model_type or "")
+    if fields is outer and (builder is None or not outer.has(*HIDDEN)):
+        _refuse_lone_vision_part(outer)
     if model_type is None or builder is None:
         raise outer.error("model_type", _unknown(model_type))
     try:
@@ -97,6 +101,8 @@ def _text_part(outer: Fields) -> Fields:
     section = None if name is None else outer.section(name)
     if name is None or section is None:
         return outer
+    if not section.data:
+        raise _no_text_part(outer, name)
     tie = Flag("tie_word_embeddings")
     if outer.has(tie.name):
         whole = outer.switch(tie)
@@ -105,6 +111,18 @@ def _text_part(outer: Fields) -> Fields:
             raise section.error(tie.name, f"{message}; expected one value")
         return Fields({**section.data, tie.name: whole}, outer.where, section.path)
     return section
+
+
+def _refuse_lone_vision_part(outer: Fields) -> None:
+    """Raise SpecError for a model of several parts whose text part is not there."""
+    null = next((part for part in TEXT_PARTS if part in outer.data), None)
+    if null is not None or "vision_config" in outer.data:
+        raise _no_text_part(outer, null or TEXT_PARTS[0])
+
+
+def _no_text_part(outer: Fields, name: str) -> SpecError:
+    value = found(outer.data[name]) if name in outer.data else "nothing"
+    return outer.error(name, f"found {value}, expected the fields of the text part")
 
 
 def _context(fields: Fields) -> int | None:

@@ -269,3 +269,19 @@ def test_junk_in_any_field_gives_a_model_or_is_refused(data, model_type, known):
     name = data.draw(st.sampled_from(sorted(fields)))
     with suppress(SpecError):
         llm_from_config(fields | {name: data.draw(JUNK)}, where=WHERE)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "llava"])
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ({"text_config": None}, "null"),
+        ({"text_config": {}}, "a mapping of 0 fields"),
+        ({"vision_config": {"depth": 2}}, "nothing"),
+    ],
+)
+def test_a_model_of_several_parts_without_its_text_part_is_told_so(part, value, model_type):
+    with pytest.raises(SpecError) as caught:
+        llm_from_config({"model_type": model_type, **part}, where=WHERE)
+    expected = f"text_config: found {value}, expected the fields of the text part"
+    assert str(caught.value) == f"{WHERE}: {expected}"

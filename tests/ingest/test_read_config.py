@@ -134,7 +134,7 @@ def test_a_size_that_is_not_finite_is_refused(tmp_path, number):
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):
-    with pytest.raises(SpecError, match=r"config\.json: no such file"):
+    with pytest.raises(SpecError, match=r"found a folder without config\.json"):
         read_config(tmp_path)
 
 
