@@ -55,6 +55,7 @@ def load_scenario(
     parts: Mapping[str, str] | None = None,
     rule_packs: Sequence[str] = (),
     catalogs: Sequence[Path] = (),
+    options: Mapping[str, str] | None = None,
 ) -> Scenario:
     """Return the scenario that a name, a path, `-` or a mapping describes, checked.
 
@@ -62,15 +63,16 @@ def load_scenario(
     cluster, workload or recipe for another name or path; without `spec` it must give the first
     three, and the cost model is analytic. An llm may be a config.json of Hugging Face, or a folder
     that holds one. `rule_packs` are added to those of the scenario. `overrides` are `path=value`
-    texts of `--set`.
+    texts of `--set`. `options` says how messages name a part (by its field) or an override (by its
+    text): the option of the command line that was typed for it.
     Raises SpecError for everything that is wrong with the input.
     """
     library = Library(catalogs)
-    resolved = library.scenario(spec, dict(parts or {}), rule_packs)
+    resolved = library.scenario(spec, dict(parts or {}), rule_packs, options)
     if not overrides:
         return _validated(Scenario, resolved)
     before = deepcopy(resolved)
-    library.override(resolved, overrides)
+    library.override(resolved, overrides, options)
     return _validated(Scenario, resolved, before)
 
 

@@ -1,6 +1,6 @@
 """`--set path=value`: change any field of a resolved document, checked against its schema."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,9 +10,15 @@ from autopar.errors import SpecError, shorten, suggest
 from autopar.spec_errors import Path, Shape, shape_of, unknown_field
 
 
-def apply(document: Data, texts: Sequence[str], model: type[BaseModel]) -> dict[Path, str]:
-    """Change `document` in place; return which text set which path.
+def apply(
+    document: Data,
+    texts: Sequence[str],
+    model: type[BaseModel],
+    options: Mapping[str, str] | None = None,
+) -> dict[Path, str]:
+    """Change `document` in place; return what set which path: `--set`, or another option.
 
+    options: text -> the option that stands for it, as `--coverage` does.
     A path is field names and list places joined by dots, `rules.0.because` or `rules[0].because`;
     an element of a list may go by its `name`. `=null` unsets a field or removes an element; the
     place after the last element appends.
@@ -21,7 +27,8 @@ def apply(document: Data, texts: Sequence[str], model: type[BaseModel]) -> dict[
     origins: dict[Path, str] = {}
     for text in texts:
         name, equals, value_text = text.partition("=")
-        label = f"--set {name.strip() if len(name) <= 80 else name[:80] + '...'}"
+        option = (options or {}).get(text)
+        label = option or f"--set {name.strip() if len(name) <= 80 else name[:80] + '...'}"
         if not equals or not name.strip():
             raise SpecError(
                 f"--set: found {shorten(text)}, expected path=value such as "
@@ -29,7 +36,7 @@ def apply(document: Data, texts: Sequence[str], model: type[BaseModel]) -> dict[
             )
         value = parse_value(value_text.strip(), label)
         path = _assign(document, _steps(name), value, model, label)
-        origins[path] = "--set"
+        origins[path] = option or "--set"
     return origins
 
 

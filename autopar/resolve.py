@@ -95,22 +95,24 @@ class Library:
         spec: str | FilePath | Mapping[str, Any] | None,
         parts: dict[str, str],
         rule_packs: Sequence[str] = (),
+        options: Mapping[str, str] | None = None,
     ) -> Resolved:
         """Return the scenario of a SPEC, with some of its parts swapped, or made of parts alone.
 
-        rule_packs: names or paths of rule packs to add.
+        rule_packs: names or paths of rule packs to add. options: how messages name a part.
         """
         kind = KINDS["scenario"]
+        typed = options or {}
         swapped = {
-            name: self.find(KINDS[kind.parts[name]], value, None, f"--{name}")
+            name: self.find(KINDS[kind.parts[name]], value, None, typed.get(name, f"--{name}"))
             for name, value in parts.items()
         }
         if spec is None:
-            missing = [p for p in ("llm", "cluster", "workload") if p not in swapped]
+            options_of = {"llm": "--model", "cluster": "--cluster", "workload": "--workload"}
+            missing = [option for name, option in options_of.items() if name not in swapped]
             if missing:
                 raise SpecError(
-                    "no SPEC given; expected a scenario, or its parts by "
-                    + ", ".join(f"--{name}" for name in missing)
+                    f"no SPEC given; expected a scenario, or its parts by {', '.join(missing)}"
                 )
             name = f"{swapped['llm'].data.get('name')}-on-{swapped['cluster'].data.get('name')}"
             opened = _Opened({"name": name[:120]}, "command line", None, "")
@@ -124,16 +126,30 @@ class Library:
             **{name: part.data for name, part in swapped.items()},
         }
         given = data.get("rule_packs")
-        if rule_packs:
-            data["rule_packs"] = [*(given if isinstance(given, list) else []), *rule_packs]
+        present = given if isinstance(given, list) else []
+        names = [pack.get("name") if isinstance(pack, dict) else pack for pack in present]
+        packs = [
+            self.find(KINDS["rules"], pack, None, typed.get("rule_packs", "rule_packs"))
+            for pack in rule_packs
+            if pack not in names
+        ]
+        if packs:
+            data["rule_packs"] = [*present, *(pack.data for pack in packs)]
         resolved = self.resolve(kind, data, opened.label, opened.folder)
         for name, part in swapped.items():
             resolved.adopt((name,), part)
+        for place, pack in enumerate(packs, start=len(present)):
+            resolved.adopt(("rule_packs", place), pack)
         return resolved
 
-    def override(self, resolved: Resolved, texts: Sequence[str]) -> None:
-        """Apply `--set` texts, and fill in the references that they brought."""
-        changed = overrides.apply(resolved.data, texts, Scenario)
+    def override(
+        self, resolved: Resolved, texts: Sequence[str], options: Mapping[str, str] | None = None
+    ) -> None:
+        """Apply `--set` texts, and fill in the references that they brought.
+
+        options: text -> the option that stands for it, as messages name it.
+        """
+        changed = overrides.apply(resolved.data, texts, Scenario, options or {})
         again = self.resolve(KINDS["scenario"], resolved.data, None, None, "--set")
         resolved.data = again.data
         resolved.lay_over(changed)
@@ -233,9 +249,14 @@ class Library:
         """Return the text of a reference as data; a plan counts as the scenario that it embeds."""
         limit = MAX_JSON_BYTES if kind.name in ("scenario", "plan") else MAX_SPEC_BYTES
         text = str(reference)
+        if not text:
+            place = f"{user}: " if user else ""
+            raise SpecError(f"{place}found '', expected a name or a path")
         if text == "-" and folder is None:
             opened = _Opened(documents.read("-", max_bytes=limit), "standard input", None, "stdin")
-        elif isinstance(reference, FilePath) or is_path(text):
+        elif (
+            isinstance(reference, FilePath) or is_path(text) or self._is_folder(kind, text, folder)
+        ):
             path = FilePath(text) if folder is None else folder / text
             try:
                 data = _read(kind, path, limit)
@@ -245,6 +266,13 @@ class Library:
         else:
             opened = self._named(kind, text, user)
         return _of_kind(kind, opened)
+
+    def _is_folder(self, kind: Kind, text: str, folder: FilePath | None) -> bool:
+        """Whether a plain word on the command line is a model's folder, not a catalogue name."""
+        if kind.name != "llm" or folder is not None or len(text) >= 200 or "\0" in text:
+            return False
+        in_catalogue = any(entry == text for entry, _ in entries(kind, self.roots, text))
+        return not in_catalogue and FilePath(text).is_dir()
 
     def _named(self, kind: Kind, name: str, user: str) -> _Opened:
         for entry, at in entries(kind, self.roots, name):

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 # The names of `autopar.objectives`, written out because --help imports no numpy.
 OBJECTIVES = ("throughput", "throughput_per_gpu", "cost", "gpus", "ttft", "tpot", "memory")
+_SHORTHANDS = {
+    "coverage": "requirements.coverage",
+    "ttft": "requirements.max_ttft_us",
+    "tpot": "requirements.max_tpot_us",
+    "min_rate": "requirements.min_tokens_per_s",
+}
 _PARTS = ("llm", "cluster", "workload", "recipe")
 
 
@@ -44,6 +50,7 @@ class Query:
     plugins: tuple[str, ...]
     allow_plugins: bool
     engines: tuple[str, ...] = ()
+    options: Mapping[str, str] | None = None  # what messages call parts and overrides
     objective: str | None = None
 
     @property
@@ -66,6 +73,7 @@ class Query:
             parts=self.parts,
             rule_packs=tuple(dict.fromkeys(self.engines)),
             catalogs=self.catalogs,
+            options=self.options,
         )
         if self.objective is None:
             return scenario
@@ -143,12 +151,11 @@ def scenario_options(command: _F) -> _F:
             help="Set any field of the spec, e.g. cluster.gpus_per_domain=32; null unsets it.",
         ),
         click.option(
-            "--llm",
             "--model",
-            "llm",
             metavar="NAME|FILE",
             help="Use another LLM: a name, a spec, a config.json or a folder that holds one.",
         ),
+        click.option("--llm", metavar="NAME|FILE", help="The same as --model."),
         click.option("--cluster", metavar="NAME|FILE", help="Use another cluster."),
         click.option("--workload", metavar="NAME|FILE", help="Use another workload."),
         click.option("--recipe", metavar="NAME|FILE", help="Solve by another recipe."),
@@ -291,20 +298,23 @@ def _quantity(
 
 def _with_query(command: _F) -> _F:
     def collect(values: dict[str, Any]) -> None:
+        model, options = values.pop("model"), {"rule_packs": "--engine"}
         parts = {name: values.pop(name) for name in _PARTS}
+        if model is not None:
+            if parts["llm"] is not None:
+                raise click.UsageError("found both --model and --llm, which are the same")
+            parts["llm"], options["llm"] = model, "--model"
+        typed = {option: values.pop(option) for option in _SHORTHANDS}
         shorthand = {
-            "requirements.coverage": values.pop("coverage"),
-            "requirements.max_ttft_us": values.pop("ttft"),
-            "requirements.max_tpot_us": values.pop("tpot"),
-            "requirements.min_tokens_per_s": values.pop("min_rate"),
+            f"{_SHORTHANDS[option]}={value}": f"--{option.replace('_', '-')}"
+            for option, value in typed.items()
+            if value is not None
         }
-        overrides = tuple(
-            f"{path}={value}" for path, value in shorthand.items() if value is not None
-        )
         values["query"] = Query(
             spec=values.pop("spec"),
             parts={name: value for name, value in parts.items() if value is not None},
-            overrides=overrides + values.pop("overrides"),
+            overrides=(*shorthand, *values.pop("overrides")),
+            options=options | shorthand,
             catalogs=values.pop("catalogs"),
             plugins=values.pop("plugins"),
             allow_plugins=values.pop("allow_plugins"),

@@ -143,3 +143,60 @@ def test_several_engines_hold_together(question):
     assert result.exit_code == 0, result.stderr
     packs = [pack["name"] for pack in json.loads(result.stdout)["spec"]["rule_packs"]]
     assert packs == ["vllm", "sglang"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (("--model", "x"), "--model: unknown llm 'x'"),
+        (("--llm", "x"), "--llm: unknown llm 'x'"),
+        (("--model", ""), "--model: found '', expected a name or a path"),
+        (("--model", "x", "--cluster", ""), "--model: unknown llm 'x'"),
+        (("--model", "llama-3.1-8b", "--cluster", ""), "--cluster: found '', expected a name"),
+        (("--model", "llama-3.1-8b", "--engine", "vlm"), "--engine: unknown rules 'vlm'"),
+        (
+            ("--model", "llama-3.1-8b", "--coverage", "partition"),
+            "--coverage: coverage 'partition'",
+        ),
+        (
+            ("--cluster", "1xhgx-h100"),
+            "no SPEC given; expected a scenario, or its parts by --model",
+        ),
+    ],
+)
+def test_a_refusal_names_the_option_that_was_typed(typed, message):
+    said = refusal("solve", "--cluster", "1xhgx-h100", *PREFILL, *typed)
+    assert said.startswith(f"error: {message}")
+
+
+def test_model_and_llm_are_one_option():
+    said = refusal("solve", "--model", "llama-3.1-8b", "--llm", "llama-3.1-8b", *PREFILL, *NODE)
+    assert "found both --model and --llm" in said
+
+
+def test_a_model_may_be_a_plain_folder_unless_the_catalogue_has_the_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny", "llama-3.1-8b"):
+        folder_with(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    for name, layers in (("tiny", 2), ("llama-3.1-8b", 32), ("./llama-3.1-8b", 2)):
+        answer = run("solve", "--model", name, *PREFILL, *NODE)
+        assert json.loads(answer.stdout)["spec"]["llm"]["num_layers"] == layers
+    for name in ("empty", "./empty"):
+        said = refusal("solve", "--model", name, *PREFILL, *NODE)
+        assert said == "error: --model: empty: found a folder without config.json"
+
+
+def test_an_engine_file_lies_where_it_was_typed_not_beside_the_scenario(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    rules = (
+        'schema: 1\nkind: rules\nname: mine\nrules: [{name: one, require: pp == 1, because: "x"}]'
+    )
+    (tmp_path / "here" / "mine.yaml").write_text(rules)
+    (tmp_path / "one.yaml").write_text("base: llama-3.1-70b-16xh100\nrule_packs: [vllm]\n")
+    monkeypatch.chdir(tmp_path / "here")
+    engines = ("--engine", "./mine.yaml", "--engine", "vllm")
+    result = run("solve", "../one.yaml", "--json", *engines)
+    assert result.exit_code == 0, result.stderr
+    packs = [pack["name"] for pack in json.loads(result.stdout)["spec"]["rule_packs"]]
+    assert packs == ["vllm", "mine"]
