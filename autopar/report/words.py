@@ -1,7 +1,7 @@
 """Numbers, ranges and layouts in words: plain text, no colour, every number whole."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from autopar.problem import AnyPlan, DisaggregatedPlan, Plan, Stage
@@ -9,6 +9,10 @@ from autopar.units import format_bytes, format_rate, format_us
 
 DEGREES = ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
 _STAGE_DEGREES = DEGREES[2:]
+_WHOLE = {
+    "tp": "TP", "pp": "PP", "cp": "CP", "attn_dp": "attention DP", "replicas": "replicas ",
+}  # fmt: skip
+_EXPERTS = {"ep": "EP", "etp": "ETP", "spread": "spread "}
 _MAX_RUNS = 6  # longer id lists are cut, and say how long they are
 
 
@@ -70,15 +74,25 @@ def ranges(ids: Sequence[int]) -> str:
 
 
 def layout(plan: AnyPlan) -> str:
-    """Return the degrees in engine shorthand, those of 1 left out: EP16 x TP2 x PP8."""
+    """Return the degrees in engine shorthand: TP2 x PP8 x attention DP4, experts EP4 x ETP2.
+
+    All that are above 1, so that those before the comma multiply to the GPUs, and those of the
+    experts to the GPUs of a stage; tp and pp always.
+    """
     if isinstance(plan, DisaggregatedPlan):
         return " + ".join(f"{role} {layout(part)}" for role, part in plan.roles.items())
-    shown = {"ep": "EP", "tp": "TP", "pp": "PP", "cp": "CP", "replicas": "replicas "}
+    whole, experts = _shorthand(plan, _WHOLE), _shorthand(plan, _EXPERTS)
+    if not experts or not len(plan.placement):  # a dense model's are those of attention
+        return whole
+    return f"{whole}, experts {experts}"
+
+
+def _shorthand(plan: Plan, names: Mapping[str, str]) -> str:
     texts = []
-    for key, name in shown.items():
+    for key, name in names.items():
         value = plan.degree(key)
         if value is None:
-            texts.append(f"{name} varies")
+            texts.append(f"{name.strip()} varies")
         elif value != 1 or key in ("tp", "pp"):
             texts.append(f"{name}{value}")
     return " x ".join(texts)

@@ -30,7 +30,7 @@ def test_solve_prints_the_plan_and_nothing_else():
     result = run("solve", DOCUMENT)
     assert result.exit_code == 0
     assert result.stderr == ""
-    assert "EP16 x TP2 x PP8" in result.stdout
+    assert "TP2 x PP8 x attention DP32, experts EP16 x ETP2 x spread 2" in result.stdout
     assert "traffic decides" in " ".join(result.stdout.split())
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert not any(line != line.rstrip() for line in result.stdout.splitlines())
@@ -85,7 +85,7 @@ def test_an_interrupted_solve_prints_its_plan(monkeypatch, solution):
     monkeypatch.setattr(api, "solve", lambda *_, **__: partial)
     result = run("solve", DOCUMENT)
     assert result.exit_code == 130
-    assert "EP16 x TP2 x PP8" in result.stdout
+    assert "TP2 x PP8 x attention DP32, experts EP16 x ETP2 x spread 2" in result.stdout
     assert "interrupted" in result.stdout
 
 

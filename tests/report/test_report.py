@@ -131,7 +131,7 @@ def test_the_solution_in_text_says_everything(solution, printed):
     said = printed(text.print_solution, solution)
     for part in (
         "proven optimal",
-        "EP16 x TP2 x PP4",
+        "TP2 x PP4 x attention DP64, experts EP16 x ETP2 x spread 4",
         "tp 2 * cp 1 * attn_dp 64 = ep 16 * etp 2 * spread 4 = 128 GPUs per stage",
         "0 to 3 4 each: 0-3 to 12-15 128 each: 0-127 to 384-511",
         "TTFT 1.60 s",
@@ -257,7 +257,7 @@ def test_the_comparison_shows_differences_and_gaps(document_scenario, printed):
     )
     comparison = compare(scenario, [slow])
     said = printed(text.print_comparison, comparison)
-    assert "EP16 x TP2 x PP16" in said
+    assert "TP2 x PP16 x attention" in said
     assert "15 (+114 %)" in said
     assert "gap, traffic 114 % 0 %" in said
     assert "What coverage partition costs against every_gpu" in said

@@ -1,8 +1,43 @@
 """Numbers and layouts in words."""
 
+import numpy as np
 import pytest
 
+from autopar.problem import PLACEMENT_COLUMNS, Plan, Stage
 from autopar.report import words
+
+
+def plan_with(num_experts=0, replicas=1, pp=1, tp=1, cp=1, attn_dp=1, ep=1, etp=1, spread=1):
+    """A plan of these degrees, as far as words go."""
+    stages = tuple(Stage(i, (i,), tp, cp, attn_dp, ep, etp, spread) for i in range(pp))
+    placement = np.zeros((num_experts, len(PLACEMENT_COLUMNS)), dtype=np.int64)
+    return Plan("p", "l", "c", replicas, pp, stages, (), placement)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "text"),
+    [
+        ({"num_experts": 4, "attn_dp": 6, "ep": 2, "etp": 3},
+         "TP1 x PP1 x attention DP6, experts EP2 x ETP3"),
+        ({"num_experts": 4, "tp": 2, "pp": 8, "attn_dp": 32, "ep": 16, "etp": 2, "spread": 2},
+         "TP2 x PP8 x attention DP32, experts EP16 x ETP2 x spread 2"),
+        ({"num_experts": 4, "cp": 2, "ep": 2, "replicas": 3},
+         "TP1 x PP1 x CP2 x replicas 3, experts EP2"),
+        ({"num_experts": 4}, "TP1 x PP1"),
+        ({"tp": 8, "pp": 2, "etp": 8}, "TP8 x PP2"),
+        ({"tp": 2, "attn_dp": 2, "etp": 4, "replicas": 2},
+         "TP2 x PP1 x attention DP2 x replicas 2"),
+    ],
+)  # fmt: skip
+def test_the_headline_has_every_degree_above_one(degrees, text):
+    """All before the comma multiply to the GPUs, those of the experts to the GPUs of a stage."""
+    assert words.layout(plan_with(**degrees)) == text
+
+
+def test_a_degree_in_which_stages_differ_varies():
+    one, other = plan_with(tp=2).stages[0], plan_with(attn_dp=2).stages[0]
+    plan = Plan("p", "l", "c", 1, 2, (one, other), (), np.zeros((0, 5), dtype=np.int64))
+    assert words.layout(plan) == "TP varies x PP2 x attention DP varies"
 
 
 @pytest.mark.parametrize(
