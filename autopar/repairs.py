@@ -174,7 +174,7 @@ def _throughput(question: Question) -> Iterator[_Fix]:
     ):
         if have is not None and reached < have:
             rate = math.floor(reached * 1e3 * (1 - 1e-9)) / 1e3  # never more than is reached
-            text = f"{format_rate(have)} -> {format_rate(rate)}"
+            text = f"{format_rate(have, beside=rate)} -> {format_rate(rate, beside=have)}"
             change = (f"requirements.{field}", rate)
             fixes.append(_Fix("throughput", (change,), text, (have - rate) / have))
     if fixes:
@@ -247,7 +247,7 @@ def _nodes(question: Question) -> Iterator[_Fix]:
             tried += 1
             if question.changed("cluster.num_nodes", nodes).feasible():
                 gpus = (nodes - have) * cluster.gpus_per_node
-                text = f"{have} -> {nodes} nodes ({gpus:+d} GPUs)"
+                text = f"{have} -> {nodes} nodes ({gpus:+d} GPU{'' if gpus == 1 else 's'})"
                 yield _Fix("coverage", (("cluster.num_nodes", nodes),), text, distance / have)
                 return
             if tried >= MOST_TRIES:

@@ -104,9 +104,18 @@ def format_us(value: float) -> str:
     return _scaled(value, ("us", "ms", "s"), 1000.0)
 
 
-def format_rate(value_per_s: float, noun: str = "tokens") -> str:
-    """Return a rate with thousands separators, per millisecond above 1e6 per second."""
-    if value_per_s >= 1e6:
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 stage, 8 stages."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def format_rate(value_per_s: float, noun: str = "tokens", *, beside: float | None = None) -> str:
+    """Return a rate with thousands separators, per millisecond above 1e6 per second.
+
+    beside: another rate of the same line; both are in the unit of the smaller.
+    """
+    smaller = value_per_s if beside is None else min(value_per_s, beside)
+    if smaller >= 1e6:
         return f"{value_per_s / 1e3:,.0f} {noun}/ms"
     return f"{value_per_s:,.0f} {noun}/s" if value_per_s >= 100 else f"{value_per_s:,.3g} {noun}/s"
 

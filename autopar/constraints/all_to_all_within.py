@@ -13,6 +13,7 @@ from autopar.constraints.base import Constraint
 from autopar.problem import BoolArray, Candidates, IntArray, Plan, Problem
 from autopar.specs import Scenario
 from autopar.topology import Topology
+from autopar.units import plural
 
 if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel
@@ -31,7 +32,9 @@ class AllToAllWithin(Constraint):
         """Name the container and its size."""
         level = scenario.requirements.all_to_all_within
         size = scenario.cluster.container_gpus(level)
-        return f"expert all-to-all, so every stage, lies inside one {level} of {size:,} GPUs"
+        return (
+            f"expert all-to-all, so every stage, lies inside one {level} of {plural(size, 'GPU')}"
+        )
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
         """Candidates with equal stages whose blocks fit in containers."""

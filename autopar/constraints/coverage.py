@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from autopar.constraints.base import Constraint
 from autopar.problem import BoolArray, Candidates, Plan, Problem
 from autopar.specs import Scenario
+from autopar.units import plural
 
 
 class Coverage(Constraint):
@@ -19,9 +20,9 @@ class Coverage(Constraint):
         llm, num_gpus = scenario.llm, scenario.cluster.num_gpus
         match scenario.requirements.coverage:
             case "up_to":
-                return f"at most the {num_gpus:,} GPUs of the cluster"
+                return f"at most the {plural(num_gpus, 'GPU')} of the cluster"
             case "every_gpu":
-                return f"none of the {num_gpus:,} GPUs idle"
+                return f"none of the {plural(num_gpus, 'GPU')} idle"
         shards = num_gpus / (llm.num_layers * llm.num_experts)
         return (
             f"partition: one expert shard on each of {num_gpus:,} GPUs, so {llm.num_layers} layers "

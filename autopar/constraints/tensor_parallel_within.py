@@ -8,6 +8,7 @@ from autopar.constraints.base import Constraint
 from autopar.problem import BoolArray, Candidates, Plan, Problem
 from autopar.specs import Scenario
 from autopar.topology import Topology
+from autopar.units import plural
 
 
 class TensorParallelWithin(Constraint):
@@ -20,7 +21,7 @@ class TensorParallelWithin(Constraint):
         """Name the container and its size."""
         level = scenario.requirements.tensor_parallel_within
         size = scenario.cluster.container_gpus(level)
-        return f"every tensor-parallel group lies inside one {level} of {size:,} GPUs"
+        return f"every tensor-parallel group lies inside one {level} of {plural(size, 'GPU')}"
 
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
         """Candidates whose groups fit, counting the GPUs that groups leave over in a container."""
@@ -42,7 +43,7 @@ class TensorParallelWithin(Constraint):
                     if group:
                         yield (
                             f"replica {replica} stage {stage.index}: the {key} group {group} "
-                            f"leaves its {level} of {size} GPUs"
+                            f"leaves its {level} of {plural(size, 'GPU')}"
                         )
 
 

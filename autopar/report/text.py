@@ -10,7 +10,7 @@ from rich.text import Text
 
 from autopar.problem import AnyPlan, Metrics, Plan
 from autopar.report import words
-from autopar.report.words import percent, plural, quantity
+from autopar.report.words import percent, quantity
 from autopar.results import (
     Comparison,
     Explanation,
@@ -21,6 +21,7 @@ from autopar.results import (
     VerifyReport,
 )
 from autopar.specs import Scenario
+from autopar.units import plural
 
 _STYLES = {"reproduced": "green", "wrong": "bold red", "not derivable": "yellow"}
 _STATUS = {

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from autopar.problem import AnyPlan, DisaggregatedPlan, Plan, Stage
-from autopar.units import format_bytes, format_rate, format_us
+from autopar.units import format_bytes, format_rate, format_us, plural
 
 DEGREES = ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
 _STAGE_DEGREES = DEGREES[2:]
@@ -50,11 +50,6 @@ def difference(value: float, reference: float) -> str:
         return f"{value - reference:+,.6g}"
     text = percent(value / reference - 1)
     return text if text.startswith("-") else f"+{text}"
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun: 1 stage, 8 stages."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def set_options(change: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from autopar.problem import Plan
 from autopar.results import Violation
 from autopar.specs import Scenario
+from autopar.units import plural
 from autopar.verifier.findings import found
 from autopar.verifier.layout import NONE, IntArray, Layout, listed, stage_degrees
 
@@ -315,7 +316,8 @@ def _containers(scenario: Scenario, rows: _Rows) -> Iterator[Violation]:
         "expert shards outside their container",
         [
             f"{rows.place(int(order[starts[e]]))}: shards are on GPUs "
-            f"{listed(rows.gpu[runs.rows_of(e)].tolist())}, not in one {level} of {size} GPUs"
+            f"{listed(rows.gpu[runs.rows_of(e)].tolist())}, "
+            f"not in one {level} of {plural(size, 'GPU')}"
             for e in np.flatnonzero(torn).tolist()
         ],
     )
@@ -341,7 +343,7 @@ def _follower_containers(scenario: Scenario, layout: Layout, rows: _Rows) -> Ite
         torn = np.flatnonzero(homes.min(axis=1, initial=2**62) < homes.max(axis=1, initial=0))
         messages += [
             f"replica {copies[i]}, laid out as {rows.place(row)}: shards are on GPUs "
-            f"{listed(gpus[i, list(ranks)].tolist())}, not in one {level} of {size} GPUs"
+            f"{listed(gpus[i, list(ranks)].tolist())}, not in one {level} of {plural(size, 'GPU')}"
             for i in torn.tolist()
         ]
     yield from found("expert shards outside their container", messages)

@@ -101,8 +101,8 @@ def throughput_violations(
     ):
         if target is not None and value < target * (1 - _FLOAT) - RATE_PER_S:
             message = (
-                f"{format_rate(value)} ({value:,.3f} tokens/s){by}, "
-                f"at least {format_rate(target)} are required"
+                f"{format_rate(value, beside=target)} ({value:,.3f} tokens/s){by}, "
+                f"at least {format_rate(target, beside=value)} are required"
             )
             yield from found(kind, [message])
 

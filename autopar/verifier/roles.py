@@ -10,7 +10,7 @@ from autopar.problem import DisaggregatedPlan, Metrics, Plan
 from autopar.results import Verdict, VerifyReport, Violation
 from autopar.specs import Claim, PlanSpec, Scenario
 from autopar.specs.roles import ROLES, Role, requests_per_token, role_scenario
-from autopar.units import format_us
+from autopar.units import format_us, plural
 from autopar.verifier.findings import found
 from autopar.verifier.layout import IntArray, layout_of, listed
 from autopar.verifier.limits import TIME_US, throughput_violations
@@ -139,7 +139,8 @@ def _idle(scenario: Scenario, plan: DisaggregatedPlan) -> Iterator[Violation]:
     num_gpus = scenario.cluster.num_gpus
     idle = sorted(set(range(num_gpus)) - _ids(plan.prefill) - _ids(plan.decode))
     if idle:
-        text = f"{len(idle):,} of {num_gpus:,} GPUs are in no role: GPU {listed(idle)}"
+        verb = "is" if len(idle) == 1 else "are"
+        text = f"{len(idle):,} of {plural(num_gpus, 'GPU')} {verb} in no role: GPU {listed(idle)}"
         yield from found("idle GPU", [text])
 
 

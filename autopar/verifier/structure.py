@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from autopar.problem import Plan
 from autopar.results import Violation
 from autopar.specs import Scenario
+from autopar.units import plural
 from autopar.verifier.findings import found
 from autopar.verifier.layout import IntArray, Layout, listed
 from autopar.verifier.work import largest_batch
@@ -165,19 +166,22 @@ def _shares(scenario: Scenario, plan: Plan) -> Iterator[Violation]:
     llm, most = scenario.llm, scenario.requirements.max_context_parallel_size
     # Declared costs know no shapes, so that a document's plan is not judged by an architecture.
     architecture = None if scenario.cost_model == "declared" else llm.architecture
+    columns = "expert columns" if llm.is_moe else "heads and dense columns"
     shares = [("uneven experts", llm.num_experts, "experts", "ep")]
     if architecture is not None:
         shares += [
             ("uneven heads", architecture.tensor_unit, "heads and dense columns", "tp"),
-            ("uneven columns", architecture.expert_unit, "expert columns", "etp"),
+            ("uneven columns", architecture.expert_unit, columns, "etp"),
         ]
     for kind, whole, what, key in shares:
+        # A dense feed-forward is cut by tp, and etp says so again.
+        said_of_tp = key == "etp" and not llm.is_moe
         yield from found(
             kind,
             [
                 f"stage {position}: {whole} {what} do not divide by {key} = {getattr(stage, key)}"
                 for position, stage in enumerate(plan.stages)
-                if whole % getattr(stage, key)
+                if whole % getattr(stage, key) and not (said_of_tp and stage.etp == stage.tp)
             ],
         )
     yield from found(
@@ -238,10 +242,9 @@ def _coverage(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[Violat
     works[layout.gpu[layout.gpu < num_gpus]] = True
     idle = np.flatnonzero(~works).tolist()
     if idle:
-        yield from found(
-            "idle GPU",
-            [f"{len(idle):,} of {num_gpus:,} GPUs are in no stage: GPU {listed(idle)}"],
-        )
+        verb = "is" if len(idle) == 1 else "are"
+        text = f"{len(idle):,} of {plural(num_gpus, 'GPU')} {verb} in no stage: GPU {listed(idle)}"
+        yield from found("idle GPU", [text])
     if coverage != "partition":
         return
     if len(plan.gpus) > 1:
@@ -275,7 +278,7 @@ def _tensor_containers(scenario: Scenario, plan: Plan, layout: Layout) -> Iterat
                     ids = listed(groups[index, group].tolist())
                     text = (
                         f"replica {copies[index]} stage {position}: {key} group {group} = GPUs "
-                        f"{ids}, not in one {level} of {size} GPUs"
+                        f"{ids}, not in one {level} of {plural(size, 'GPU')}"
                     )
                     messages.append((int(copies[index]), position, text))
     yield from found("tensor group outside its container", _in_order(messages))
@@ -295,7 +298,7 @@ def _stage_containers(scenario: Scenario, layout: Layout) -> Iterator[Violation]
                 touched = np.unique(gpus[index] // size).tolist()
                 text = (
                     f"replica {copies[index]} stage {position}: its {gpus.shape[1]} GPUs lie in "
-                    f"{len(touched)} {level}s of {size} GPUs: {listed(touched)}"
+                    f"{len(touched)} {level}s of {plural(size, 'GPU')}: {listed(touched)}"
                 )
                 messages.append((int(copies[index]), position, text))
     yield from found("stage outside its container", _in_order(messages))
