@@ -162,7 +162,8 @@ def scenario_options(command: _F) -> _F:
         click.option(
             "--coverage",
             type=click.Choice(("partition", "every_gpu", "up_to")),
-            help="Which GPUs must work; the same as --set requirements.coverage.",
+            help="Which GPUs must work: each with one expert shard (partition), every_gpu, or any "
+            "number (up_to). Default: what SPEC says; without it, or with parts alone, up_to.",
         ),
         click.option(
             "--ttft",
