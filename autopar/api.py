@@ -104,9 +104,8 @@ def solve(
         clock.lap("unfold")
         report = trusted(task, outcome, plan)
         clock.lap("verify")
-    found = _Findings()
-    if diagnose and not outcome.interrupted:
-        found = _diagnose(task, outcome, Question(scenario, every_plugin))
+    asked = diagnose and not outcome.interrupted
+    found = _diagnose(task, outcome, Question(scenario, every_plugin)) if asked else _Findings()
     tied = _tied_levels(task, prepared, outcome)
     clock.lap("diagnose")
     return Solution(

@@ -150,44 +150,8 @@ def scenario_options(command: _F) -> _F:
             metavar="PATH=VALUE",
             help="Set any field of the spec, e.g. cluster.gpus_per_domain=32; null unsets it.",
         ),
-        click.option(
-            "--model",
-            metavar="NAME|FILE",
-            help="Use another LLM: a name, a spec, a config.json or a folder that holds one.",
-        ),
-        click.option("--llm", metavar="NAME|FILE", help="The same as --model."),
-        click.option("--cluster", metavar="NAME|FILE", help="Use another cluster."),
-        click.option("--workload", metavar="NAME|FILE", help="Use another workload."),
-        click.option("--recipe", metavar="NAME|FILE", help="Solve by another recipe."),
-        click.option(
-            "--coverage",
-            type=click.Choice(("partition", "every_gpu", "up_to")),
-            help="Which GPUs must work: each with one expert shard (partition), every_gpu, or any "
-            "number (up_to). Default: what SPEC says; without it, or with parts alone, up_to.",
-        ),
-        click.option(
-            "--ttft",
-            metavar="TIME",
-            callback=_time,
-            help="Largest mean time to first token, with its unit (us, ms, s, min): 2s.",
-        ),
-        click.option(
-            "--tpot",
-            metavar="TIME",
-            callback=_time,
-            help="Largest mean time per output token, with its unit (us, ms, s): 40ms.",
-        ),
-        click.option(
-            "--min-rate",
-            metavar="RATE",
-            callback=_rate,
-            help="Least tokens/s in total (input tokens in prefill, else output tokens): 5000.",
-        ),
-        click.option(
-            "--objective",
-            type=click.Choice(OBJECTIVES),
-            help="What to optimise first; those of the recipe break ties.",
-        ),
+        *_part_options(),
+        *_target_options(),
         click.option(
             "--engine",
             "engines",
@@ -248,6 +212,56 @@ def catalog_option(command: _F) -> _F:
         metavar="DIR",
         help="Look names up in DIR first; then in $AUTOPAR_CATALOG, then in what is shipped.",
     )(command)
+
+
+def _part_options() -> tuple[Callable[[_F], _F], ...]:
+    """Return the options that swap a part of the scenario."""
+    return (
+        click.option(
+            "--model",
+            metavar="NAME|FILE",
+            help="Use another LLM: a name, a spec, a config.json or a folder that holds one.",
+        ),
+        click.option("--llm", metavar="NAME|FILE", help="The same as --model."),
+        click.option("--cluster", metavar="NAME|FILE", help="Use another cluster."),
+        click.option("--workload", metavar="NAME|FILE", help="Use another workload."),
+        click.option("--recipe", metavar="NAME|FILE", help="Solve by another recipe."),
+    )
+
+
+def _target_options() -> tuple[Callable[[_F], _F], ...]:
+    """Return the options that say what to reach."""
+    return (
+        click.option(
+            "--coverage",
+            type=click.Choice(("partition", "every_gpu", "up_to")),
+            help="Which GPUs must work: each with one expert shard (partition), every_gpu, or any "
+            "number (up_to). Default: what SPEC says; without it, or with parts alone, up_to.",
+        ),
+        click.option(
+            "--ttft",
+            metavar="TIME",
+            callback=_time,
+            help="Largest mean time to first token, with its unit (us, ms, s, min): 2s.",
+        ),
+        click.option(
+            "--tpot",
+            metavar="TIME",
+            callback=_time,
+            help="Largest mean time per output token, with its unit (us, ms, s): 40ms.",
+        ),
+        click.option(
+            "--min-rate",
+            metavar="RATE",
+            callback=_rate,
+            help="Least tokens/s in total (input tokens in prefill, else output tokens): 5000.",
+        ),
+        click.option(
+            "--objective",
+            type=click.Choice(OBJECTIVES),
+            help="What to optimise first; those of the recipe break ties.",
+        ),
+    )
 
 
 def _time(_: click.Context, option: click.Parameter, value: str | None) -> str | None:
