@@ -117,6 +117,25 @@ def test_the_memory_bound_of_equal_layers_is_that_of_an_even_split_at_least(
     assert bound >= middle.memory_bytes[0] * (1 - 1e-11)
 
 
+@many
+@given(data=st.data())
+def test_a_bound_is_at_least_the_mean_over_the_stages(
+    data, analytic_scenario, architectures, works, layouts
+):
+    """Of times per token, and of what GPUs hold for good, which no split of the layers changes."""
+    scenario = analytic_scenario(architecture=data.draw(architectures(6)), **data.draw(works))
+    candidate = data.draw(layouts(scenario))
+    if candidate.spread != 1:
+        return
+    model, rows = AnalyticCosts(scenario), Candidates.of([candidate] * candidate.pp)
+    edges = np.linspace(0, scenario.llm.num_layers, candidate.pp + 1).astype(np.int64)
+    costs = model.stage_costs(rows, edges[:-1], edges[1:])
+    bounds = model.bounds(Candidates.of([candidate]))
+    held = costs.weights_bytes + costs.kv_cache_bytes + costs.reserved_bytes
+    assert 1 / bounds.tokens_per_s[0] >= (1 / costs.tokens_per_s).mean() * (1 - 1e-11)
+    assert bounds.memory_bytes[0] >= held.mean() * (1 - 1e-11)
+
+
 def test_bounds_of_a_table_are_those_of_its_rows(analytic_scenario):
     """Rows with and without a fixed spread in one table keep their places."""
     model = AnalyticCosts(analytic_scenario(num_layers=6))

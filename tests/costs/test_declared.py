@@ -112,6 +112,12 @@ def test_decode_states_a_time_per_token_over_all_micro_batches():
     assert costs.tpot_us == pytest.approx(1.6e6)
 
 
+def test_the_fullest_of_uneven_stages_bounds_the_time_per_token():
+    """16 layers over 5 stages: one has 4, so 5 x 4 x 100 ms."""
+    row = Candidates.of([Candidate(1, 5, 2, 1, 16, 16, 2, 1)])
+    assert DeclaredCosts(scenario(phase="decode")).bounds(row).tpot_us[0] == pytest.approx(2e6)
+
+
 def test_what_is_stated_is_counted_and_what_is_not_is_noted():
     model = DeclaredCosts(scenario(kv_cache_bytes_per_gpu="1 GB", reserved_bytes_per_gpu="2 GB"))
     costs = stages(model, DOCUMENT, 2)

@@ -7,7 +7,9 @@ import pytest
 
 from autopar.costs.operations.collectives import Network
 from autopar.disaggregated.costs import Handover, RoleCosts
+from autopar.disaggregated.objectives import _WAYS
 from autopar.disaggregated.task import make_pair
+from autopar.disaggregated.values import Values
 from autopar.errors import SpecError
 from autopar.problem import Candidate, Candidates
 from autopar.specs import Scenario
@@ -95,6 +97,16 @@ def test_no_split_beats_the_bound_of_the_handover(pair_scenario: Build) -> None:
         best = handover.of_segments_us(row, np.array([0]), np.array([longest]))[0]
         assert least <= best
         assert least == pytest.approx(best)  # all layers are alike
+
+
+def test_the_values_of_a_pair_are_sums_and_extremes_of_both_roles() -> None:
+    """Rate 1 and 10, time 2 and 20, handover 3 and 30, TPOT 4 and 40, and so on."""
+    prefill, decode = (Values(*(np.array([s * n]) for n in range(1, 8))) for s in (1, 10))
+    found = {name: combine(prefill, decode).item() for name, (combine, _) in _WAYS.items()}
+    assert found == {
+        "throughput": 1, "throughput_per_gpu": 1000 // 77, "ttft": 2 + 20 + 30, "tpot": 40,
+        "traffic": 5 + 50, "memory": 60, "gpus": 7 + 70,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

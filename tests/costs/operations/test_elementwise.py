@@ -36,6 +36,12 @@ def test_moving_data_takes_a_start_and_its_bytes():
     assert kernels.elementwise_us(5e6, DEVICE) == pytest.approx(12)
 
 
+def test_a_gpu_without_measurements_takes_3_us_and_0_8_of_its_bandwidth():
+    """8e6 bytes over 0.8e12: 10 us, and 3 of start."""
+    bare = Gpu(name="g", peak_flops_per_s=1e15, memory_bytes=1e9, memory_bandwidth_bytes_per_s=1e12)
+    assert kernels.elementwise_us(8e6, Device.of(bare)) == pytest.approx(13)
+
+
 def test_a_decode_step_reads_and_writes_the_states():
     """100 sequences of 10,000 fp32 elements, read and written: 8e6 bytes over 0.5e12: 16 us."""
     assert linear_us(100, 100, 10_000) == pytest.approx(20)
