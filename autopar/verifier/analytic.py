@@ -13,7 +13,7 @@ import numpy as np
 from autopar.costs.operations import parts
 from autopar.problem import Plan, Stage
 from autopar.specs import Layer, Scenario
-from autopar.units import format_us
+from autopar.units import format_us, plural
 from autopar.verifier.kinds import Bench
 from autopar.verifier.layout import IntArray, Layout
 from autopar.verifier.loads import Loads
@@ -176,8 +176,9 @@ def _link_notes(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[str]
                         torn[key] += int((homes.min(axis=1) < homes.max(axis=1)).sum())
         for key, count in torn.items():
             if count:
-                what = "stages" if key == "stage" else f"{key} groups"
+                what = plural(count, "stage" if key == "stage" else f"{key} group")
                 yield (
-                    f"{count:,} {what} would fit in one {level} of {size} GPUs but lie in more; "
-                    f"the cost model charges them with the link of the {level}"
+                    f"{what} would fit in one {level} of {plural(size, 'GPU')} but "
+                    f"{'lies' if count == 1 else 'lie'} in more; the cost model charges the link "
+                    f"of the {level}"
                 )
