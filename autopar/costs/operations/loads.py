@@ -89,10 +89,11 @@ def skewed_load(
     columns = np.zeros((3, *x.shape))
     for number in sorted({int(n) for n in share.ravel()} - {0}):
         here = share == number
-        known = _tabled(law, num_experts, experts_per_token, number, fit)
+        known = _tabled(
+            law, num_experts, experts_per_token, number, fit.weight_passes, fit.uneven_rows
+        )
         columns[:, here] = [np.exp2(np.interp(x[here], _OCTAVE, column)) for column in known]
-    rows, read, passes = columns
-    return RankLoad(rows * beyond, read, passes * beyond)
+    return RankLoad(columns[0] * beyond, real(columns[1]), columns[2] * beyond)
 
 
 def busiest_rows(
@@ -110,7 +111,8 @@ def _tabled(
     num_experts: int,
     experts_per_token: int,
     held: int,
-    fit: ExpertsFit,
+    table: tuple[float, ...],
+    uneven_rows: float,
 ) -> FloatArray:
     """Return log2 of rows, read and passes of the busiest rank, shape (3, octaves); all grow."""
     shares = _shares(law, num_experts, experts_per_token)
@@ -122,8 +124,7 @@ def _tabled(
     mine = np.take_along_axis(grouped, busiest[..., None, None], axis=2)[:, :, 0]
     rows = mine * np.exp2(_OCTAVE)[None, :, None]
     read = -np.expm1(-rows)  # of each expert: whether it gets a row, as under random routing
-    uneven = rows / np.maximum(read, 1e-12) + fit.uneven_rows
-    passes = read * weight_passes(uneven, fit.weight_passes)
+    passes = read * weight_passes(rows / np.maximum(read, 1e-12) + uneven_rows, table)
     means = np.array([part.sum(axis=2).mean(axis=0) for part in (rows, read, passes)])
     return real(np.log2(np.maximum.accumulate(np.maximum(means, 1e-9), axis=1)))
 
