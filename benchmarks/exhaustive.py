@@ -5,7 +5,7 @@
 Writes results/exhaustive.md. What the solver leaves out by bounds on throughput, by intervals of
 batches and by incumbents is solved here one by one: each candidate by the dynamic programme over
 its splits, batch after batch, until a requirement that only gets harder with the batch surely fails
-(memory, TTFT, TPOT; with --memory-only memory alone, which takes twenty times as long). Splits
+(memory, TTFT, TPOT; with --memory-only memory alone, which takes far longer). Splits
 themselves are compared with all splits in tests/test_solver_against_oracle.py.
 """
 
@@ -28,7 +28,7 @@ from autopar.specs import Scenario
 sys.path.insert(0, str(Path(__file__).parent / "peer"))
 from cases import Case, load_cases, select
 
-MOST_GPUS = 32  # three times as many take a quarter of an hour for one case
+MOST_GPUS = 32  # larger cases take long
 
 
 @dataclass(slots=True)

@@ -2,14 +2,15 @@
 
 import datetime as dt
 import json
-import platform
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from run_peer import PEER_PACKAGE, PEER_VERSION
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measure import describe_machine, machine
 
 if TYPE_CHECKING:
     from side_by_side import Row
@@ -20,24 +21,8 @@ SHORT = {"tp": "tp", "pp": "pp", "attention_dp": "dp", "moe_tp": "etp", "moe_ep"
 
 
 def machine_line() -> str:
-    """Return what the times depend on, without the machine's name or its paths."""
-    processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-        processor = next(names, processor)
-        cores = sum(line.startswith("processor") for line in lines)
-    except OSError:
-        cores = 0
-    try:
-        package = version("autopar")
-    except PackageNotFoundError:
-        package = "not installed"
-    counted = f"{cores} cores, " if cores else ""
-    return (
-        f"{processor}, {counted}{platform.system()}, Python {platform.python_version()}; "
-        f"autopar {package}, {PEER_PACKAGE} {PEER_VERSION}"
-    )
+    """Return what the times depend on, and the commit, without the machine's name or its paths."""
+    return f"{describe_machine(machine())} {PEER_PACKAGE} {PEER_VERSION}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
