@@ -14,6 +14,7 @@ from autopar.specs import (
     Cluster,
     Document,
     Gpu,
+    Measurements,
     PlanSpec,
     Recipe,
     RulePack,
@@ -47,6 +48,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("cluster", "clusters", "models", Cluster, {"gpu": "gpu"}),
         Kind("workload", "workloads", "models", Workload),
         Kind("plan", "plans", "models", PlanSpec),
+        Kind("measurements", "measurements", "models", Measurements),
         Kind("recipe", "recipes", "solvers", Recipe),
         Kind("rules", "rules", "solvers", RulePack),
     )

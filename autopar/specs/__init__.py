@@ -16,6 +16,14 @@ from autopar.specs.base import SCHEMA_VERSION, Document, Spec
 from autopar.specs.cluster import Cluster, Link, Links
 from autopar.specs.gpu import Gpu
 from autopar.specs.llm import LLM, Precisions
+from autopar.specs.measurement import (
+    Layout,
+    Measurements,
+    ServingCase,
+    ServingRow,
+    TrainingCase,
+    TrainingRow,
+)
 from autopar.specs.plan import (
     Claim,
     DegreesSpec,
@@ -47,10 +55,12 @@ __all__ = [
     "LatentAttention",
     "Layer",
     "LayerRun",
+    "Layout",
     "LayoutSpec",
     "LinearAttention",
     "Link",
     "Links",
+    "Measurements",
     "NextTokenPrediction",
     "PlacementSpec",
     "PlanSpec",
@@ -63,7 +73,11 @@ __all__ = [
     "RulePack",
     "RuleSpec",
     "Scenario",
+    "ServingCase",
+    "ServingRow",
     "Spec",
     "StageSpec",
+    "TrainingCase",
+    "TrainingRow",
     "Workload",
 ]
