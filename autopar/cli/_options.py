@@ -70,7 +70,7 @@ class Query:
         scenario = load_scenario(
             self.spec,
             overrides=self.overrides,
-            parts=self.parts,
+            parts=self.parts | self._engine(),
             rule_packs=tuple(dict.fromkeys(self.engines)),
             catalogs=self.catalogs,
             options=self.options,
@@ -89,6 +89,14 @@ class Query:
             )
         others = [name for name in scenario.recipe.objectives if name != self.objective]
         return changed(scenario, "recipe.objectives", (self.objective, *others))
+
+    def _engine(self) -> dict[str, str]:
+        """Return the engine as a part: its host is waited for where it is the only one named."""
+        from autopar.catalog import names
+
+        engines = set(self.engines)
+        is_known = len(engines) == 1 and engines <= set(names("engine", catalogs=self.catalogs))
+        return {"engine": engines.pop()} if is_known else {}
 
     @contextmanager
     def named(self, plans: Sequence[str] = ()) -> Iterator[None]:
@@ -157,8 +165,8 @@ def scenario_options(command: _F) -> _F:
             "engines",
             multiple=True,
             metavar="NAME|FILE",
-            help="Hold the rules of an engine: vllm, sglang, tensorrt-llm, megatron; may be given "
-            "several times.",
+            help="Hold the rules of an engine (vllm, sglang, tensorrt-llm, megatron) and count its "
+            "host time; given several times, hold the rules of all and count none.",
         ),
         click.option(
             "--plugin",

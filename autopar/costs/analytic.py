@@ -12,6 +12,7 @@ import numpy as np
 
 from autopar.costs.bounds import bounds
 from autopar.costs.operations.arrays import real
+from autopar.costs.operations.device import AS_FITTED
 from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
 from autopar.costs.pieces import Physics, Pieces
 from autopar.costs.shape import ceil_div
@@ -24,7 +25,7 @@ from autopar.problem import (
     RowBounds,
     StageCosts,
 )
-from autopar.specs import ExpertFeedForward, Scenario
+from autopar.specs import Engine, ExpertFeedForward, Scenario
 from autopar.specs.architecture import FeedForward
 
 _US_PER_S = 1e6
@@ -48,6 +49,21 @@ class AnalyticCosts:
         # How many of the first i layers with experts are of each kind.
         self._kinds_of_experts = shape.counts[:, np.concatenate(([0], holders + 1))]
         self._experts_are_alike = len(_sizes(parts)) <= 1
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model."""
+        return self._physics.shape.num_layers
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether any layer has experts."""
+        return bool(self._has_experts.any())
+
+    @property
+    def fewest_chunks(self) -> int:
+        """In how many parts a prompt is computed at least."""
+        return self._workload.fewest_chunks
 
     def stage_costs(self, rows: Candidates, first: IntArray, stop: IntArray) -> StageCosts:
         """Cost of segment `[first[i], stop[i])` as a stage of `rows[i]`, shape (pairs,)."""
@@ -93,13 +109,12 @@ class AnalyticCosts:
 
     def notes(self) -> tuple[str, ...]:
         """Return what the analytic model leaves out."""
-        notes = [
-            *self._physics.clock.device.notes(),
-            (
-                "analytic costs: kernels and collectives one after another, nothing overlaps; "
-                "host time between steps is not counted"
-            ),
-        ]
+        device = self._physics.clock.device
+        notes = [*device.notes(), _what_runs_when(device.engine)]
+        if device.factors != AS_FITTED:
+            moved = device.factors.model_dump(exclude_defaults=True)
+            words = ", ".join(f"{name} {factor:g}" for name, factor in moved.items())
+            notes.append(f"times are moved by cost_factors: {words}")
         if self._physics.shape.num_experts and self._workload.expert_load == "even":
             notes.append("experts are taken as evenly loaded (workload.expert_load)")
         if self._workload.phase == "serving":
@@ -174,6 +189,19 @@ class AnalyticCosts:
         largest = np.where(counts > 0, pieces.buffer_bytes, 0.0).max(axis=0)
         logits = np.where(is_last, pieces.logits_bytes, 0.0)
         return real(pieces.residual_bytes + np.maximum(largest, logits))
+
+
+def _what_runs_when(engine: Engine | None) -> str:
+    """Return what overlaps, and whose host is waited for."""
+    kernels = "analytic costs: kernels and collectives one after another, nothing overlaps"
+    if engine is None:
+        return f"{kernels}; host time between steps is not counted"
+    if engine.two_batch_overlap:
+        kernels = (
+            "analytic costs: kernels and collectives one after another, but that one half of a "
+            "step is exchanged between expert ranks while the other is computed"
+        )
+    return f"{kernels}; host time and kernels of engine {engine.name}"
 
 
 def _sizes(parts: Sequence[FeedForward | None]) -> set[tuple[int | None, ...]]:

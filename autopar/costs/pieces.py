@@ -37,7 +37,9 @@ class Physics:
         links.
         """
         shape = Shape.of(scenario.llm, scenario.workload)
-        network, device = Network.of(scenario.cluster), Device.of(scenario.cluster.gpu)
+        factors = scenario.cost_factors
+        network = Network.of(scenario.cluster, factors, scenario.engine)
+        device = Device.of(scenario.cluster.gpu, factors, scenario.engine)
         return cls(shape, Clock(shape, network, device), Store(shape))
 
 
@@ -126,16 +128,21 @@ class _Work:
         return self._both(self.physics.clock.embedding_us)
 
     def head_us(self) -> _Times:
-        """Times of head and drafts on the last stage."""
+        """Times of head and drafts on the last stage, and of its host."""
         clock, groups = self.physics.clock, real(self.rows.attn_dp)
         return self._both(
-            lambda step: clock.head_us(self.rows, step) + clock.drafts_us(self.rows, groups, step)
+            lambda step: (
+                clock.head_us(self.rows, step)
+                + clock.drafts_us(self.rows, groups, step)
+                + clock.host_us(step)
+            )
         )
 
     def hop_us(self) -> _Times:
-        """Times to hand on what a stage has computed."""
+        """Times to hand on what a stage has computed, and of its host."""
         stage_gpus = real(self.rows.tp * self.rows.cp * self.rows.attn_dp)
-        return self._both(lambda step: self.physics.clock.hop_us(stage_gpus, step))
+        clock = self.physics.clock
+        return self._both(lambda step: clock.hop_us(stage_gpus, step) + clock.host_us(step))
 
     def bytes(self) -> dict[str, FloatArray]:
         """Bytes that do not depend on what is resident."""

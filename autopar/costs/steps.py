@@ -45,6 +45,20 @@ class Step:
         """Tokens whose logits the head computes."""
         return self.prompts + self.sequences * self.queries
 
+    def half(self, cp: IntArray) -> "Step":
+        """Return a step of half as much work in every group, prompts and sequences alike."""
+        prompt_tokens, sequences = self.prompt_tokens / 2, self.sequences / 2
+        return replace(
+            self,
+            prompt_tokens=prompt_tokens,
+            prompt_parts=self.prompt_parts / 2,
+            prompts=self.prompts / 2,
+            prompt_keys=self.prompt_keys / 2,
+            sequences=sequences,
+            rank_tokens=np.ceil((prompt_tokens + sequences * self.queries) / cp),
+            stage_tokens=self.stage_tokens / 2,
+        )
+
     def drafting(self, cp: IntArray, groups: FloatArray) -> "Step":
         """Return one more token for each sequence, those whose prompts end in the step too."""
         none = np.zeros_like(self.sequences)

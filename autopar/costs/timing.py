@@ -13,6 +13,7 @@ from autopar.costs.operations import kernels
 from autopar.costs.operations.arrays import real
 from autopar.costs.operations.collectives import Network
 from autopar.costs.operations.device import Device
+from autopar.costs.operations.host import layer_host_us, step_host_us
 from autopar.costs.operations.precisions import ACTIVATION_BYTES
 from autopar.costs.shape import Shape, ceil_div
 from autopar.costs.steps import Step
@@ -37,7 +38,28 @@ class Clock:
     device: Device
 
     def layer_us(self, kind: Layer, rows: Candidates, groups: FloatArray, step: Step) -> FloatArray:
-        """Time of one layer of a kind; groups: attention groups of the stage."""
+        """Time of one layer of a kind; groups: attention groups of the stage.
+
+        With two batches the exchange of one half of the step runs beside the work of the other.
+        """
+        feed_forward = self.shape.architecture.feed_forward_of(kind)
+        total = self._work_us(kind, rows, groups, step)
+        if isinstance(feed_forward, ExpertFeedForward):
+            exchanged = Exchange.of(feed_forward, rows, groups, step)
+            total = total + self._exchange_us(feed_forward, rows, exchanged, step)
+            if self.device.engine is not None and self.device.engine.two_batch_overlap:
+                half = step.half(rows.cp)
+                both_us = 2 * np.maximum(
+                    self._work_us(kind, rows, groups, half),
+                    self._exchange_us(
+                        feed_forward, rows, Exchange.of(feed_forward, rows, groups, half), half
+                    ),
+                )
+                total = np.where(groups * rows.cp > 1, both_us, total)
+        return real(total + layer_host_us(self.device))
+
+    def _work_us(self, kind: Layer, rows: Candidates, groups: FloatArray, step: Step) -> FloatArray:
+        """Time of a layer without its exchange between expert ranks."""
         hidden = self.shape.architecture.hidden_size
         total = real(np.zeros(len(rows)))
         attention = self.shape.architecture.attention_of(kind)
@@ -89,6 +111,10 @@ class Clock:
 
         total = filling * pass_us(step) + count * self.head_us(rows, one)
         return total + (count - filling) * pass_us(one) if count > filling else total
+
+    def host_us(self, step: Step) -> FloatArray:
+        """Time of the engine's host, once in each step of each stage."""
+        return step_host_us(step.sequences, self.device)
 
     def hop_us(self, stage_gpus: FloatArray, step: Step) -> FloatArray:
         """Time to hand the activations to the next stage: every GPU sends those of its rank."""
@@ -263,7 +289,7 @@ class Clock:
     def _moe_us(
         self, part: ExpertFeedForward, rows: Candidates, groups: FloatArray, step: Step
     ) -> FloatArray:
-        """Router, dispatch, experts, combine, and shared experts of one layer.
+        """Router, experts and shared experts of one layer.
 
         Only the layer's own expert grid works: with a spread above 1 the others wait.
         """
@@ -286,7 +312,7 @@ class Clock:
         router_us = self._gemm_us(
             step.rank_tokens, hidden, part.num_experts, self.shape.precisions.embeddings
         )
-        total = router_us + experts_us + self._exchange_us(part, rows, exchanged, step)
+        total = router_us + experts_us
         if part.latent_size is not None:  # down to the width of the experts, and back up
             total = total + self._gemm_us(
                 step.rank_tokens, 2 * hidden, part.latent_size, self.shape.precisions.feed_forward

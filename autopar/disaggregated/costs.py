@@ -82,7 +82,7 @@ class Handover:
     def __init__(self, scenario: Scenario) -> None:
         self._shape = Shape.of(scenario.llm, role_scenario(scenario, "prefill").workload)
         self._store = Store(self._shape)
-        self._network = Network.of(scenario.cluster)
+        self._network = Network.of(scenario.cluster, scenario.cost_factors, scenario.engine)
         self._span = scenario.cluster.num_gpus
         self._known: dict[tuple[int, int], FloatArray] = {}
 

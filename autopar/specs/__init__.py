@@ -14,6 +14,8 @@ from autopar.specs.architecture import (
 )
 from autopar.specs.base import SCHEMA_VERSION, Document, Spec
 from autopar.specs.cluster import Cluster, Link, Links
+from autopar.specs.engine import Engine
+from autopar.specs.factors import CostFactors
 from autopar.specs.gpu import Gpu
 from autopar.specs.llm import LLM, Precisions
 from autopar.specs.measurement import (
@@ -44,11 +46,13 @@ __all__ = [
     "Architecture",
     "Claim",
     "Cluster",
+    "CostFactors",
     "CpSatParameters",
     "Declared",
     "DegreesSpec",
     "DenseFeedForward",
     "Document",
+    "Engine",
     "ExpertFeedForward",
     "Gpu",
     "GroupedQueryAttention",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from autopar.specs.base import Document, Name, NonNegativeInt, PositiveInt, Spec, Text
 from autopar.specs.llm import Precisions
+from autopar.specs.workload import ExpertLoad
 
 Positive = Annotated[float, Field(gt=0, le=1e12)]
 
@@ -110,10 +111,12 @@ class ServingCase(_Case):
 
     closed_loop: so many clients, each with one request at a time. static: one batch, prompts
     first, then all answers in step; a batch of 1 is a lone request. prefill, decode: that phase
-    alone, on replicas of its own.
+    alone, on replicas of its own. expert_load: how tokens spread over experts; where nobody says,
+    the law of measured experts that is nearest to random routing.
     """
 
     mode: Literal["closed_loop", "static", "prefill", "decode"]
+    expert_load: ExpertLoad = "power_law_1.01"
     rows: Annotated[tuple[ServingRow, ...], Field(min_length=1)]
 
 

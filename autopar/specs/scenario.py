@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from autopar.specs.base import Document, Name, PositiveInt, Spec, Text
 from autopar.specs.cluster import Cluster
+from autopar.specs.engine import Engine
+from autopar.specs.factors import CostFactors
 from autopar.specs.llm import LLM
 from autopar.specs.recipe import Recipe, RulePack, RuleSpec
 from autopar.specs.workload import Workload
@@ -59,6 +61,8 @@ class Scenario(Document):
     rule_packs: tuple[RulePack, ...] = ()
     cost_model: Annotated[Name, Field()] = "analytic"
     declared: Declared | None = None
+    engine: Engine | None = None  # whose host time is charged; none without it
+    cost_factors: CostFactors = CostFactors()
     recipe: Recipe
     assumptions: tuple[Text, ...] = ()
 

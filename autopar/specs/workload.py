@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from autopar.specs.base import Document, Spec
 from autopar.units import Fraction
 
+ExpertLoad = Literal["even", "power_law_1.01", "power_law_1.2"]
 _Tokens = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 
 # Prompt tokens that a scheduler takes into one step: `--chunked-prefill-size` of SGLang,
@@ -64,7 +65,7 @@ class Workload(Document):
     # Prompts of its own group that a request finds waiting before it, where requests come in bursts
     prompts_ahead: Annotated[float, Field(ge=0, le=1000)] = 0.0
     # How tokens spread over experts: evenly, or by the power laws of measured expert kernels.
-    expert_load: Literal["even", "power_law_1.01", "power_law_1.2"] = "even"
+    expert_load: ExpertLoad = "even"
     speculation: Speculation | None = None
 
     @model_validator(mode="after")

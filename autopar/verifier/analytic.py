@@ -69,7 +69,7 @@ class _Pace:
         return self.known[kind, fullest]
 
     def ends_us(self, *, is_first: bool, is_last: bool) -> FloatArray:
-        """Time of the embedding, and of the head with the drafts or else of the hop."""
+        """Time of the embedding, of the head with the drafts or else of the hop, of the host."""
         total = np.zeros(len(self.benches))
         for turn, bench in enumerate(self.benches):
             if is_first:
@@ -78,6 +78,7 @@ class _Pace:
                 total[turn] += (bench.head_us() + bench.drafts_us()).max()
             else:
                 total[turn] += bench.hop_us().max()
+            total[turn] += bench.host_us().max()
         return total
 
 

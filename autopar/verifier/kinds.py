@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autopar.costs.operations import kernels, parts
+from autopar.costs.operations.host import layer_host_us, step_host_us
 from autopar.problem import Stage
 from autopar.specs import (
     DenseFeedForward,
@@ -38,6 +39,21 @@ class Bench:
 
     def layer_us(self, layer: Layer, fullest: int) -> FloatArray:
         """Time of one layer; fullest: expert shards on the GPU that holds most of this layer."""
+        part, engine = self.ask.architecture.feed_forward_of(layer), self.ask.device.engine
+        total = self._work_us(layer, fullest)
+        if isinstance(part, ExpertFeedForward):
+            if engine is not None and engine.two_batch_overlap and self._places > 1:
+                # One half is worked on while the other is under way, and the other way round.
+                half = Bench(self.ask, self.stage, self.turn.halved())
+                work_us = half._work_us(layer, fullest)
+                away_us = half._exchange_us(part, fullest)
+                total = np.maximum(work_us, away_us) * 2
+            else:
+                total = total + self._exchange_us(part, fullest)
+        return total + layer_host_us(self.ask.device)
+
+    def _work_us(self, layer: Layer, fullest: int) -> FloatArray:
+        """Time of a layer, without what its tokens take to their experts and back."""
         architecture = self.ask.architecture
         attention = architecture.attention_of(layer)
         feed_forward = architecture.feed_forward_of(layer)
@@ -89,6 +105,10 @@ class Bench:
             self.ask.hidden,
             self.ask.precisions.feed_forward,
         )
+
+    def host_us(self) -> FloatArray:
+        """Every group waits for the host, which looks after its running sequences."""
+        return step_host_us(self.turn.sequences, self.ask.device)
 
     def hop_us(self) -> FloatArray:
         """Every GPU hands the tokens of its rank on to one of the next stage."""
@@ -265,7 +285,7 @@ class Bench:
         return self._cut_feed_forward_us(part.ffn_size, part.num_matrices) + self._tensor_sum_us()
 
     def _experts_us(self, part: ExpertFeedForward, fullest: int) -> FloatArray:
-        """Router, shared experts, dispatch, the experts of the fullest GPU, and the way back."""
+        """Router, shared experts and the experts of the fullest GPU."""
         hidden, rows = self.ask.hidden, self.turn.rank_tokens
         local_us = self._gemm_us(rows, hidden, part.num_experts, self.ask.precisions.embeddings)
         if part.latent_size is not None:  # there and back, in the time of one GEMM twice as deep
@@ -276,7 +296,7 @@ class Bench:
             local_us = local_us + self._cut_feed_forward_us(part.shared_size, part.num_matrices)
             if self._places > 1:  # else the sum over the stage has these sums in it
                 local_us = local_us + self._tensor_sum_us()
-        return local_us + self._routed_us(part, fullest) + self._exchange_us(part, fullest)
+        return local_us + self._routed_us(part, fullest)
 
     def _routed_us(self, part: ExpertFeedForward, fullest: int) -> FloatArray:
         """Time of the GPU that holds most experts of the layer; the other grids wait."""

@@ -59,6 +59,6 @@ def question(scenario: Scenario) -> Question:
         llm=llm,
         architecture=llm.architecture,
         workload=work,
-        device=Device.of(scenario.cluster.gpu),
-        network=Network.of(scenario.cluster),
+        device=Device.of(scenario.cluster.gpu, scenario.cost_factors, scenario.engine),
+        network=Network.of(scenario.cluster, scenario.cost_factors, scenario.engine),
     )

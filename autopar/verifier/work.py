@@ -64,6 +64,18 @@ class Turn:
         """Tokens whose logits are computed."""
         return self.prompt_ends + self.query_tokens
 
+    def halved(self) -> "Turn":
+        """Return one of the two equal halves that a turn is cut into."""
+        return replace(
+            self,
+            prompt_tokens=self.prompt_tokens / 2,
+            prompt_parts=self.prompt_parts / 2,
+            prompt_ends=self.prompt_ends / 2,
+            prompt_keys=self.prompt_keys / 2,
+            sequences=self.sequences / 2,
+            stage_tokens=self.stage_tokens / 2,
+        )
+
     def next_drafts(self) -> "Turn":
         """Return a turn of one token for every sequence that has its first one by then."""
         none, sequences = np.zeros_like(self.sequences), self.sequences + self.prompt_ends

@@ -13,7 +13,7 @@ from autopar.costs.steps import most_sequences
 from autopar.problem import Candidate, Problem
 from autopar.search import make_task
 from autopar.segments import plan_costs
-from autopar.specs import LLM, Architecture, Scenario, Workload
+from autopar.specs import LLM, Architecture, CostFactors, Scenario, Workload
 from autopar.specs.counting import parameters
 from autopar.unfold import unfold
 from autopar.verifier import verify_plan
@@ -106,7 +106,25 @@ WORKLOADS = {
 }
 
 
-def scenario_of(architecture, precisions, workload, coverage="up_to", cp=1, load="even"):
+ENGINES = st.one_of(st.none(), some(
+    name="mixed-engine", step_us=[0, 250.0], sequence_us=[0, 12.5], layer_us=[0, 31.0],
+    all_reduce_us=[0, 7.0], key_reads=[1, 3.5, 100], two_batch_overlap=[False, True],
+))  # fmt: skip
+FACTORS = st.dictionaries(
+    st.sampled_from(sorted(CostFactors.model_fields)), st.sampled_from([0.5, 1.25]), max_size=3
+)
+
+
+def scenario_of(
+    architecture,
+    precisions,
+    workload,
+    coverage="up_to",
+    cp=1,
+    load="even",
+    engine=None,
+    factors=None,
+):
     """Return a scenario on 12 GPUs in nodes of 6, or on as many as a partition needs."""
     num_nodes = 2 * architecture.num_layers if coverage == "partition" else 2
     return Scenario.model_validate({
@@ -131,6 +149,8 @@ def scenario_of(architecture, precisions, workload, coverage="up_to", cp=1, load
         "workload": {"name": "mixed-work", "expert_load": load, **workload},
         "requirements": {"coverage": coverage, "max_context_parallel_size": cp, "max_spread": 3},
         "recipe": {"name": "default"},
+        "engine": engine,
+        "cost_factors": factors or {},
     })  # fmt: skip
 
 
@@ -191,6 +211,8 @@ def test_walk_arrives_at_the_numbers_of_the_cost_tables(phase, data):
         coverage,
         data.draw(st.sampled_from([1, 4]), "cp"),
         data.draw(st.sampled_from(["even", "power_law_1.2"]), "load"),
+        data.draw(ENGINES, "engine"),
+        data.draw(FACTORS, "factors"),
     )  # fmt: skip
     for _ in range(3):
         layout = data.draw(layouts(scenario))

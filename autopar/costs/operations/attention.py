@@ -45,7 +45,7 @@ def prefill_attention_us(
     busy_us = (real(context) + fit.extra_keys) * per_key_us
     busy_us = busy_us + size * (1.0 / (fit.memory_fraction * device.bytes_per_us))
     works = (query_heads > 0) & (real(context) > 0)
-    return real(np.where(works, fit.start_us + busy_us, 0.0))
+    return real(np.where(works, (fit.start_us + busy_us) * device.factors.attention, 0.0))
 
 
 def decode_attention_us(
@@ -60,13 +60,14 @@ def decode_attention_us(
     device: Device,
 ) -> FloatArray:
     """Time of attention of running sequences, one query each, over `context` keys each."""
-    b, c, h = real(sequences), real(context), real(heads)
+    b, c, h, keys = real(sequences), real(context), real(heads), real(kv_heads)
     head_size = float(qk_head_dim + v_head_dim)
+    reads = device.key_reads(h / np.maximum(keys, 1.0))
     return _decode_us(
         b,
         c,
         flops=(2.0 * head_size) * h,
-        cache_bytes=(head_size * precision_bytes(kv_precision)) * real(kv_heads),
+        cache_bytes=(head_size * precision_bytes(kv_precision)) * keys * reads,
         row_bytes=(head_size * ACTIVATION_BYTES) * h,
         fit=device.decode(kv_precision),
         device=device,
@@ -119,4 +120,5 @@ def _decode_us(
     busy_us = keys * np.maximum(flops * (1.0 / rate), cache_bytes * (1.0 / traffic))
     io_us = sequences * row_bytes * (1.0 / (fit.activation_fraction * device.bytes_per_us))
     start_us = fit.start_us + fit.doubling_us * np.log2(1.0 + context * (1.0 / DOUBLING_KEYS))
-    return real(np.where(busy_us > 0, start_us + busy_us + bend_us + io_us, 0.0))
+    time_us = (start_us + busy_us + bend_us + io_us) * device.factors.attention
+    return real(np.where(busy_us > 0, time_us, 0.0))

@@ -16,9 +16,10 @@ from numpy.typing import ArrayLike
 
 from autopar.costs.operations.arrays import FloatArray, real
 from autopar.costs.operations.assumed import ASSUMED_EXCHANGE
+from autopar.costs.operations.device import AS_FITTED
 from autopar.costs.operations.links import Collective, Fabric, Inside, Way
 from autopar.errors import SpecError
-from autopar.specs import Cluster
+from autopar.specs import Cluster, CostFactors, Engine
 from autopar.specs.kernels import ExchangeFit
 
 
@@ -32,10 +33,14 @@ class Network:
     all_reduce: tuple[Way, ...]
     all_gather: tuple[Way, ...]
     reduce_scatter: tuple[Way, ...]
+    factors: CostFactors = AS_FITTED
+    slower_us: float = 0.0  # an all-reduce of the engine than the fastest one
 
     @classmethod
-    def of(cls, cluster: Cluster) -> Self:
-        """Return the network of a cluster.
+    def of(
+        cls, cluster: Cluster, factors: CostFactors = AS_FITTED, engine: Engine | None = None
+    ) -> Self:
+        """Return the network of a cluster, with factors on its times, under an engine.
 
         Raises SpecError if the cluster states no links.
         """
@@ -55,6 +60,8 @@ class Network:
             all_reduce=fabric.ways("all_reduce", cluster.num_gpus),
             all_gather=fabric.ways("all_gather", cluster.num_gpus),
             reduce_scatter=fabric.ways("reduce_scatter", cluster.num_gpus),
+            factors=factors,
+            slower_us=0.0 if engine is None else engine.all_reduce_us,
         )
 
     def all_reduce_us(
@@ -70,8 +77,11 @@ class Network:
         the parts between them, all-gather inside.
         """
         if np.any(np.asarray(stride) > 1):
-            return self._apart_us("all_reduce", size_bytes, num_gpus, stride)
-        return _best_us(self.all_reduce, size_bytes, num_gpus)
+            time_us = self._apart_us("all_reduce", size_bytes, num_gpus, stride)
+        else:
+            time_us = _best_us(self.all_reduce, size_bytes, num_gpus)
+        time_us = np.where(time_us > 0, time_us + self.slower_us, 0.0)
+        return real(time_us * self.factors.all_reduce)
 
     def all_gather_us(
         self, size_bytes: ArrayLike, num_gpus: ArrayLike, stride: ArrayLike = 1
@@ -81,12 +91,14 @@ class Network:
         stride: as for `all_reduce_us`.
         """
         if np.any(np.asarray(stride) > 1):
-            return self._apart_us("all_gather", size_bytes, num_gpus, stride)
-        return _best_us(self.all_gather, size_bytes, num_gpus)
+            time_us = self._apart_us("all_gather", size_bytes, num_gpus, stride)
+        else:
+            time_us = _best_us(self.all_gather, size_bytes, num_gpus)
+        return time_us * self.factors.gather
 
     def reduce_scatter_us(self, size_bytes: ArrayLike, num_gpus: ArrayLike) -> FloatArray:
         """Time of a reduce-scatter; size_bytes: the whole tensor that every GPU holds before."""
-        return _best_us(self.reduce_scatter, size_bytes, num_gpus)
+        return _best_us(self.reduce_scatter, size_bytes, num_gpus) * self.factors.gather
 
     def all_to_all_us(
         self,
@@ -123,7 +135,7 @@ class Network:
             time_us = start_us + moved_us
             best = time_us if best is None else np.minimum(best, time_us)
         assert best is not None  # there is always an assumed way
-        return real(np.where((parts > 1) & (size > 0), best, 0.0))
+        return real(np.where((parts > 1) & (size > 0), best * self.factors.all_to_all, 0.0))
 
     def point_to_point_us(self, size_bytes: ArrayLike, span_gpus: ArrayLike) -> FloatArray:
         """Time of one message between two GPUs of a span of GPUs."""
@@ -133,6 +145,7 @@ class Network:
         far_start_us, far_per_byte = self.fabric.message()
         start_us = np.where(far, far_start_us, start_us)
         time_us = start_us + size * np.where(far, far_per_byte, per_byte)
+        time_us = time_us * self.factors.point_to_point
         return real(np.where(size > 0, time_us, 0.0))
 
     def _apart_us(

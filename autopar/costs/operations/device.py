@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+
+from autopar.costs.operations.arrays import FloatArray, real
 from autopar.costs.operations.assumed import ASSUMED, assumed_experts
 from autopar.costs.operations.precisions import (
     ComputePrecision,
@@ -11,7 +14,7 @@ from autopar.costs.operations.precisions import (
     precision_bytes,
 )
 from autopar.errors import SpecError
-from autopar.specs import Gpu
+from autopar.specs import CostFactors, Engine, Gpu
 from autopar.specs.architecture import Precision
 from autopar.specs.kernels import (
     CachePrecision,
@@ -24,6 +27,7 @@ from autopar.specs.kernels import (
     PrefillFit,
 )
 
+AS_FITTED = CostFactors()
 _FLOPS_PER_US = 1e-6  # of 1 FLOP/s
 # Whose kernels stand in where a GPU has none of its own for a precision, by arithmetic.
 _KIN: Mapping[ComputePrecision, tuple[Precision, ...]] = {
@@ -36,17 +40,23 @@ _TF32 = 0.5  # of the bf16 rate: NVIDIA A100 datasheet, 156 against 312 TFLOPS; 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Peak rates of one GPU, per microsecond, and the constants of its kernels."""
+    """Peak rates of one GPU, per microsecond, and the constants of its kernels.
+
+    factors: on the times of all kernels of a kind, whatever the constants. engine: whose host and
+    whose decode kernels; none is the fastest.
+    """
 
     name: str
     bytes_per_us: float
     flops_per_us: Mapping[ComputePrecision, float]
     kernels: Kernels
     is_calibrated: bool
+    factors: CostFactors = AS_FITTED
+    engine: Engine | None = None
 
     @classmethod
-    def of(cls, gpu: Gpu) -> Self:
-        """Return the device of a GPU spec.
+    def of(cls, gpu: Gpu, factors: CostFactors = AS_FITTED, engine: Engine | None = None) -> Self:
+        """Return the device of a GPU spec, with factors on its times, under an engine.
 
         Raises SpecError if the spec does not state the memory bandwidth.
         """
@@ -66,6 +76,8 @@ class Device:
             flops_per_us=peaks,
             kernels=ASSUMED if gpu.kernels is None else gpu.kernels,
             is_calibrated=gpu.kernels is not None and bool(gpu.kernels.gemm),
+            factors=factors,
+            engine=engine,
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -116,6 +128,11 @@ class Device:
         """Return the constants of attention of running sequences."""
         own, cached = self.kernels.decode_attention, _cached(kv_precision)
         return own.get(cached) or own.get("bf16") or ASSUMED.decode_attention[cached]
+
+    def key_reads(self, sharing: FloatArray) -> FloatArray:
+        """Return how often decode reads a key that `sharing` query heads share."""
+        most = 1.0 if self.engine is None else self.engine.key_reads
+        return real(np.clip(most, 1.0, np.maximum(sharing, 1.0)))
 
     def latent_decode(self, kv_precision: Precision) -> DecodeFit:
         """Return the constants of absorbed latent attention of running sequences."""

@@ -16,7 +16,8 @@ def elementwise_us(size_bytes: ArrayLike, device: Device) -> FloatArray:
     """Time of a kernel that reads and writes `size_bytes` in all; 0 for none."""
     fit, size = device.elementwise(), real(size_bytes)
     per_byte = 1.0 / (fit.memory_fraction * device.bytes_per_us)
-    return real(np.where(size > 0, fit.start_us + size * per_byte, 0.0))
+    time_us = (fit.start_us + size * per_byte) * device.factors.elementwise
+    return real(np.where(size > 0, time_us, 0.0))
 
 
 def linear_attention_us(
@@ -31,4 +32,4 @@ def linear_attention_us(
     compute_us = real(tokens) * state * (STATE_FLOPS / rate)
     per_state = 2.0 * STATE_BYTES / (fit.memory_fraction * device.bytes_per_us)
     busy_us = np.maximum(compute_us, real(sequences) * state * per_state)
-    return real(np.where(compute_us > 0, fit.start_us + busy_us, 0.0))
+    return real(np.where(compute_us > 0, (fit.start_us + busy_us) * device.factors.attention, 0.0))

@@ -80,4 +80,5 @@ def _time_us(
     sorted_rows = fit.row_passes * r + fit.token_passes * (r if tokens is None else real(tokens))
     moved_us = sorted_rows * h * (ACTIVATION_BYTES / device.bytes_per_us)
     start_us = fit.start_us + fit.inner_us * (h + f)
-    return real(np.where((r > 0) & (one_pass > 0), start_us + grouped_us + moved_us, 0.0))
+    time_us = (start_us + grouped_us + moved_us) * device.factors.experts
+    return real(np.where((r > 0) & (one_pass > 0), time_us, 0.0))

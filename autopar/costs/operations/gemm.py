@@ -31,7 +31,8 @@ def gemm_us(
     weight_us = precision_bytes(precision) / (fit.memory_fraction * device.bytes_per_us)
     row_us = ACTIVATION_BYTES / (fit.activation_fraction * device.bytes_per_us)
     busy_us = _norm(compute_us, weights * weight_us + (m * (k + n)) * row_us, fit.sharpness)
-    return real(np.where(work > 0, busy_us + (fit.start_us + fit.inner_us * k), 0.0))
+    time_us = (busy_us + (fit.start_us + fit.inner_us * k)) * device.factors.gemm
+    return real(np.where(work > 0, time_us, 0.0))
 
 
 def feed_forward_us(
