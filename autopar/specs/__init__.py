@@ -12,6 +12,7 @@ from autopar.specs.architecture import (
     NextTokenPrediction,
     Precision,
 )
+from autopar.specs.bands import CostBands, ErrorBands, MetricBand
 from autopar.specs.base import SCHEMA_VERSION, Document, Spec
 from autopar.specs.cluster import Cluster, Link, Links
 from autopar.specs.engine import Engine
@@ -46,6 +47,7 @@ __all__ = [
     "Architecture",
     "Claim",
     "Cluster",
+    "CostBands",
     "CostFactors",
     "CpSatParameters",
     "Declared",
@@ -53,6 +55,7 @@ __all__ = [
     "DenseFeedForward",
     "Document",
     "Engine",
+    "ErrorBands",
     "ExpertFeedForward",
     "Gpu",
     "GroupedQueryAttention",
@@ -65,6 +68,7 @@ __all__ = [
     "Link",
     "Links",
     "Measurements",
+    "MetricBand",
     "NextTokenPrediction",
     "PlacementSpec",
     "PlanSpec",

@@ -1,0 +1,88 @@
+"""The error bands of a scenario's predictions: how far off figures like them have been.
+
+The bands stand in the catalogue, kind `bands`; `benchmarks/fit_bands.py` fits them to published
+measurements. Only the analytic cost model has any: `declared` says what a document says.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from autopar.catalog import read_document
+from autopar.problem import Metrics
+from autopar.specs import CostFactors, ErrorBands, MetricBand, Scenario
+
+Metric = Literal["tokens_per_s", "ttft", "tpot"]
+_DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Where a measured value is expected, as multiples of the predicted one, and on what grounds.
+
+    share: of measured values that lie inside. basis: the band that it was taken from.
+    """
+
+    low: float
+    high: float
+    share: float
+    basis: MetricBand
+
+    @property
+    def of_a_rate(self) -> "Range":
+        """The range of the rate whose time has this one."""
+        return Range(1 / self.high, 1 / self.low, self.share, self.basis)
+
+
+@lru_cache(maxsize=1)
+def default_bands() -> ErrorBands:
+    """Return the shipped bands."""
+    return ErrorBands.model_validate(read_document("bands", _DEFAULT))
+
+
+def metric_range(
+    metric: Literal["tpot", "ttft"], *, is_moe: bool, has_kernels: bool
+) -> Range | None:
+    """Return the range of one time; None where nothing like it was measured."""
+    bands = default_bands()
+    for band in bands.metrics:
+        if (band.metric, band.is_moe, band.has_kernels) == (metric, is_moe, has_kernels):
+            return Range(band.low, band.high, bands.share, band)
+    return None
+
+
+def ranges(scenario: Scenario) -> dict[Metric, Range]:
+    """Return the ranges of the metrics of a scenario's answers, those that are known."""
+    if scenario.cost_model != "analytic":
+        return {}
+    kind = {"is_moe": scenario.llm.is_moe, "has_kernels": has_kernels(scenario)}
+    found: dict[Metric, Range] = {}
+    phase = scenario.workload.phase
+    for metric in ("ttft", "tpot"):
+        known = metric_range(metric, **kind)
+        if known is not None and metric not in (scenario.absent_time or ())[:1]:
+            found[metric] = known
+    decides = found.get("ttft" if phase == "prefill" else "tpot")
+    return found if decides is None else {"tokens_per_s": decides.of_a_rate, **found}
+
+
+def cost_bands(scenario: Scenario) -> CostFactors:
+    """Return by how much the times of operations may be off, as factors above 1."""
+    costs = default_bands().costs
+    return costs.measured if has_kernels(scenario) else costs.assumed
+
+
+def has_kernels(scenario: Scenario) -> bool:
+    """Whether kernels were measured on the GPU of a scenario."""
+    kernels = scenario.cluster.gpu.kernels
+    return kernels is not None and bool(kernels.gemm)
+
+
+def values_us(metrics: Metrics) -> Mapping[Metric, float | None]:
+    """Return the metrics that may have a range, in their own units."""
+    return {
+        "tokens_per_s": metrics.tokens_per_s,
+        "ttft": metrics.ttft_us,
+        "tpot": metrics.tpot_us,
+    }

@@ -1,0 +1,130 @@
+"""What `autopar validate` found, as a document and as text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from autopar.report.words import percent
+from autopar.units import plural
+from autopar.validation.report import METRICS, Validation
+from autopar.validation.statistics import Score
+
+Json = dict[str, Any]
+_MOST_REASONS = 8
+# Views with a table of their own in the text; the document has all.
+_TABLES = ("gpu", "engine", "model", "load", "source")
+
+
+def validation_document(found: Validation, *, rows: bool = False) -> Json:
+    """Return the scores as one JSON document; rows: with every prediction."""
+    ranked = found.ranking
+    document: Json = {
+        "schema": 1,
+        "kind": "validation",
+        "band_share": found.share,
+        "groups": [
+            {"metric": g.metric, "by": g.by, "name": g.name, **_score(g.score)}
+            for g in found.groups
+        ],
+        "ranking": None
+        if ranked is None
+        else {
+            "cases": ranked.cases,
+            "pairs": ranked.pairs,
+            "kendall_tau": ranked.tau,
+            "best_plan_found": ranked.best_found,
+            "throughput_lost": ranked.lost,
+        },
+        "left_out": found.left_out,
+    }
+    if rows:
+        document["rows"] = [
+            {
+                "source": o.source,
+                "id": o.row,
+                "llm": o.llm,
+                "gpu": o.gpu,
+                "engine": o.engine,
+                "mode": o.mode,
+                "metric": o.metric,
+                "predicted": o.predicted,
+                "measured": o.measured,
+            }
+            for o in found.outcomes
+        ]
+    return document
+
+
+def _score(found: Score) -> Json:
+    return {
+        "rows": found.rows,
+        "mape": found.mape,
+        "median_ape": found.median,
+        "bias": found.bias,
+        "inside_band": found.inside,
+        **{f"mape_{name}": error for name, error in found.baselines.items()},
+    }
+
+
+def print_validation(console: Console, found: Validation) -> None:
+    """Print how far off the predictions are, by metric and group."""
+    share = percent(found.share)
+    for metric, title in METRICS.items():
+        if found.group(metric) is None:
+            continue
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, title=Text(title), title_justify="left")
+        table.add_column("group", overflow="fold")
+        for column in ("rows", "MAPE", "median", "bias", f"in {share}", "flops", "bytes"):
+            table.add_column(column, justify="right")
+        for by in ("all", *_TABLES):
+            groups = [g for g in found.groups if (g.metric, g.by) == (metric, by)]
+            if by != "all" and len(groups) < 2:
+                continue
+            for group in groups:
+                table.add_row(Text(group.name), *_cells(group.score))
+            table.add_section()
+        console.print(table)
+    _ranking(console, found)
+    for reason, count in list(found.left_out.items())[:_MOST_REASONS]:
+        console.print(Text(f"not predicted: {plural(count, 'row')}: {reason}"))
+    if len(found.left_out) > _MOST_REASONS:
+        rest = sum(list(found.left_out.values())[_MOST_REASONS:])
+        console.print(Text(f"not predicted: {plural(rest, 'row')} for other reasons (--json)"))
+    console.print(Text(_legend(share)))
+
+
+def _cells(found: Score) -> tuple[str, ...]:
+    trivial = (f"{error:.0%}" for error in found.baselines.values())
+    inside = "" if found.inside is None else f"{found.inside:.0%}"
+    own = (f"{found.mape:.1%}", f"{found.median:.1%}", f"{found.bias:+.1%}")
+    return (f"{found.rows:,}", *own, inside, *trivial)
+
+
+def _ranking(console: Console, found: Validation) -> None:
+    ranked = found.ranking
+    if ranked is None:
+        return
+    console.print(
+        Text(
+            f"Order of plans of one question: Kendall tau {ranked.tau:.2f} over "
+            f"{plural(ranked.pairs, 'pair')} of {plural(ranked.cases, 'case')}; the best plan is "
+            f"found in {ranked.best_found:.0%}, {ranked.lost:.1%} of throughput is lost on average"
+        )
+    )
+
+
+def _legend(share: str) -> str:
+    words: Mapping[str, str] = {
+        "MAPE, median": "mean and median of |predicted / measured - 1|",
+        "bias": "median of predicted / measured - 1; above 0: predicted too long",
+        "held back": "rows whose requests waited for longer than the prompts of all clients take: "
+        "the engine let fewer run than the source says",
+        f"in {share}": f"share of rows in the band that answers carry, which claims {share}",
+        "flops, bytes": "MAPE of trivial models with one fitted constant: all work at a share of "
+        "the peak rate; bytes at a share of the bandwidth, prompts at the peak",
+    }
+    return "\n" + "\n".join(f"{name}: {meaning}" for name, meaning in words.items())

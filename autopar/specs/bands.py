@@ -1,0 +1,52 @@
+"""How far predictions have been off: error bands of metrics, and of the costs behind them."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from autopar.specs.base import Document, PositiveInt, Spec
+from autopar.specs.factors import CostFactors
+from autopar.units import Fraction
+
+_Ratio = Annotated[float, Field(gt=0, le=100)]
+
+
+class MetricBand(Spec):
+    """Where measured values of a metric lie, as multiples of the predicted one.
+
+    is_moe, has_kernels: which predictions it is for; a GPU has kernels if they were measured on it.
+    low, high: the `share` of the document lies between them. rows, cells: what they are from; a
+    cell is one model on one kind of GPU from one source. coverage: of the rows of a cell that was
+    left out, on average over all of them.
+    """
+
+    metric: Literal["tpot", "ttft"]
+    is_moe: bool
+    has_kernels: bool
+    low: _Ratio
+    high: _Ratio
+    rows: PositiveInt
+    cells: PositiveInt
+    coverage: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+
+class CostBands(Spec):
+    """By how much, as factors, the times of operations may be off in either direction."""
+
+    measured: CostFactors  # on a GPU whose kernels were measured
+    assumed: CostFactors  # on any other
+
+
+class ErrorBands(Document):
+    """The error bands that every answer carries."""
+
+    kind: Literal["bands"] = "bands"
+    share: Fraction
+    metrics: tuple[MetricBand, ...]
+    costs: CostBands

@@ -1,0 +1,233 @@
+"""Read a table of measured runs (CSV) as cases of our own schema.
+
+One run a line; the columns that are used: row_id, tier, family, source_key, engine, engine_version,
+date, model, gpu, n_gpus, tp, pp, cp, ep, etp, dp, precision, kv_precision, mode, isl, osl,
+concurrency, decode_batch_per_gpu, ttft_ms, tpot_ms, e2e_latency_s, out_tokens_per_s_per_gpu,
+in_tokens_per_s_per_gpu. An empty cell is a figure or a fact that the source does not state.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autopar.catalog import names, read_document
+from autopar.errors import SpecError, shorten
+from autopar.specs import LLM, Precision, Precisions, ServingCase
+
+COLUMNS = ("row_id", "tier", "family", "source_key", "engine", "model", "gpu", "tp", "mode", "isl")
+_MODES = {
+    "agg": "closed_loop",
+    "static": "static",
+    "disagg-prefill": "prefill",
+    "disagg-decode": "decode",
+}
+# Names of models and chips in such tables -> names in the catalogue.
+_MODELS = {"llama-3.3-70b": "llama-3.1-70b", "llama-3-70b": "llama-3.1-70b"}
+_CLUSTERS = {
+    "a100-80gb": "1xhgx-a100",
+    "a100-40gb": "1xhgx-a100-40gb",
+    "gb200": "1xgb200-nvl72",
+    "gb300": "1xgb300-nvl72",
+    "l40s": "8xl40s",
+    "l4": "8xl4",
+    "mi300x": "1x8-mi300x",
+    "mi325x": "1x8-mi325x",
+    "mi355x": "1x8-mi355x",
+}
+_ENGINES = {
+    "trtllm": "tensorrt-llm",
+    "nim (trtllm)": "tensorrt-llm",
+    "nemo/tensorrt-llm": "tensorrt-llm",
+}
+_EARLY = re.compile(r"0\.[0-6](\.|$)|2023")  # versions and years of TensorRT-LLM without graphs
+_TWO_BATCHES = re.compile(r"TBO on|perfect EPLB")
+_WIDTHS: Mapping[str, Precision] = {
+    "fp16": "bf16",
+    "bf16": "bf16",
+    "fp8": "fp8",
+    "fp4": "nvfp4",
+    "nvfp4": "nvfp4",
+    "mxfp4": "mxfp4",
+    "int8": "int8",
+    "int4": "int4",
+}
+
+
+@dataclass(slots=True)
+class Bulk:
+    """The cases of a table, by tier, and the runs that could not be read, by reason."""
+
+    cases: list[tuple[str, ServingCase]] = field(default_factory=list)  # with the source's key
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def leave_out(self, reason: str) -> None:
+        """Count a run that is not predicted."""
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+
+def read_bulk(path: Path, tiers: tuple[str, ...] = ("A",)) -> Bulk:
+    """Return the inference runs of a table whose configuration is known well enough.
+
+    Raises SpecError if the file cannot be read or lacks a column.
+    """
+    bulk = Bulk()
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise SpecError(
+                    f"{path.name}: no column {missing[0]!r}; expected a table of measured runs "
+                    f"with {', '.join(COLUMNS)}"
+                )
+            for number, line in enumerate(reader, start=2):
+                if line["family"] == "inference" and line["tier"] in tiers:
+                    _read(line, bulk, f"{path.name}: line {number}")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SpecError(f"{path.name}: cannot be read: {error}") from None
+    return bulk
+
+
+def _read(line: Mapping[str, str], bulk: Bulk, place: str) -> None:
+    """Add a run as a case of its own."""
+    mode = _MODES.get(line["mode"])
+    if mode is None:
+        return bulk.leave_out(f"mode {shorten(line['mode'])}")
+    if not line["tp"] or not line["isl"]:
+        return bulk.leave_out("the layout or the length of prompts is not stated")
+    if mode == "closed_loop" and not line.get("concurrency"):
+        return bulk.leave_out("the concurrency is not stated")
+    llm = _model(line["model"], line.get("precision", ""))
+    if llm is None:
+        return bulk.leave_out(f"model {shorten(line['model'])} is not in the catalogue")
+    cluster = _cluster(line["gpu"])
+    if cluster is None:
+        return bulk.leave_out(f"GPU {shorten(line['gpu'])} is not in the catalogue")
+    figures = dict(_figures(line, mode))
+    if not figures:
+        return bulk.leave_out("no figure")
+    try:
+        case = ServingCase.model_validate(
+            {
+                "llm": llm,
+                "cluster": cluster,
+                "precisions": _precisions(llm, line),
+                "engine": _engine(line),
+                **_routing(line),
+                "engine_version": line.get("engine_version", ""),
+                "date": line.get("date", ""),
+                "source": f"{line['source_key']}, {line['row_id']}",
+                "mode": mode,
+                "rows": [{**_layout(line), **_work(line, mode), **figures, "id": "run"}],
+            }
+        )
+    except (ValueError, ZeroDivisionError) as error:
+        raise SpecError(f"{place}: {str(error).splitlines()[0]}") from None
+    bulk.cases.append((line["source_key"], case))
+    return None
+
+
+def _number(line: Mapping[str, str], column: str, otherwise: int = 1) -> int:
+    text = line.get(column) or ""
+    return max(round(float(text)), 1) if text else otherwise
+
+
+def _layout(line: Mapping[str, str]) -> dict[str, int]:
+    tp, cp, pp = (_number(line, name) for name in ("tp", "cp", "pp"))
+    gpus = _number(line, "n_gpus", 0)
+    attn_dp = _number(line, "dp")
+    stage = tp * cp * attn_dp
+    return {
+        "tp": tp,
+        "cp": cp,
+        "pp": pp,
+        "attn_dp": attn_dp,
+        "ep": _number(line, "ep"),
+        "replicas": max(gpus // (stage * pp), 1),
+    }
+
+
+def _work(line: Mapping[str, str], mode: str) -> dict[str, int]:
+    work = {"input_tokens": _number(line, "isl"), "output_tokens": _number(line, "osl")}
+    per_gpu = _number(line, "decode_batch_per_gpu", 0)
+    if mode == "prefill":
+        return {**work, "step_tokens": per_gpu or work["input_tokens"]}
+    if mode == "decode":
+        return {**work, "concurrency": per_gpu * _number(line, "n_gpus")}
+    return {**work, "concurrency": _number(line, "concurrency")}
+
+
+def _figures(line: Mapping[str, str], mode: str) -> Iterator[tuple[str, float]]:
+    produced = "in_tokens_per_s_per_gpu" if mode == "prefill" else "out_tokens_per_s_per_gpu"
+    columns = {
+        "ttft_ms": "ttft_ms",
+        "tpot_ms": "tpot_ms",
+        "e2e_s": "e2e_latency_s",
+        "tokens_per_s_per_gpu": produced,
+    }
+    for ours, theirs in columns.items():
+        text = line.get(theirs) or ""
+        if text and float(text) > 0:
+            yield ours, float(text)
+
+
+def _engine(line: Mapping[str, str]) -> str | None:
+    """Return the engine of the catalogue that works as that of the run did."""
+    text = line["engine"].lower()
+    name = _ENGINES.get(text, text)
+    if name == "tensorrt-llm" and _EARLY.match(line.get("engine_version") or line.get("date", "")):
+        name = "tensorrt-llm-0.6"
+    if name == "sglang" and _TWO_BATCHES.search(line.get("notes", "")):
+        name = "sglang-two-batch"
+    return name if name in names("engine") else None
+
+
+def _routing(line: Mapping[str, str]) -> dict[str, str]:
+    """Return the load of experts where a run had them balanced."""
+    return {"expert_load": "even"} if "EPLB" in line.get("notes", "") else {}
+
+
+def _cluster(gpu: str) -> str | None:
+    chip = re.split(r"[\s(]", gpu.strip().lower())[0]
+    name = _CLUSTERS.get(chip, f"1xhgx-{chip}")
+    return name if name in names("cluster") else None
+
+
+def _model(model: str, precision: str) -> str | None:
+    """Return the catalogue's model, in the precision of the run where it has that checkpoint."""
+    base = model.strip().lower().replace(" ", "-").removesuffix("-fp8").removesuffix("-fp4")
+    base = _MODELS.get(base, base)
+    width = _WIDTHS.get(precision.split(" ", maxsplit=1)[0].lower(), "bf16")
+    known = names("llm")
+    if "gpt-oss" in base:
+        return base if base in known else None
+    return next((n for n in (f"{base}-{width}", base, f"{base}-nvfp4") if n in known), None)
+
+
+def _precisions(llm: str, line: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return how a run stored the model, where it differs from the catalogue's checkpoint."""
+    own = Precisions.model_validate(read_document("llm", llm).get("precisions") or {})
+    stated = line.get("precision", "")
+    width = _WIDTHS.get(stated.split(" ")[0].lower())
+    parts = own.model_dump()
+    stored = {parts["attention"], parts["feed_forward"], parts["experts"]} - {"bf16"}
+    if width not in (None, "bf16") and not stored:
+        parts |= {"attention": width, "feed_forward": width, "experts": width}
+    if width == "bf16":
+        parts |= dict.fromkeys(("attention", "feed_forward", "experts", "kv_cache"), "bf16")
+    if "BF16 attention" in stated:
+        parts["attention"] = "bf16"
+    cache = _WIDTHS.get((line.get("kv_precision") or "").lower())
+    if cache is not None:
+        parts["kv_cache"] = cache
+    elif line["engine"].lower() == "sglang" and not stored:
+        parts["kv_cache"] = "bf16"  # --kv-cache-dtype auto: that of the activations
+    return None if Precisions.model_validate(parts) == own else parts
+
+
+def llm_of(name: str) -> LLM:
+    """Return a model of the catalogue."""
+    return LLM.model_validate(read_document("llm", name))

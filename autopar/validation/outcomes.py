@@ -1,0 +1,175 @@
+"""Measured rows with what was predicted for them, one figure each, and the trivial models beside.
+
+A figure that a prediction is not about is not scored: TTFT under load holds the queue of a
+benchmark that its source does not describe, so that it is scored for lone requests, and apart from
+them for up to four clients.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from autopar.errors import SpecError
+from autopar.specs import Engine, ServingCase, ServingRow
+from autopar.specs.counting import active_parameters
+from autopar.validation.serving import (
+    FEW,
+    Prediction,
+    Setup,
+    bytes_read_us,
+    predict,
+    setup_of,
+    under,
+)
+
+# Names of the trivial models: all work at a share of the peak rate; the bytes of running sequences
+# at a share of the bandwidth, with prompts at the peak.
+FLOPS, BYTES = "flops", "bytes"
+TRIVIAL = (FLOPS, BYTES)
+# The figures of a prediction, and those of a row that they are compared with.
+_METRICS = {
+    "tpot_ms": "tpot_ms",
+    "ttft_ms": "ttft_ms",
+    "ttft_few_ms": "ttft_ms",
+    "e2e_s": "e2e_s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One measured figure and its prediction, both in the unit that ends the metric's name.
+
+    cell: source, model and kind of GPU. case: what plans have in common that compete. trivial:
+    what each trivial model says but for one constant. rate: measured and predicted tokens/s per
+    GPU, by which plans of a case are ordered; None where the row has none. is_held_back: whether
+    requests waited for longer than the prompts of all clients take, so that the engine let fewer of
+    them run than its source says, by a limit that is not stated.
+    """
+
+    source: str
+    row: str
+    cell: str
+    case: str
+    llm: str
+    gpu: str
+    engine: str
+    mode: str
+    is_moe: bool
+    has_kernels: bool
+    metric: str
+    predicted: float
+    measured: float
+    trivial: dict[str, float]
+    rate: tuple[float, float] | None = None
+    is_held_back: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """Measured over predicted."""
+        return self.measured / self.predicted
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The scored figures, and why rows gave none, with their number."""
+
+    outcomes: tuple[Outcome, ...]
+    left_out: dict[str, int]
+
+
+def evaluate(
+    cases: Iterable[tuple[str, ServingCase]],
+    *,
+    bare: bool = False,
+    engine: Engine | None = None,
+) -> Evaluation:
+    """Predict every row of the cases; each comes with the name of its source.
+
+    bare: as if no kernel had been measured on any of the GPUs, to see how far off that is. engine:
+    in the place of that of every case, for fits.
+    """
+    outcomes: list[Outcome] = []
+    left_out: dict[str, int] = {}
+    for source, case in cases:
+        for row in case.rows:
+            try:
+                setup = setup_of(case, row.num_gpus, bare=bare)
+                if engine is not None:
+                    setup = under(setup, engine)
+                outcomes += _scored(source, case, row, setup, predict(setup, case.mode, row))
+            except SpecError as error:
+                reason = f"{case.llm} on {case.cluster}: {error}"
+                left_out[reason] = left_out.get(reason, 0) + 1
+    return Evaluation(tuple(outcomes), left_out)
+
+
+def _scored(
+    source: str, case: ServingCase, row: ServingRow, setup: Setup, found: Prediction
+) -> Iterator[Outcome]:
+    gpu = setup.cluster.gpu
+    model = case.llm.removesuffix("-fp8").removesuffix("-nvfp4")  # a model is one in any precision
+    shape = f"in {row.input_tokens}, out {row.output_tokens}, concurrency {row.concurrency}"
+    stored = "" if case.precisions is None else str(sorted(case.precisions.model_dump().values()))
+    rates = row.tokens_per_s_per_gpu, found.tokens_per_s_per_gpu
+    for metric, predicted, measured in _figures(case, row, found):
+        yield Outcome(
+            source=source,
+            row=row.id,
+            cell=f"{source} {model} {gpu.name}",
+            case=f"{source} {case.llm} {stored} {gpu.name} {case.engine} {case.date} {shape}",
+            llm=case.llm,
+            gpu=gpu.name,
+            engine=case.engine or "not named",
+            mode=case.mode,
+            is_moe=setup.llm.is_moe,
+            has_kernels=gpu.kernels is not None,
+            metric=metric,
+            predicted=predicted,
+            measured=measured,
+            trivial=_trivial(metric, row, setup, found),
+            is_held_back=_is_held_back(case, row, found),
+            rate=(rates[0], rates[1]) if rates[0] is not None and rates[1] is not None else None,
+        )
+
+
+def _is_held_back(case: ServingCase, row: ServingRow, found: Prediction) -> bool:
+    if case.mode != "closed_loop" or row.ttft_ms is None or found.prompt_ms is None:
+        return False
+    return row.concurrency > FEW and row.ttft_ms > row.concurrency * found.prompt_ms
+
+
+def _figures(
+    case: ServingCase, row: ServingRow, found: Prediction
+) -> Iterator[tuple[str, float, float]]:
+    """Yield the figures that both sides state; a rate alone counts as the time of a token."""
+    stated = 0
+    for metric, figure in _METRICS.items():
+        predicted, measured = getattr(found, metric), getattr(row, figure)
+        if predicted is not None and measured is not None:
+            stated += 1
+            yield metric, predicted, measured
+    ours, theirs = found.tokens_per_s_per_gpu, row.tokens_per_s_per_gpu
+    if not stated and case.mode in ("prefill", "decode") and ours and theirs:
+        yield "us_per_token", 1e6 / ours, 1e6 / theirs
+
+
+def _trivial(metric: str, row: ServingRow, setup: Setup, found: Prediction) -> dict[str, float]:
+    """Return times in the metric's order of magnitude: work over peak, bytes over bandwidth."""
+    architecture, gpu = setup.llm.architecture, setup.cluster.gpu
+    assert architecture is not None  # predicted without it, nothing would have come of it
+    per_token_us = 2e6 * active_parameters(architecture) / gpu.peak_flops_per_s / row.stage_gpus
+    # Of one attention group of a replica; a phase alone states the sequences of all of them.
+    own = found.batch or max(row.concurrency // (row.attn_dp * row.replicas), 1)
+    batch, read_us = own * row.attn_dp, bytes_read_us(setup, row, own)
+    if metric == "us_per_token":
+        return {FLOPS: per_token_us, BYTES: read_us}
+    if metric in ("ttft_ms", "ttft_few_ms"):
+        return {FLOPS: per_token_us * row.input_tokens / 1e3, BYTES: read_us / 1e3}
+    # Of a request, while it runs: the prompts of the others, once each.
+    prompts_us = per_token_us * batch * row.input_tokens / max(row.output_tokens, 1)
+    if metric == "tpot_ms":
+        met_us = prompts_us * (row.concurrency > 1)
+        flops_us = per_token_us * batch + met_us
+        return {FLOPS: flops_us / 1e3, BYTES: (read_us + met_us) / 1e3}
+    flops_us = per_token_us * batch + prompts_us
+    steps = row.output_tokens / 1e6
+    return {FLOPS: flops_us * steps, BYTES: (read_us + prompts_us) * steps}

@@ -1,0 +1,136 @@
+"""Scores of all groups of outcomes: what `autopar validate` answers."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from autopar.bands import default_bands, metric_range
+from autopar.specs import ServingCase
+from autopar.validation.bulk import read_bulk
+from autopar.validation.outcomes import TRIVIAL, Evaluation, Outcome, evaluate
+from autopar.validation.shelf import shipped_cases
+from autopar.validation.statistics import Ranking, Score, ranking, scaled_to_fit, score
+
+# What a figure is called, in the order in which figures are reported.
+METRICS: Mapping[str, str] = {
+    "tpot_ms": "TPOT at a concurrency",
+    "e2e_s": "static batch, end to end",
+    "ttft_ms": "TTFT of a lone request",
+    "ttft_few_ms": "TTFT of two to four clients",
+    "us_per_token": "time per token of one phase",
+}
+# Views of the rows: how a group is named, in the order of the report.
+_BY: Mapping[str, Callable[[Outcome], str]] = {
+    "all": lambda _: "all",
+    "gpu": lambda outcome: outcome.gpu,
+    "engine": lambda outcome: outcome.engine,
+    "model": lambda outcome: "experts" if outcome.is_moe else "dense",
+    "load": lambda outcome: "held back" if outcome.is_held_back else "admitted",
+    "source": lambda outcome: outcome.source,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The score of one metric in one group of a view."""
+
+    metric: str
+    by: str
+    name: str
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Scores by metric and view, the order of competing plans, and what could not be predicted."""
+
+    groups: tuple[Group, ...]
+    ranking: Ranking | None
+    outcomes: tuple[Outcome, ...]
+    left_out: dict[str, int]
+    share: float  # of measured values that the bands claim to hold
+
+    def group(self, metric: str, by: str = "all", name: str = "all") -> Score | None:
+        """Return the score of a group; None where it has no rows."""
+        found = (g.score for g in self.groups if (g.metric, g.by, g.name) == (metric, by, name))
+        return next(found, None)
+
+
+def validate(
+    *,
+    data: Path | None = None,
+    tiers: Sequence[str] = ("A",),
+    catalogs: Sequence[Path] = (),
+    only: Sequence[str] = (),
+) -> Validation:
+    """Predict the measurements of the catalogue, or of a table, and score the predictions.
+
+    data: a table of measured runs (CSV) instead of the catalogue's; tiers: of its rows. only: names
+    of sources; all where empty.
+    Raises SpecError for a table that cannot be read, and if no row is left.
+    """
+    left_out: dict[str, int] = {}
+    cases: Iterable[tuple[str, ServingCase]] = shipped_cases(catalogs)
+    if data is not None:
+        bulk = read_bulk(data, tuple(tiers))
+        cases, left_out = bulk.cases, bulk.left_out
+    chosen = [(source, case) for source, case in cases if not only or source in only]
+    found = evaluate(chosen)
+    return scored(Evaluation(found.outcomes, {**left_out, **found.left_out}))
+
+
+def scored(found: Evaluation) -> Validation:
+    """Return the scores of outcomes."""
+    groups = []
+    for metric in METRICS:
+        own = [outcome for outcome in found.outcomes if outcome.metric == metric]
+        for by, name_of in _BY.items():
+            named: dict[str, list[Outcome]] = defaultdict(list)
+            for outcome in own:
+                named[name_of(outcome)].append(outcome)
+            groups += [
+                Group(metric, by, name, _score(rows, own)) for name, rows in sorted(named.items())
+            ]
+    return Validation(
+        tuple(groups),
+        _ranked(found.outcomes),
+        found.outcomes,
+        found.left_out,
+        default_bands().share,
+    )
+
+
+def _score(rows: Sequence[Outcome], own: Sequence[Outcome]) -> Score:
+    """Score a group; a trivial model has one constant, fitted to all rows of the metric."""
+    where = {id(outcome): place for place, outcome in enumerate(own)}
+    measured = [outcome.measured for outcome in own]
+    trivial = {
+        name: scaled_to_fit([outcome.trivial[name] for outcome in own], measured)
+        for name in TRIVIAL
+    }
+    places = [where[id(outcome)] for outcome in rows]
+    return score(
+        [outcome.predicted for outcome in rows],
+        [outcome.measured for outcome in rows],
+        inside=[_is_inside(outcome) for outcome in rows],
+        baselines={name: [values[p] for p in places] for name, values in trivial.items()},
+    )
+
+
+def _is_inside(outcome: Outcome) -> bool:
+    """Whether a measured value lies in the band that answers carry; without one it does not."""
+    which: Literal["ttft", "tpot"] = "ttft" if "ttft" in outcome.metric else "tpot"
+    band = metric_range(which, is_moe=outcome.is_moe, has_kernels=outcome.has_kernels)
+    return band is not None and band.low <= outcome.ratio <= band.high
+
+
+def _ranked(outcomes: Sequence[Outcome]) -> Ranking | None:
+    """Return the order of plans that answer the same question on the same number of GPUs or not."""
+    cases: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.rate is not None and outcome.metric == "tpot_ms":
+            cases[outcome.case].append(outcome.rate)
+    plans = [rates for rates in cases.values() if len(rates) > 1]
+    return ranking([([r[1] for r in rates], [r[0] for r in rates]) for rates in plans])
