@@ -109,11 +109,13 @@ class _Search:
         self._broken = np.full(len(self._layouts), _NOTHING)  # whatever the batch
         self._note("not", self._broken, self._layouts)
         self._open: set[int] = set()
-        # A candidate that its filter of candidates accepts is of no interest to such a question.
+        # A candidate that its filter accepts is of no interest to such a question. Nor is an
+        # interval of batches, so that the filter must say the same of each.
         self._rows_decide = {
             names.index(constraint.name)
             for constraint in task.constraints
             if isinstance(constraint, Constraint) and constraint.name in names
+            if constraint.depends_on_batch == "not" or not self._workload.is_open
             if constraint.rows_decide(self._layouts)
         }
 
