@@ -24,6 +24,7 @@ from autopar.search import Task
 
 _PARTS = 8  # into which a range is cut
 _BATCHES = 17  # doublings of a batch up to the largest that a workload may state
+_LEVELS = 2  # of these at once, so that [1, 1], which is exact, does not speak for larger batches
 _AT_ONCE = 20_000  # boxes whose bounds are computed together: hundredths of a second
 MOST_BOXES = 1_000_000  # that are looked at together: seconds, and a GB of memory
 
@@ -152,7 +153,7 @@ class Side:
         most = np.asarray(most_sequences(work, self.rows.chunks), dtype=np.int64)
         layouts, low, parts = np.flatnonzero(most > 0), 1, []
         while len(layouts):
-            levels = max(1, min(_BATCHES, _AT_ONCE // len(layouts)))
+            levels = max(_LEVELS, min(_BATCHES, _AT_ONCE // len(layouts)))
             lows = low << np.arange(levels)
             layout, same = np.tile(layouts, levels), np.repeat(lows, len(layouts))
             high = np.minimum(2 * same - 1, most[layout])

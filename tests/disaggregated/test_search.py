@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autopar.disaggregated import search
+from autopar.disaggregated import boxes, search
 from autopar.disaggregated.boxes import Boxes, Side
 from autopar.disaggregated.program import interrupted_pair, optimise_pair
 from autopar.disaggregated.search import prepare_pair
@@ -67,6 +67,20 @@ def test_cutting_loses_no_candidate(task: PairTask) -> None:
     found = list(zip(boxes.layout.tolist(), boxes.low.tolist(), boxes.fewest.tolist(), strict=True))
     assert len(found) == len(set(found))
     assert set(found) == whole
+
+
+def test_a_batch_of_one_that_is_refused_does_not_speak_for_larger_ones(
+    pair_scenario: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With so many layouts that few batches are bounded at once."""
+    task = make_pair(pair_scenario(rules=["batch >= 2"]))
+    every = side_of(task, 1).start().boxes
+    monkeypatch.setattr(boxes, "_AT_ONCE", 1)
+    few = side_of(task, 1).start().boxes
+    assert set(every.layout.tolist()) == set(range(len(side_of(task, 1).rows)))
+    assert set(zip(few.layout.tolist(), few.low.tolist(), strict=True)) == set(
+        zip(every.layout.tolist(), every.low.tolist(), strict=True)
+    )
 
 
 def test_the_largest_batch_is_the_last_that_passes(pair_scenario: Build) -> None:
