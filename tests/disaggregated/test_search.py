@@ -115,18 +115,6 @@ def test_ties_are_kept_only_where_they_matter(task: PairTask) -> None:
     assert outcome.vector == optimise_pair(task, kept).vector
 
 
-def test_a_better_pair_is_found_if_and_only_if_there_is_one(task: PairTask) -> None:
-    optimum = prepare_pair(task).vector
-    assert optimum is not None
-    nothing = prepare_pair(task, known=optimum, first=True, ties=False)
-    assert nothing.incumbent is None
-    worse = (optimum[0] + 1, *optimum[1:])
-    found = prepare_pair(task, known=worse, first=True, ties=False)
-    assert found.incumbent is not None
-    assert found.vector is not None
-    assert found.vector < worse
-
-
 def test_too_many_candidates_are_a_limit_not_an_answer(
     task: PairTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
