@@ -10,6 +10,7 @@ exact, not a heuristic.
 
 import logging
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 
@@ -191,19 +192,31 @@ def look_for_pair(state: State) -> None:
     """Solve the layouts of each role that promise most, with many replicas or few.
 
     Each is looked at with its smallest batch and with the largest one that passes the filters.
+    Where any pair will do, the first one ends it.
     """
     ends = [_ends(side, f.boxes) for side, f in zip(state.sides, state.found, strict=True)]
     trial = State(state.task, state.sides, state.pairing, ends)  # with ties: they may match
-    for role, side in enumerate(state.sides):
-        boxes = trial.found[role].boxes
-        first: dict[tuple[int, int], int] = {}
-        for index in np.lexsort(trial.vectors[role].T[::-1]).tolist():
-            first.setdefault((int(boxes.layout[index]), int(boxes.low[index])), index)
-            if len(first) >= _FIRST:
-                break
-        for layout, batch in first:
-            _largest(state, role, side.rows.take(np.array([layout])), batch)
-    state.pairing.match_all()
+    for turn in zip_longest(*(_most_promising(trial, role) for role in (0, 1))):
+        for role, chosen in enumerate(turn):
+            if chosen is not None:
+                layout, batch = chosen
+                _largest(state, role, state.sides[role].rows.take(np.array([layout])), batch)
+        if state.first:
+            state.pairing.match_all()
+            if state.is_answered:
+                return
+    if not state.first:
+        state.pairing.match_all()
+
+
+def _most_promising(trial: State, role: int) -> list[tuple[int, int]]:
+    """Return layout and batch of the boxes that promise most, the best first."""
+    boxes, first = trial.found[role].boxes, dict[tuple[int, int], None]()
+    for index in np.lexsort(trial.vectors[role].T[::-1]).tolist():
+        first[int(boxes.layout[index]), int(boxes.low[index])] = None
+        if len(first) >= _FIRST:
+            break
+    return list(first)
 
 
 def _ends(side: Side, boxes: Boxes) -> Bounded:

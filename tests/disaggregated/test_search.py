@@ -8,8 +8,9 @@ import pytest
 
 from autopar.disaggregated import boxes, search
 from autopar.disaggregated.boxes import Boxes, Side
+from autopar.disaggregated.pairing import Pairing
 from autopar.disaggregated.program import interrupted_pair, optimise_pair
-from autopar.disaggregated.search import prepare_pair
+from autopar.disaggregated.search import State, look_for_pair, prepare_pair, sides_of
 from autopar.disaggregated.task import PairTask, make_pair
 from autopar.errors import SolveLimitError
 from autopar.results import Progress
@@ -113,6 +114,19 @@ def test_ties_are_kept_only_where_they_matter(task: PairTask) -> None:
     assert outcome.uniqueness is not None
     assert outcome.uniqueness.unique is None
     assert outcome.vector == optimise_pair(task, kept).vector
+
+
+def test_one_layout_of_each_role_is_enough_where_any_pair_will_do(task: PairTask) -> None:
+    solved = {}
+    for first in (False, True):
+        sides = sides_of(task)
+        found = [side.start() for side in sides]
+        state = State(task, sides, Pairing(task), found, first=first, ties=False)
+        look_for_pair(state)
+        assert state.pairing.best is not None
+        solved[first] = [len(alone) for alone in state.pairing.alone]
+    assert solved[True] == [1, 1]
+    assert min(solved[False]) > 1
 
 
 def test_too_many_candidates_are_a_limit_not_an_answer(
