@@ -42,6 +42,7 @@ ORDERS = (
 @st.composite
 def arguments(draw: st.DrawFn) -> dict[str, Any]:
     """Of the fixture `pair_scenario`, with rules of every kind."""
+    num_nodes, gpus_per_node = draw(st.sampled_from([(1, 2), (1, 3), (2, 2), (3, 1)]))
     limits = {
         "coverage": draw(st.sampled_from(["up_to", "up_to", "every_gpu"])),
         "tensor_parallel_within": draw(st.sampled_from(["node", "cluster", "cluster"])),
@@ -49,8 +50,8 @@ def arguments(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "num_layers": draw(st.integers(1, 3)),
         "num_experts": draw(st.sampled_from([0, 0, 2])),
-        "num_nodes": draw(st.integers(1, 2)),
-        "gpus_per_node": draw(st.integers(1, 3)),
+        "num_nodes": num_nodes,
+        "gpus_per_node": gpus_per_node,
         "memory_bytes": draw(st.sampled_from([4.1694e9, 4.17e9, 4e10])),
         "objectives": draw(st.sampled_from(ORDERS)),
         "work": {"max_batch_sequences": draw(st.integers(1, 5))},
@@ -94,7 +95,6 @@ def binds(scenario: Scenario, optimum: Vector, best: Best) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("many", [0, 10**9])
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     arguments=arguments(),
@@ -110,7 +110,6 @@ def binds(scenario: Scenario, optimum: Vector, best: Best) -> list[str]:
 def test_what_binds_is_what_each_relaxation_alone_improves_by_exhaustive_search(
     pair_scenario: Build,
     best_pair: Best,
-    many: int,
     arguments: dict[str, Any],
     shares: dict[str, float],
 ) -> None:
@@ -119,10 +118,11 @@ def test_what_binds_is_what_each_relaxation_alone_improves_by_exhaustive_search(
     optimum = optimum_of(make_pair(scenario))
     assume(optimum is not None)
     assert optimum is not None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relaxed, "_MANY", many)
-        found = binding(Question(scenario, ()), optimum, 10**6)
-    assert found == (tuple(binds(scenario, optimum, best_pair)), [])
+    expected = tuple(binds(scenario, optimum, best_pair)), []
+    for many in (0, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(relaxed, "_MANY", many)
+            assert binding(Question(scenario, ()), optimum, 10**6) == expected
 
 
 @pytest.fixture
@@ -137,6 +137,21 @@ def test_a_better_pair_is_found_if_and_only_if_there_is_one(task: PairTask) -> N
     assert better_pair(task, optimum, 10**6) is False
     assert better_pair(task, (optimum[0] + 1, *optimum[1:]), 10**6) is True
     assert better_pair(task, optimum, 0) is None
+
+
+def test_a_rule_binds_where_a_layout_of_one_role_alone_breaks_it(
+    pair_scenario: Build, best_pair: Best
+) -> None:
+    """Of three GPUs one role has one, the other two."""
+    scenario = pair_scenario(
+        num_nodes=1, gpus_per_node=3, objectives=("throughput", "ttft"),
+        work={"max_batch_sequences": 2}, rules=["tp <= 1"],
+    )  # fmt: skip
+    task = make_pair(scenario)
+    optimum = optimum_of(task)
+    assert optimum is not None
+    assert "r0" in binds(scenario, optimum, best_pair)
+    assert better_pairs_without(task, ["r0"], optimum, 10**6) == {"r0": True}
 
 
 def test_a_rule_that_no_layout_breaks_takes_no_look_at_any(
