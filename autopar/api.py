@@ -66,7 +66,7 @@ from autopar.variables import Choice, PairChoice
 
 # The most candidates to look at when asking which requirements bind: a second or two of work.
 BINDING_BUDGET = 200_000
-PAIR_BINDING_BUDGET = 40_000  # of both roles, which are looked at again for each question
+PAIR_BINDING_BUDGET = 40_000  # of both roles, whose replicas are to be found too
 TIES_LOOKED_AT = 300
 
 

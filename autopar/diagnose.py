@@ -4,16 +4,17 @@ A requirement is blamed by leaving it out and solving again: a deletion filter f
 every member is needed for the clash.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autopar.constraints import PlugIn
 from autopar.constraints.active import droppable
+from autopar.disaggregated.relaxed import LeftPair, PairAnswer, better_pair, better_pairs_without
+from autopar.disaggregated.search import prepare_pair
 from autopar.errors import SolveLimitError
 from autopar.lexicographic import Vector
-from autopar.planning import AnyPrepared, AnyTask, look_for_better, make_task, optimise
+from autopar.planning import AnyPrepared, AnyTask, make_task, optimise
 from autopar.relaxed import Answer, Left, better_plan, better_without
-from autopar.rules import Rule
 from autopar.search import SHAPES_TABLE, Task
 from autopar.specs import Scenario
 from autopar.specs.change import changed
@@ -113,75 +114,52 @@ def binding(
     names = [c.name for c in droppable(task.constraints)]
     if "coverage" in names and question.scenario.requirements.coverage == "up_to":
         names.remove("coverage")  # says no more than that there are so many GPUs
-    found: dict[str, bool | None] = {}
-    if isinstance(task, Task):
-        alike = [name for name in names if name not in SHAPES_TABLE]
-        answers = better_without(task, alike, optimum, budget)
-        found |= {name: _decided(answer, optimum) for name, answer in answers.items()}
-    else:
-        rules = [c.name for c in task.constraints if isinstance(c, Rule)]
-        found |= _halved(question, rules, optimum, budget)
+    alike = [name for name in names if name not in SHAPES_TABLE]
+    found = {
+        name: _decided(answer, optimum)
+        for name, answer in _without_each(task, alike, optimum, budget).items()
+    }
     for name in names:
         if name not in found:
-            found[name] = _better_without(question, [name], optimum, budget)
+            found[name] = _better_without(question, name, optimum, budget)
     return (
         tuple(name for name in names if found[name]),
         [name for name in names if found[name] is None],
     )
 
 
-def _halved(
-    question: Question, names: Sequence[str], optimum: Vector, budget: int
-) -> dict[str, bool | None]:
-    """Return of each requirement whether a plan is better without it alone.
-
-    Where none is better without all of them, none is without one of them: leaving out more forbids
-    no plan. Else, or where that is not decided, each half is asked about.
-    """
-    if not names:
-        return {}
-    answer = _better_without(question, names, optimum, budget)
-    if answer is False or len(names) == 1:
-        return dict.fromkeys(names, answer)
-    middle = len(names) // 2
-    halves = names[:middle], names[middle:]
-    return {n: a for half in halves for n, a in _halved(question, half, optimum, budget).items()}
+def _without_each(
+    task: AnyTask, names: Sequence[str], optimum: Vector, budget: int
+) -> Mapping[str, Answer | PairAnswer]:
+    """Ask about all requirements that do not shape the table of candidates at once."""
+    if isinstance(task, Task):
+        return better_without(task, names, optimum, budget)
+    return better_pairs_without(task, names, optimum, budget)
 
 
-def _better_without(
-    question: Question, names: Sequence[str], optimum: Vector, budget: int
-) -> bool | None:
-    """Whether a plan is better without all of the requirements; None where it is not decided."""
+def _better_without(question: Question, name: str, optimum: Vector, budget: int) -> bool | None:
+    """Whether a plan is better without the requirement; None where it is not decided."""
     try:
-        relaxed = _relaxed(question, names)
+        relaxed = _relaxed(question, name)
         if isinstance(relaxed, Task):
             return _decided(better_plan(relaxed, optimum, budget), optimum)
-        if len(relaxed.problem.candidates) > budget:
-            return None
-        return _has_better(relaxed, look_for_better(relaxed, optimum), optimum)
+        return _decided(better_pair(relaxed, optimum, budget), optimum)
     except SolveLimitError:
         return None
 
 
-def _relaxed(question: Question, names: Sequence[str]) -> AnyTask:
-    """Leave requirements out; a partition is first relaxed to every_gpu, which asks less."""
-    if list(names) == ["coverage"] and question.scenario.requirements.coverage == "partition":
+def _relaxed(question: Question, name: str) -> AnyTask:
+    """Leave a requirement out; a partition is first relaxed to every_gpu, which asks less."""
+    if name == "coverage" and question.scenario.requirements.coverage == "partition":
         return question.changed("requirements.coverage", "every_gpu").task()
-    return question.task(names)
+    return question.task([name])
 
 
-def _decided(answer: Answer, optimum: Vector) -> bool | None:
+def _decided(answer: Answer | PairAnswer, optimum: Vector) -> bool | None:
     """Ask CP-SAT where bounds left something open."""
-    return _solved(answer.task, answer.prepared, optimum) if isinstance(answer, Left) else answer
-
-
-def _has_better(task: AnyTask, prepared: AnyPrepared, optimum: Vector) -> bool | None:
-    if prepared.vector is not None and prepared.vector < optimum:
-        return True
-    candidates = zip(prepared.optimistic.tolist(), prepared.has_path.tolist(), strict=False)
-    if not any(tuple(vector) < optimum and has_path for vector, has_path in candidates):
-        return False  # rows are in order, and those beyond the incumbent are no better than it
-    return _solved(task, prepared, optimum)
+    if isinstance(answer, Left | LeftPair):
+        return _solved(answer.task, answer.prepared, optimum)
+    return answer
 
 
 def _solved(task: AnyTask, prepared: AnyPrepared, optimum: Vector) -> bool | None:
@@ -197,7 +175,7 @@ def _feasible(task: AnyTask) -> bool | None:
         anything = (_WORSE,) * len(task.objectives)
         answer = better_plan(task, anything, len(task.problem.candidates))
         return _has_plan(answer.task, answer.prepared) if isinstance(answer, Left) else answer
-    prepared = look_for_better(task, None)
+    prepared = prepare_pair(task, first=True, ties=False)
     return True if prepared.incumbent is not None else _has_plan(task, prepared)
 
 

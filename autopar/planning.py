@@ -9,7 +9,7 @@ from autopar.disaggregated.objectives import PairObjective
 from autopar.disaggregated.program import interrupted_pair, optimise_pair
 from autopar.disaggregated.search import PreparedPair, prepare_pair
 from autopar.disaggregated.task import PairTask, make_pair
-from autopar.lexicographic import Outcome, Vector
+from autopar.lexicographic import Outcome
 from autopar.objectives import Objective
 from autopar.search import Prepared, Task
 from autopar.specs import Scenario
@@ -41,16 +41,6 @@ def prepare(task: AnyTask, *, ties: bool = True) -> AnyPrepared:
     ties: whether it matters what is as good, but not better.
     """
     return prepare_pair(task, ties=ties) if isinstance(task, PairTask) else search.prepare(task)
-
-
-def look_for_better(task: AnyTask, optimum: Vector | None) -> AnyPrepared:
-    """Prepare a task of which only matters whether it has a plan, better than a known one if any.
-
-    optimum: turned so that less is better. The result may hold the first such plan alone.
-    """
-    if isinstance(task, PairTask):
-        return prepare_pair(task, known=optimum, first=True, ties=False)
-    return search.prepare(task, optimum)
 
 
 def optimise(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autopar.batches import Intervals, is_before, over_batches
+from autopar.broken import NOTHING, note
 from autopar.candidates import with_batch
 from autopar.constraints import Constraint
 from autopar.costs.steps import most_sequences
@@ -20,9 +21,6 @@ from autopar.problem import BoolArray, Candidates, IntArray
 from autopar.search import Prepared, Splits, Task, Vector, has_one_split, prepare
 
 _TRIES = 2  # candidates that are solved for one question before intervals are cut further
-
-# What a candidate surely breaks is the number of a name, or one of these.
-_NOTHING, _TOO_MUCH = -1, -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ def better_without(
 
 def better_plan(task: Task, vector: Vector, budget: int) -> Answer:
     """Return whether a task has a plan better than a vector."""
-    return _Search(task, (), vector).answers([_NOTHING], budget)[_NOTHING]
+    return _Search(task, (), vector).answers([NOTHING], budget)[NOTHING]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +104,16 @@ class _Search:
         if self._workload.is_open:
             most = most_sequences(self._workload, self._layouts.chunks)
             self._layouts = self._layouts.take(most > 0)
-        self._broken = np.full(len(self._layouts), _NOTHING)  # whatever the batch
+        self._broken = np.full(len(self._layouts), NOTHING)  # whatever the batch
         self._note("not", self._broken, self._layouts)
         self._open: set[int] = set()
-        # A candidate that its filter of candidates accepts is of no interest to such a question.
+        # A candidate that its filter accepts is of no interest to such a question. Nor is an
+        # interval of batches, so that the filter must say the same of each.
         self._rows_decide = {
             names.index(constraint.name)
             for constraint in task.constraints
             if isinstance(constraint, Constraint) and constraint.name in names
+            if constraint.depends_on_batch == "not" or not self._workload.is_open
             if constraint.rows_decide(self._layouts)
         }
 
@@ -138,8 +138,8 @@ class _Search:
 
     def _keep_within(self, budget: int) -> None:
         """Close questions that would need too many layouts, and drop layouts of no interest."""
-        total = int((self._broken == _NOTHING).sum())
-        own = {q: 0 if q == _NOTHING else int((self._broken == q).sum()) for q in self._open}
+        total = int((self._broken == NOTHING).sum())
+        own = {q: 0 if q == NOTHING else int((self._broken == q).sum()) for q in self._open}
         for question, count in sorted(own.items(), key=lambda item: item[1]):
             total += count
             if total > budget:
@@ -205,9 +205,7 @@ class _Search:
             if allowed is None:
                 continue
             fails = ~allowed if kind != "any" or work is None else ~allowed & (work.ratio == 1)
-            this = self._names.index(constraint.name) if constraint.name in self._names else None
-            first = _TOO_MUCH if this is None else this
-            broken[fails] = np.where(broken[fails] == _NOTHING, first, _TOO_MUCH)
+            note(broken, fails, constraint.name, self._names)
 
     def _shown(self, judged: _Judged) -> list[int]:
         """Return the open questions that a plan answers, looking at the most promising low ends."""
@@ -246,7 +244,7 @@ class _Search:
         return Left(task, prepared) if bool(is_open.any()) else False
 
     def _relaxed(self, question: int) -> Task:
-        if question == _NOTHING:
+        if question == NOTHING:
             return self._task
         name = self._names[question]
         kept = tuple(c for c in self._task.constraints if c.name != name)
@@ -258,9 +256,9 @@ class _Search:
     def _asked(self, broken: IntArray) -> BoolArray:
         """Return which candidates an open question is about."""
         asked = np.isin(broken, np.array(sorted(self._open), dtype=np.int64))
-        return asked if self._open <= self._rows_decide else asked | (broken == _NOTHING)
+        return asked if self._open <= self._rows_decide else asked | (broken == NOTHING)
 
     def _concerns(self, broken: IntArray, question: int) -> BoolArray:
         """Return which candidates may answer one question."""
         concerns: BoolArray = broken == question
-        return concerns if question in self._rows_decide else concerns | (broken == _NOTHING)
+        return concerns if question in self._rows_decide else concerns | (broken == NOTHING)

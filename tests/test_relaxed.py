@@ -142,6 +142,15 @@ def test_questions_about_most_layouts_are_left_out_first(analytic_scenario: Buil
     assert decided(both + wide - 1) == [False, False]
 
 
+def test_a_rule_on_the_batch_is_asked_of_batches_that_lie_between_those_looked_at_first(
+    analytic_scenario: Build,
+) -> None:
+    """An interval of batches, whose low end alone is judged, may hold what breaks the rule."""
+    rules = [{"name": "few", "require": "batch <= 3", "because": "a test"}]
+    scenario = Scenario.model_validate(analytic_scenario(**OPEN).document() | {"rules": rules})
+    assert better_without(make_task(scenario), ("few",), vector(scenario), 10**6) == {"few": True}
+
+
 @pytest.mark.parametrize("changes", [{}, OPEN])
 def test_no_plan_is_better_than_the_optimum_and_one_is_better_than_anything_worse(
     analytic_scenario: Build, changes: dict[str, Any]

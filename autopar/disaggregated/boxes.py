@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from autopar.broken import NOTHING, note
 from autopar.candidates import with_batch
 from autopar.constraints import Constraint
 from autopar.costs.scaling import rates_to_int, sizes_to_int, times_to_int
@@ -24,6 +25,7 @@ from autopar.search import Task
 
 _PARTS = 8  # into which a range is cut
 _BATCHES = 17  # doublings of a batch up to the largest that a workload may state
+_LEVELS = 2  # of these at once, so that [1, 1], which is exact, does not speak for larger batches
 _AT_ONCE = 20_000  # boxes whose bounds are computed together: hundredths of a second
 MOST_BOXES = 1_000_000  # that are looked at together: seconds, and a GB of memory
 
@@ -99,18 +101,24 @@ class Boxes:
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """Boxes with what no plan of them beats, and the GPUs that they take from the other role."""
+    """Boxes with what no plan of them beats, and the GPUs that they take from the other role.
+
+    broken: what all plans of a box surely break, as `autopar.broken` numbers it.
+    """
 
     boxes: Boxes
     values: Values
     taken: IntArray
+    broken: IntArray
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def take(self, index: IntArray | BoolArray) -> "Bounded":
         """Return the boxes that `index` selects."""
-        return Bounded(self.boxes.take(index), self.values.take(index), self.taken[index])
+        return Bounded(
+            self.boxes.take(index), self.values.take(index), self.taken[index], self.broken[index]
+        )
 
     @classmethod
     def joined(cls, parts: "Sequence[Bounded]") -> "Bounded":
@@ -120,6 +128,7 @@ class Bounded:
             Boxes.joined([part.boxes for part in parts]),
             Values.joined([part.values for part in parts]),
             np.concatenate([none, *(part.taken for part in parts)]),
+            np.concatenate([none, *(part.broken for part in parts)]),
         )
 
 
@@ -128,11 +137,13 @@ class Side:
     """One role in the search: its layouts, and what can be said about boxes of them.
 
     exact_only: names of constraints that are asked of single candidates alone.
+    names: of constraints of which a plan may break one, but no more.
     """
 
     task: Task
     rows: Candidates  # with the most replicas that fit
     exact_only: frozenset[str]
+    names: tuple[str, ...] = ()
 
     @property
     def is_prefill(self) -> bool:
@@ -152,7 +163,7 @@ class Side:
         most = np.asarray(most_sequences(work, self.rows.chunks), dtype=np.int64)
         layouts, low, parts = np.flatnonzero(most > 0), 1, []
         while len(layouts):
-            levels = max(1, min(_BATCHES, _AT_ONCE // len(layouts)))
+            levels = max(_LEVELS, min(_BATCHES, _AT_ONCE // len(layouts)))
             lows = low << np.arange(levels)
             layout, same = np.tile(layouts, levels), np.repeat(lows, len(layouts))
             high = np.minimum(2 * same - 1, most[layout])
@@ -168,13 +179,14 @@ class Side:
     def bounded(self, boxes: Boxes) -> Bounded:
         """Return the boxes that may hold a plan by the filters, with what no plan of them beats."""
         rows = self.candidates(boxes, boxes.fewest)
-        keep = self._allowed(boxes, rows)
+        broken = self._broken(boxes, rows)
         taken = taken_gpus(self.task.problem, rows, is_first=self.is_prefill)
-        return Bounded(boxes, self._values(boxes, rows), taken).take(keep)
+        every = Bounded(boxes, self._values(boxes, rows), taken, broken)
+        return every.take(broken >= NOTHING)
 
-    def _allowed(self, boxes: Boxes, rows: Candidates) -> BoolArray:
-        """Return which boxes may hold a plan by the filters; exact for what they see of one."""
-        allowed = np.ones(len(rows), dtype=np.bool_)
+    def _broken(self, boxes: Boxes, rows: Candidates) -> IntArray:
+        """Return what the filters say that boxes break; exact for what they see of a single one."""
+        broken = np.full(len(rows), NOTHING)
         single = boxes.single
         for constraint in self.task.constraints:
             if not isinstance(constraint, Constraint) or not len(rows):
@@ -185,8 +197,8 @@ class Side:
             at_ends = constraint.depends_on_batch in ("not", "grows")
             if constraint.name in self.exact_only or not at_ends:
                 passes |= ~single
-            allowed &= passes
-        return allowed
+            note(broken, ~passes, constraint.name, self.names)
+        return broken
 
     def largest(self, boxes: Boxes) -> IntArray:
         """Return the largest batch of each box that the filters leave, in eight parts at a time."""
@@ -197,7 +209,7 @@ class Side:
             points = low - (low - high) * step // _PARTS  # shape (parts, boxes); the last is high
             every = boxes.take(np.tile(place, _PARTS))
             every = replace(every, low=points.ravel(), high=points.ravel())
-            allowed = self._allowed(every, self.candidates(every, every.fewest))
+            allowed = self._broken(every, self.candidates(every, every.fewest)) == NOTHING
             count = allowed.reshape(points.shape).cumprod(axis=0).sum(axis=0)
             upto = np.concatenate([low[None, :], points])
             beyond = np.concatenate([points - 1, high[None, :]])

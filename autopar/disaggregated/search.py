@@ -10,6 +10,7 @@ exact, not a heuristic.
 
 import logging
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 
@@ -61,10 +62,11 @@ class PreparedPair:
 
 
 @dataclass(slots=True)
-class _State:
+class State:
     """The boxes of both roles that may be part of an optimum, and the best pair so far.
 
-    vectors: of each role's boxes, shape (boxes, objectives).
+    vectors: of each role's boxes, shape (boxes, objectives). places: of the boxes that are left, in
+    what was found.
     first: whether the first pair, better than the known one if there is one, ends the search.
     ties: whether boxes stay that may be as good as the best pair, but not better.
     """
@@ -76,9 +78,14 @@ class _State:
     first: bool = False
     ties: bool = True
     vectors: list[IntArray] = field(default_factory=list)
+    places: list[IntArray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._number()
         self.prune()
+
+    def _number(self) -> None:
+        self.places = [np.arange(len(found)) for found in self.found]
 
     @property
     def is_answered(self) -> bool:
@@ -132,58 +139,84 @@ class _State:
         """Keep the boxes of a role that `index` selects."""
         self.found[role] = self.found[role].take(index)
         self.vectors[role] = self.vectors[role][index]
+        self.places[role] = self.places[role][index]
+
+    @property
+    def is_single(self) -> bool:
+        """Whether every box holds one candidate."""
+        return all(bool(found.boxes.single.all()) for found in self.found)
 
     def cut(self) -> bool:
         """Cut every box that holds several candidates; False where there was none."""
-        if all(bool(found.boxes.single.all()) for found in self.found):
+        if self.is_single:
             return False
         self.found = [
             side.bounded(found.boxes.cut())
             for side, found in zip(self.sides, self.found, strict=True)
         ]
+        self._number()
         self.prune()
         return True
 
 
-def prepare_pair(
-    task: PairTask, *, known: Vector | None = None, first: bool = False, ties: bool = True
-) -> PreparedPair:
+def prepare_pair(task: PairTask, *, first: bool = False, ties: bool = True) -> PreparedPair:
     """Filter the candidates of both roles, find a first pair, and keep what may be as good.
 
-    known: the vector of a pair, to look for better ones alone. first: whether any pair will do.
+    first: whether any pair will do.
     ties: whether candidates are kept that may be as good as the best pair, but not better; where
     they are many, they are not.
     Raises SolveLimitError where too many candidates may be optimal to look at all of them.
     """
-    prefill, decode = (Side(t, t.problem.candidates, task.exact_only) for t in task.roles)
-    found = [prefill.start(), decode.start()]
-    num_allowed = sum(map(len, found))
-    pairing = Pairing(task, vector=known)
-    state = _State(task, (prefill, decode), pairing, found, first=first, ties=ties)
-    _first_pair(state)
+    sides = sides_of(task)
+    found = [side.start() for side in sides]
+    logger.info(
+        "%d candidates, %d ranges allowed", len(task.problem.candidates), sum(map(len, found))
+    )
+    state = State(task, sides, Pairing(task), found, first=first, ties=ties)
+    look_for_pair(state)
     state.prune()
     while not state.is_answered and state.cut():
         pass
-    return _prepared(state, _solve_each(state), num_allowed)
+    return prepared(state)
 
 
-def _first_pair(state: _State) -> None:
+def sides_of(task: PairTask, names: tuple[str, ...] = ()) -> tuple[Side, Side]:
+    """Return both roles for a search; names: of constraints of which a plan may break one."""
+    prefill, decode = (
+        Side(role, role.problem.candidates, task.exact_only, names) for role in task.roles
+    )
+    return prefill, decode
+
+
+def look_for_pair(state: State) -> None:
     """Solve the layouts of each role that promise most, with many replicas or few.
 
     Each is looked at with its smallest batch and with the largest one that passes the filters.
+    Where any pair will do, the first one ends it.
     """
     ends = [_ends(side, f.boxes) for side, f in zip(state.sides, state.found, strict=True)]
-    trial = _State(state.task, state.sides, state.pairing, ends)  # with ties: they may match
-    for role, side in enumerate(state.sides):
-        boxes = trial.found[role].boxes
-        first: dict[tuple[int, int], int] = {}
-        for index in np.lexsort(trial.vectors[role].T[::-1]).tolist():
-            first.setdefault((int(boxes.layout[index]), int(boxes.low[index])), index)
-            if len(first) >= _FIRST:
-                break
-        for layout, batch in first:
-            _largest(state, role, side.rows.take(np.array([layout])), batch)
-    state.pairing.match_all()
+    trial = State(state.task, state.sides, state.pairing, ends)  # with ties: they may match
+    for turn in zip_longest(*(_most_promising(trial, role) for role in (0, 1))):
+        for role, chosen in enumerate(turn):
+            if chosen is not None:
+                layout, batch = chosen
+                _largest(state, role, state.sides[role].rows.take(np.array([layout])), batch)
+        if state.first:
+            state.pairing.match_all()
+            if state.is_answered:
+                return
+    if not state.first:
+        state.pairing.match_all()
+
+
+def _most_promising(trial: State, role: int) -> list[tuple[int, int]]:
+    """Return layout and batch of the boxes that promise most, the best first."""
+    boxes, first = trial.found[role].boxes, dict[tuple[int, int], None]()
+    for index in np.lexsort(trial.vectors[role].T[::-1]).tolist():
+        first[int(boxes.layout[index]), int(boxes.low[index])] = None
+        if len(first) >= _FIRST:
+            break
+    return list(first)
 
 
 def _ends(side: Side, boxes: Boxes) -> Bounded:
@@ -198,7 +231,7 @@ def _ends(side: Side, boxes: Boxes) -> Bounded:
     return side.bounded(Boxes.joined([ends[0], ends[1].take(top > 1)]).each_number(_NUMBERS))
 
 
-def _largest(state: _State, role: int, row: Candidates, high: int) -> None:
+def _largest(state: State, role: int, row: Candidates, high: int) -> None:
     """Solve one layout with its largest batch up to `high` that has a plan.
 
     Filters see almost all, so that it is near: steps down that double, then bisection.
@@ -214,7 +247,7 @@ def _largest(state: _State, role: int, row: Candidates, high: int) -> None:
         low, high = (middle, high) if works else (low, middle)
 
 
-def _solve_each(state: _State) -> tuple[list[SegmentTable], list[SegmentTable]]:
+def _solve_each(state: State) -> tuple[list[SegmentTable], list[SegmentTable]]:
     """Solve single candidates, the most promising first, and drop those that become worse.
 
     Returns the tables of those that are left, in their order.
@@ -250,9 +283,7 @@ def _solve_each(state: _State) -> tuple[list[SegmentTable], list[SegmentTable]]:
     return tables[0], tables[1]
 
 
-def _unsolved(
-    state: _State, known: tuple[_Known, _Known]
-) -> list[tuple[tuple[int, ...], int, int]]:
+def _unsolved(state: State, known: tuple[_Known, _Known]) -> list[tuple[tuple[int, ...], int, int]]:
     """Return vector, role and place of every candidate that is not solved yet, best first."""
     return sorted(
         (tuple(state.vectors[role][index].tolist()), role, index)
@@ -267,9 +298,12 @@ def _keys(boxes: Boxes) -> list[tuple[int, ...]]:
     return list(zip(*columns, strict=True))
 
 
-def _prepared(
-    state: _State, tables: tuple[list[SegmentTable], list[SegmentTable]], num_allowed: int
-) -> PreparedPair:
+def prepared(state: State) -> PreparedPair:
+    """Solve what is left of a search, all of it single candidates, and keep what may be as good.
+
+    Raises SolveLimitError where there are too many.
+    """
+    tables = _solve_each(state)
     rows = [
         list(side.candidates(found.boxes, found.boxes.fewest))
         for side, found in zip(state.sides, state.found, strict=True)
@@ -288,10 +322,7 @@ def _prepared(
                 for candidates, solved in zip(rows, state.pairing.best, strict=True)
             )
         )
-    logger.info(
-        "%d candidates, %d ranges allowed, %d in the model",
-        len(state.task.problem.candidates), num_allowed, sum(map(len, rows)),
-    )  # fmt: skip
+    logger.info("%d candidates in the model", sum(map(len, rows)))
     matrix = np.array([*vectors[0], *vectors[1]], dtype=np.int64).reshape(
         -1, len(state.task.objectives)
     )

@@ -1,7 +1,7 @@
 """A disaggregated scenario with everything that solving it needs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -64,6 +64,19 @@ class PairTask:
         if self.problem.num_gpus < len(self.roles):
             models.append("each of the two roles needs a GPU of its own")
         return (_TTFT_NOTE, _ROLES_NOTE, *dict.fromkeys(models))
+
+    def without(self, name: str) -> "PairTask":
+        """Return the task without a requirement that does not shape the table of candidates."""
+        prefill, decode = (
+            replace(t, constraints=_without(t.constraints, name)) for t in self.roles
+        )
+        return replace(
+            self,
+            prefill=prefill,
+            decode=decode,
+            constraints=_without(self.constraints, name),
+            pair=tuple(c for c in self.pair if c.name != name),
+        )
 
     def oriented(self, values: Sequence[int]) -> Vector:
         """Return objective values turned so that less is better."""
@@ -135,6 +148,10 @@ def _refuse(scenario: Scenario, constraints: Sequence[PlugIn]) -> None:
                 f"rule {rule.name!r}: a sum over the stages of both roles is not supported for "
                 "workload phase 'disaggregated'; expected require or forbid"
             )
+
+
+def _without(constraints: Sequence[PlugIn], name: str) -> tuple[PlugIn, ...]:
+    return tuple(constraint for constraint in constraints if constraint.name != name)
 
 
 def _joined(one: Candidates, other: Candidates) -> Candidates:

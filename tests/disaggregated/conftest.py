@@ -1,12 +1,23 @@
 """A disaggregated service on a handful of GPUs, small enough to search exhaustively."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 
+from autopar.candidates import every_batch
+from autopar.costs.scaling import rates_to_int, sizes_to_int, times_to_int
+from autopar.disaggregated.task import PairTask
+from autopar.oracle import splits
+from autopar.problem import Candidate
+from autopar.search import Task
+from autopar.segments import plan_costs
 from autopar.specs import Architecture, Scenario
 from autopar.specs.counting import parameters
+from autopar.unfold import unfold
 
 LINK = {"bandwidth_bytes_per_s": 1e10, "latency_us": 3.0}
 SLOW_LINK = {"bandwidth_bytes_per_s": 1e9, "latency_us": 20.0}
@@ -91,6 +102,118 @@ def scenario_of(
             "recipe": {"name": "default", "objectives": list(objectives)},
         }
     )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One plan of one role, in numbers."""
+
+    candidate: Candidate
+    split: tuple[int, ...]
+    rate: int
+    time: int
+    handover: int
+    tpot: int
+    memory: int
+    gpus: int
+
+
+def parts(task: Task) -> Iterator[Part]:
+    """Every plan of a role that its own constraints accept."""
+    problem = task.problem
+    for row in every_batch(problem, problem.candidates):
+        for replicas in range(1, row.replicas + 1):
+            candidate = replace(row, replicas=replicas)
+            for split in splits(problem.num_layers, candidate.pp):
+                plan = unfold(problem, candidate, split)
+                if any(True for c in task.constraints for _ in c.check(plan, problem)):
+                    continue
+                costs = plan_costs(plan, problem)
+                prefill = problem.scenario.workload.is_prefill
+                yield Part(
+                    candidate,
+                    split,
+                    int(min(rates_to_int(costs.tokens_per_s))),
+                    int(sum(times_to_int(costs.time_us))) if prefill else 0,
+                    int(max(times_to_int(costs.handover_us))),
+                    0 if prefill else int(max(times_to_int(costs.tpot_us))),
+                    int(max(sizes_to_int(costs.memory_bytes))),
+                    plan.num_gpus,
+                )
+
+
+def side_by_side(task: PairTask, prefill: Candidate, decode: Candidate) -> bool:
+    """Whether decode finds its blocks after those of prefill."""
+    topology, after = task.problem.topology, 0
+    for candidate in (prefill, decode):
+        unit = int(topology.unit(np.array([candidate.tp]), np.array([candidate.etp]))[0])
+        count = candidate.replicas * candidate.pp
+        try:
+            blocks = topology.block_gpus(candidate.stage_gpus(1), unit, count, after)
+        except ValueError:
+            return False
+        after = max(map(max, blocks)) + 1
+    return True
+
+
+def value(name: str, prefill: Part, decode: Part, usd_per_hour: float) -> float:
+    """One objective of a pair, turned so that less is better."""
+    rate, gpus = min(prefill.rate, decode.rate), prefill.gpus + decode.gpus
+    match name:
+        case "throughput":
+            return -rate
+        case "throughput_per_gpu":
+            return -(rate * 1000 // gpus)
+        case "cost":  # micro-USD per million tokens
+            return np.ceil(usd_per_hour / 3600 * 1e6 * gpus / (rate * 1e-3) / 1e-6 - 1e-9)
+        case "ttft":
+            return prefill.time + max(prefill.handover, decode.handover)
+        case "tpot":
+            return decode.tpot
+        case "traffic":
+            return prefill.candidate.pp + decode.candidate.pp - 2
+        case "memory":
+            return max(prefill.memory, decode.memory)
+    return gpus
+
+
+def best_of(task: PairTask) -> tuple[float, ...] | None:
+    """The best vector of all pairs, by the constraints that the task holds."""
+    scenario = task.problem.scenario
+    limits, names = scenario.requirements, {c.name for c in task.constraints}
+    vectors = []
+    fits: dict[tuple[Candidate, Candidate], bool] = {}
+    for prefill, decode in product(list(parts(task.prefill)), list(parts(task.decode))):
+        gpus = prefill.gpus + decode.gpus
+        rate = min(prefill.rate, decode.rate)
+        needed = max(limits.min_tokens_per_s or 0, (limits.min_tokens_per_s_per_gpu or 0) * gpus)
+        needed = needed if "throughput" in names else 0
+        ttft = value("ttft", prefill, decode, 0)
+        if gpus > task.problem.num_gpus or rate == 0:
+            continue
+        if "coverage" in names and limits.coverage == "every_gpu" and gpus != task.problem.num_gpus:
+            continue
+        if rate < int(rates_to_int(np.array([needed]))[0]):
+            continue
+        if (
+            "ttft" in names
+            and limits.max_ttft_us is not None
+            and ttft > int(times_to_int(np.array([limits.max_ttft_us]))[0])
+        ):
+            continue
+        key = prefill.candidate, decode.candidate
+        if key not in fits:
+            fits[key] = side_by_side(task, *key)
+        if fits[key]:
+            usd = scenario.cluster.gpu.usd_per_hour or 0.0
+            vectors.append(tuple(value(o.name, prefill, decode, usd) for o in task.objectives))
+    return min(vectors, default=None)
+
+
+@pytest.fixture(scope="session")
+def best_pair() -> Callable[[PairTask], tuple[float, ...] | None]:
+    """Search a task exhaustively: every layout, batch, count and split of both roles."""
+    return best_of
 
 
 @pytest.fixture(scope="session")

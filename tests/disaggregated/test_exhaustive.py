@@ -1,27 +1,17 @@
 """The pair that is solved is the best of all pairs: every layout, batch, count and split."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autopar.candidates import every_batch
-from autopar.costs.scaling import rates_to_int, sizes_to_int, times_to_int
 from autopar.disaggregated.layout import unfold_pair
 from autopar.disaggregated.program import optimise_pair
 from autopar.disaggregated.search import prepare_pair
 from autopar.disaggregated.task import PairTask, make_pair
-from autopar.oracle import splits
-from autopar.problem import Candidate
-from autopar.search import Task
-from autopar.segments import plan_costs
 from autopar.specs import Scenario
-from autopar.unfold import unfold
 from autopar.variables import PairChoice
 
 ORDERS = (
@@ -35,110 +25,10 @@ ORDERS = (
     ("memory", "throughput", "traffic"),
     ("traffic", "throughput"),
 )
+Build = Callable[..., Scenario]
+Best = Callable[[PairTask], tuple[float, ...] | None]
+
 RULES = ("tp == etp", "pp <= 1", "replicas >= 2", "gpus_used <= 2", "layers_per_stage % 2 == 0")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One plan of one role, in numbers."""
-
-    candidate: Candidate
-    split: tuple[int, ...]
-    rate: int
-    time: int
-    handover: int
-    tpot: int
-    memory: int
-    gpus: int
-
-
-def parts(task: Task) -> Iterator[Part]:
-    """Every plan of a role that its own constraints accept."""
-    problem = task.problem
-    for row in every_batch(problem, problem.candidates):
-        for replicas in range(1, row.replicas + 1):
-            candidate = replace(row, replicas=replicas)
-            for split in splits(problem.num_layers, candidate.pp):
-                plan = unfold(problem, candidate, split)
-                if any(True for c in task.constraints for _ in c.check(plan, problem)):
-                    continue
-                costs = plan_costs(plan, problem)
-                prefill = problem.scenario.workload.is_prefill
-                yield Part(
-                    candidate,
-                    split,
-                    int(min(rates_to_int(costs.tokens_per_s))),
-                    int(sum(times_to_int(costs.time_us))) if prefill else 0,
-                    int(max(times_to_int(costs.handover_us))),
-                    0 if prefill else int(max(times_to_int(costs.tpot_us))),
-                    int(max(sizes_to_int(costs.memory_bytes))),
-                    plan.num_gpus,
-                )
-
-
-def side_by_side(task: PairTask, prefill: Candidate, decode: Candidate) -> bool:
-    """Whether decode finds its blocks after those of prefill."""
-    topology, after = task.problem.topology, 0
-    for candidate in (prefill, decode):
-        unit = int(topology.unit(np.array([candidate.tp]), np.array([candidate.etp]))[0])
-        count = candidate.replicas * candidate.pp
-        try:
-            blocks = topology.block_gpus(candidate.stage_gpus(1), unit, count, after)
-        except ValueError:
-            return False
-        after = max(map(max, blocks)) + 1
-    return True
-
-
-def value(name: str, prefill: Part, decode: Part, usd_per_hour: float) -> float:
-    """One objective of a pair, turned so that less is better."""
-    rate, gpus = min(prefill.rate, decode.rate), prefill.gpus + decode.gpus
-    match name:
-        case "throughput":
-            return -rate
-        case "throughput_per_gpu":
-            return -(rate * 1000 // gpus)
-        case "cost":  # micro-USD per million tokens
-            return np.ceil(usd_per_hour / 3600 * 1e6 * gpus / (rate * 1e-3) / 1e-6 - 1e-9)
-        case "ttft":
-            return prefill.time + max(prefill.handover, decode.handover)
-        case "tpot":
-            return decode.tpot
-        case "traffic":
-            return prefill.candidate.pp + decode.candidate.pp - 2
-        case "memory":
-            return max(prefill.memory, decode.memory)
-    return gpus
-
-
-def best(task: PairTask) -> tuple[float, ...] | None:
-    """The best vector of all pairs."""
-    scenario = task.problem.scenario
-    limits, names = scenario.requirements, {c.name for c in task.constraints}
-    vectors = []
-    fits: dict[tuple[Candidate, Candidate], bool] = {}
-    for prefill, decode in product(list(parts(task.prefill)), list(parts(task.decode))):
-        gpus = prefill.gpus + decode.gpus
-        rate = min(prefill.rate, decode.rate)
-        needed = max(limits.min_tokens_per_s or 0, (limits.min_tokens_per_s_per_gpu or 0) * gpus)
-        ttft = value("ttft", prefill, decode, 0)
-        if gpus > task.problem.num_gpus or rate == 0:
-            continue
-        if "coverage" in names and limits.coverage == "every_gpu" and gpus != task.problem.num_gpus:
-            continue
-        if rate < int(rates_to_int(np.array([needed]))[0]):
-            continue
-        if limits.max_ttft_us is not None and ttft > int(
-            times_to_int(np.array([limits.max_ttft_us]))[0]
-        ):
-            continue
-        key = prefill.candidate, decode.candidate
-        if key not in fits:
-            fits[key] = side_by_side(task, *key)
-        if fits[key]:
-            usd = scenario.cluster.gpu.usd_per_hour or 0.0
-            vectors.append(tuple(value(o.name, prefill, decode, usd) for o in task.objectives))
-    return min(vectors, default=None)
 
 
 def solved(scenario: Scenario) -> tuple[PairTask, Any]:
@@ -146,7 +36,7 @@ def solved(scenario: Scenario) -> tuple[PairTask, Any]:
     return task, optimise_pair(task, prepare_pair(task))
 
 
-def agrees(scenario: Scenario) -> None:
+def agrees(scenario: Scenario, best: Best) -> None:
     """Assert that search and exhaustive search tell the same of a scenario."""
     task, outcome = solved(scenario)
     expected = best(task)
@@ -203,30 +93,33 @@ def arguments(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(arguments())
 def test_the_pair_is_the_best_of_all(
-    pair_scenario: Callable[..., Scenario], arguments: dict[str, Any]
+    pair_scenario: Build, best_pair: Best, arguments: dict[str, Any]
 ) -> None:
-    agrees(pair_scenario(**arguments))
+    agrees(pair_scenario(**arguments), best_pair)
 
 
 @pytest.mark.parametrize("objectives", ORDERS, ids="-".join)
 def test_every_order_of_objectives_has_its_own_best_pair(
-    pair_scenario: Callable[..., Scenario], objectives: tuple[str, ...]
+    pair_scenario: Build, best_pair: Best, objectives: tuple[str, ...]
 ) -> None:
     requirements = {"max_ttft_us": 800.0, "min_tokens_per_s": 4_000.0}
     agrees(
-        pair_scenario(num_layers=3, num_nodes=3, objectives=objectives, requirements=requirements)
+        pair_scenario(num_layers=3, num_nodes=3, objectives=objectives, requirements=requirements),
+        best_pair,
     )
 
 
 def test_experts_and_confined_groups_are_searched_too(
-    pair_scenario: Callable[..., Scenario],
+    pair_scenario: Build, best_pair: Best
 ) -> None:
     limits = {"tensor_parallel_within": "node", "all_to_all_within": "node"}
-    agrees(pair_scenario(num_experts=2, num_nodes=2, gpus_per_node=3, requirements=limits))
+    agrees(
+        pair_scenario(num_experts=2, num_nodes=2, gpus_per_node=3, requirements=limits), best_pair
+    )
 
 
 def test_what_is_equal_in_gpus_is_not_climbed_token_by_token(
-    pair_scenario: Callable[..., Scenario],
+    pair_scenario: Build, best_pair: Best
 ) -> None:
     """A Hypothesis find: from a slow pair on all GPUs, CP-SAT raised the rate in steps of 1."""
     agrees(
@@ -236,5 +129,6 @@ def test_what_is_equal_in_gpus_is_not_climbed_token_by_token(
             objectives=("gpus", "throughput", "ttft"),
             work={"prefill_chunk_tokens": 100, "max_batch_sequences": 2},
             requirements={"coverage": "every_gpu", "max_context_parallel_size": 2},
-        )
+        ),
+        best_pair,
     )

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autopar.disaggregated import search
+from autopar.disaggregated import boxes, search
 from autopar.disaggregated.boxes import Boxes, Side
+from autopar.disaggregated.pairing import Pairing
 from autopar.disaggregated.program import interrupted_pair, optimise_pair
-from autopar.disaggregated.search import prepare_pair
+from autopar.disaggregated.search import State, look_for_pair, prepare_pair, sides_of
 from autopar.disaggregated.task import PairTask, make_pair
 from autopar.errors import SolveLimitError
 from autopar.results import Progress
@@ -69,6 +70,20 @@ def test_cutting_loses_no_candidate(task: PairTask) -> None:
     assert set(found) == whole
 
 
+def test_a_batch_of_one_that_is_refused_does_not_speak_for_larger_ones(
+    pair_scenario: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With so many layouts that few batches are bounded at once."""
+    task = make_pair(pair_scenario(rules=["batch >= 2"]))
+    every = side_of(task, 1).start().boxes
+    monkeypatch.setattr(boxes, "_AT_ONCE", 1)
+    few = side_of(task, 1).start().boxes
+    assert set(every.layout.tolist()) == set(range(len(side_of(task, 1).rows)))
+    assert set(zip(few.layout.tolist(), few.low.tolist(), strict=True)) == set(
+        zip(every.layout.tolist(), every.low.tolist(), strict=True)
+    )
+
+
 def test_the_largest_batch_is_the_last_that_passes(pair_scenario: Build) -> None:
     scenario = pair_scenario(work={"max_batch_sequences": 300}, requirements={"max_tpot_us": 100.0})
     side = side_of(make_pair(scenario), 1)
@@ -101,16 +116,17 @@ def test_ties_are_kept_only_where_they_matter(task: PairTask) -> None:
     assert outcome.vector == optimise_pair(task, kept).vector
 
 
-def test_a_better_pair_is_found_if_and_only_if_there_is_one(task: PairTask) -> None:
-    optimum = prepare_pair(task).vector
-    assert optimum is not None
-    nothing = prepare_pair(task, known=optimum, first=True, ties=False)
-    assert nothing.incumbent is None
-    worse = (optimum[0] + 1, *optimum[1:])
-    found = prepare_pair(task, known=worse, first=True, ties=False)
-    assert found.incumbent is not None
-    assert found.vector is not None
-    assert found.vector < worse
+def test_one_layout_of_each_role_is_enough_where_any_pair_will_do(task: PairTask) -> None:
+    solved = {}
+    for first in (False, True):
+        sides = sides_of(task)
+        found = [side.start() for side in sides]
+        state = State(task, sides, Pairing(task), found, first=first, ties=False)
+        look_for_pair(state)
+        assert state.pairing.best is not None
+        solved[first] = [len(alone) for alone in state.pairing.alone]
+    assert solved[True] == [1, 1]
+    assert min(solved[False]) > 1
 
 
 def test_too_many_candidates_are_a_limit_not_an_answer(
