@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def command(kind: str | None, name: str | None, catalogs: tuple[Path, ...], output: Output) -> None:
     """List and show what models/ and solvers/ hold.
 
-    KIND is one of scenarios, llms, gpus, clusters, workloads, plans, recipes, rules. With NAME, the
-    document is shown as it stands in its file.
+    KIND is one of scenarios, llms, gpus, clusters, workloads, engines, plans, measurements, bands,
+    recipes, rules. With NAME, the document is shown as it stands in its file.
     """
     from autopar.catalog import read_document, read_text
     from autopar.report.json import catalog_document

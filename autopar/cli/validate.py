@@ -42,7 +42,7 @@ def command(
     catalogs: tuple[Path, ...],
     output: Output,
 ) -> None:
-    """Predict published measurements, and say how far off the predictions are.
+    """Predict published measurements, and say how far off that is.
 
     SOURCES are names of measurements (autopar catalog measurements), or keys of sources in the
     table of --data; all where none is given. Nothing of the measured figures goes into a

@@ -15,7 +15,7 @@ from typing import Any
 
 from autopar.catalog import names, read_document
 from autopar.errors import SpecError, shorten
-from autopar.specs import LLM, Precision, Precisions, ServingCase
+from autopar.specs import Precision, Precisions, ServingCase
 
 COLUMNS = ("row_id", "tier", "family", "source_key", "engine", "model", "gpu", "tp", "mode", "isl")
 _MODES = {
@@ -42,6 +42,7 @@ _ENGINES = {
     "nim (trtllm)": "tensorrt-llm",
     "nemo/tensorrt-llm": "tensorrt-llm",
 }
+_LARGEST = 1e12  # of any count or figure of a run
 _EARLY = re.compile(r"0\.[0-6](\.|$)|2023")  # versions and years of TensorRT-LLM without graphs
 _TWO_BATCHES = re.compile(r"TBO on|perfect EPLB")
 _WIDTHS: Mapping[str, Precision] = {
@@ -106,10 +107,10 @@ def _read(line: Mapping[str, str], bulk: Bulk, place: str) -> None:
     cluster = _cluster(line["gpu"])
     if cluster is None:
         return bulk.leave_out(f"GPU {shorten(line['gpu'])} is not in the catalogue")
-    figures = dict(_figures(line, mode))
-    if not figures:
-        return bulk.leave_out("no figure")
     try:
+        figures = dict(_figures(line, mode))
+        if not figures:
+            return bulk.leave_out("no figure")
         case = ServingCase.model_validate(
             {
                 "llm": llm,
@@ -124,15 +125,27 @@ def _read(line: Mapping[str, str], bulk: Bulk, place: str) -> None:
                 "rows": [{**_layout(line), **_work(line, mode), **figures, "id": "run"}],
             }
         )
-    except (ValueError, ZeroDivisionError) as error:
+    except ValueError as error:
         raise SpecError(f"{place}: {str(error).splitlines()[0]}") from None
     bulk.cases.append((line["source_key"], case))
     return None
 
 
 def _number(line: Mapping[str, str], column: str, otherwise: int = 1) -> int:
-    text = line.get(column) or ""
-    return max(round(float(text)), 1) if text else otherwise
+    """Return a count; an empty cell and 0 say nothing.
+
+    Raises ValueError for what is no count.
+    """
+    value = _value(line, column)
+    return round(value) or otherwise
+
+
+def _value(line: Mapping[str, str], column: str) -> float:
+    text = line.get(column) or "0"
+    value = float(text)
+    if not 0 <= value < _LARGEST:
+        raise ValueError(f"{column} is {shorten(text)}, expected a number of at least 0")
+    return value
 
 
 def _layout(line: Mapping[str, str]) -> dict[str, int]:
@@ -169,9 +182,9 @@ def _figures(line: Mapping[str, str], mode: str) -> Iterator[tuple[str, float]]:
         "tokens_per_s_per_gpu": produced,
     }
     for ours, theirs in columns.items():
-        text = line.get(theirs) or ""
-        if text and float(text) > 0:
-            yield ours, float(text)
+        value = _value(line, theirs)
+        if value > 0:
+            yield ours, value
 
 
 def _engine(line: Mapping[str, str]) -> str | None:
@@ -226,8 +239,3 @@ def _precisions(llm: str, line: Mapping[str, str]) -> dict[str, Any] | None:
     elif line["engine"].lower() == "sglang" and not stored:
         parts["kv_cache"] = "bf16"  # --kv-cache-dtype auto: that of the activations
     return None if Precisions.model_validate(parts) == own else parts
-
-
-def llm_of(name: str) -> LLM:
-    """Return a model of the catalogue."""
-    return LLM.model_validate(read_document("llm", name))

@@ -1,12 +1,13 @@
 """Scores of all groups of outcomes: what `autopar validate` answers."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from autopar.bands import default_bands, metric_range
+from autopar.errors import SpecError, shorten, suggest
 from autopar.specs import ServingCase
 from autopar.validation.bulk import read_bulk
 from autopar.validation.outcomes import TRIVIAL, Evaluation, Outcome, evaluate
@@ -76,9 +77,25 @@ def validate(
     if data is not None:
         bulk = read_bulk(data, tuple(tiers))
         cases, left_out = bulk.cases, bulk.left_out
-    chosen = [(source, case) for source, case in cases if not only or source in only]
+    chosen = list(_chosen(list(cases), only))
     found = evaluate(chosen)
     return scored(Evaluation(found.outcomes, {**left_out, **found.left_out}))
+
+
+def _chosen(
+    cases: Sequence[tuple[str, ServingCase]], only: Sequence[str]
+) -> Iterator[tuple[str, ServingCase]]:
+    """Yield the cases of the named sources; of all where none is named."""
+    known = sorted({source for source, _ in cases})
+    for name in only:
+        if name not in known:
+            raise SpecError(
+                f"validate: unknown source {shorten(name)}{suggest(name, known)}; expected one of "
+                f"{', '.join(known) or 'none, for no row can be predicted'}"
+            )
+    if not cases:
+        raise SpecError("validate: no row that can be predicted; expected measured runs")
+    yield from (pair for pair in cases if not only or pair[0] in only)
 
 
 def scored(found: Evaluation) -> Validation:

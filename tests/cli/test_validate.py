@@ -1,0 +1,75 @@
+"""`autopar validate` as a user types it."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from autopar.cli import main
+from autopar.documents import parse
+
+SOURCE = "tensorrt-llm-0.5-first-token"
+
+
+def run(*args):
+    return CliRunner().invoke(main, ["validate", *map(str, args)])
+
+
+def test_one_source_is_predicted_and_scored():
+    result = run(SOURCE, "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    [group] = [g for g in document["groups"] if (g["by"], g["metric"]) == ("all", "ttft_ms")]
+    assert group["rows"] == 8
+    assert 0 < group["mape"] < 0.25
+    assert 0 <= group["inside_band"] <= 1
+
+
+def test_the_text_fits_a_terminal_and_says_what_its_columns_mean():
+    result = run(SOURCE)
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "TTFT of a lone request" in result.stdout
+    assert "MAPE, median:" in result.stdout
+
+
+def test_rows_are_in_the_document_if_asked_for(tmp_path):
+    file = tmp_path / "found.yaml"
+    run(SOURCE, "--rows", "-o", file)
+    rows = parse(file.read_text(), "found.yaml")["rows"]
+    assert len(rows) == 8
+    assert {"predicted", "measured", "gpu", "metric"} <= rows[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("nim",), "unknown source 'nim'"),
+        (("--data", "nowhere.csv"), "nowhere.csv: cannot be read"),
+        (("--catalog", "nowhere"), "is not a directory"),
+    ],
+)
+def test_bad_input_is_named(args, says):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_catalogue_of_ones_own_is_validated(tmp_path):
+    (tmp_path / "measurements").mkdir()
+    (tmp_path / "measurements" / "mine.yaml").write_text(
+        """
+        schema: 1
+        kind: measurements
+        name: mine
+        cases:
+          - mode: closed_loop
+            llm: llama-3.1-8b
+            cluster: 1xhgx-h100
+            source: my own service
+            rows:
+              - {id: one, tp: 1, input_tokens: 1024, output_tokens: 256, concurrency: 8, tpot_ms: 8}
+        """
+    )
+    result = run("mine", "--catalog", tmp_path, "--json")
+    assert json.loads(result.stdout)["groups"][0]["rows"] == 1

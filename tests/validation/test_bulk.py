@@ -1,0 +1,180 @@
+import csv
+
+import pytest
+
+from autopar.errors import SpecError
+from autopar.validation.bulk import COLUMNS, read_bulk
+
+ROW = {
+    "row_id": "x-1",
+    "tier": "A",
+    "family": "inference",
+    "source_key": "somebody",
+    "engine": "vllm",
+    "engine_version": "0.17.0",
+    "date": "2026-03-11",
+    "model": "Llama-3.1-70B",
+    "gpu": "H200",
+    "n_gpus": "4.0",
+    "tp": "2.0",
+    "pp": "1.0",
+    "dp": "1.0",
+    "ep": "1.0",
+    "precision": "fp8",
+    "kv_precision": "",
+    "mode": "agg",
+    "isl": "1024.0",
+    "osl": "512.0",
+    "concurrency": "16.0",
+    "decode_batch_per_gpu": "",
+    "ttft_ms": "90.5",
+    "tpot_ms": "12.5",
+    "e2e_latency_s": "",
+    "out_tokens_per_s_per_gpu": "300",
+    "in_tokens_per_s_per_gpu": "",
+    "notes": "",
+}
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(*rows, columns=None):
+        path = tmp_path / "table.csv"
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns or list(ROW), extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(ROW | row for row in rows)
+        return path
+
+    return write
+
+
+def one(table, **row):
+    bulk = read_bulk(table(row))
+    assert not bulk.left_out
+    [(source, case)] = bulk.cases
+    assert source == "somebody"
+    return case, case.rows[0]
+
+
+def test_a_line_becomes_a_case(table):
+    case, row = one(table)
+    assert (case.llm, case.cluster, case.engine) == ("llama-3.1-70b-fp8", "1xhgx-h200", "vllm")
+    assert (case.mode, case.engine_version, case.date) == ("closed_loop", "0.17.0", "2026-03-11")
+    assert (row.tp, row.replicas, row.num_gpus) == (2, 2, 4)
+    assert (row.input_tokens, row.output_tokens, row.concurrency) == (1024, 512, 16)
+    assert (row.ttft_ms, row.tpot_ms, row.tokens_per_s_per_gpu) == (90.5, 12.5, 300)
+    assert row.e2e_s is None
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "llm", "experts"),
+    [
+        ("Qwen3-235B-A22B", "fp8", "qwen3-235b-a22b-fp8", None),
+        ("gpt-oss-120b", "fp4", "gpt-oss-120b", None),
+        ("MiniMax-M2.5", "fp4", "minimax-m2.5-nvfp4", None),
+        ("Llama-3.3-70B", "FP16", "llama-3.1-70b", None),
+        ("Llama-3.1-8B", "fp8", "llama-3.1-8b", "fp8"),
+        ("Llama-3.1-70B", "fp4", "llama-3.1-70b", "nvfp4"),
+        ("DeepSeek-V3", "FP8 (BF16 attention)", "deepseek-v3", "fp8_block"),
+    ],
+)
+def test_models_are_found_in_the_precision_of_the_run(table, model, precision, llm, experts):
+    case, _ = one(table, model=model, precision=precision)
+    assert case.llm == llm
+    assert (case.precisions.experts if case.precisions else None) == experts
+    if "BF16 attention" in precision:
+        assert case.precisions.attention == "bf16"
+
+
+def test_a_stated_cache_counts_and_sglang_keeps_bf16(table):
+    case, _ = one(table, kv_precision="FP16")
+    assert case.precisions.kv_cache == "bf16"
+    case, _ = one(table, model="Llama-3.1-8B", engine="sglang")
+    assert case.precisions.kv_cache == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("fields", "engine"),
+    [
+        ({"engine": "trtllm", "engine_version": "1.3.0rc1"}, "tensorrt-llm"),
+        ({"engine": "trtllm", "engine_version": "0.6.1"}, "tensorrt-llm-0.6"),
+        ({"engine": "NeMo/TensorRT-LLM", "engine_version": "", "date": "2023"}, "tensorrt-llm-0.6"),
+        ({"engine": "NIM (trtllm)", "engine_version": ""}, "tensorrt-llm"),
+        ({"engine": "sglang"}, "sglang"),
+        ({"engine": "sglang", "notes": "TBO on; 288 experts"}, "sglang-two-batch"),
+        ({"engine": "lmdeploy"}, None),
+    ],
+)
+def test_engines_are_told_apart_by_version_and_mode(table, fields, engine):
+    assert one(table, **fields)[0].engine == engine
+
+
+def test_balanced_experts_are_noticed(table):
+    case, _ = one(table, model="DeepSeek-V3", notes="simulated perfect EPLB")
+    assert case.expert_load == "even"
+
+
+def test_modes_have_their_own_work(table):
+    _, row = one(
+        table, mode="disagg-prefill", decode_batch_per_gpu="16384", in_tokens_per_s_per_gpu="7000"
+    )
+    assert (row.step_tokens, row.tokens_per_s_per_gpu) == (16384, 7000)
+    _, row = one(table, mode="disagg-decode", decode_batch_per_gpu="256")
+    assert row.concurrency == 4 * 256
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"mode": "saturated"}, "mode 'saturated'"),
+        ({"tp": ""}, "the layout or the length of prompts is not stated"),
+        ({"concurrency": ""}, "the concurrency is not stated"),
+        ({"model": "Grok-9"}, "model 'Grok-9' is not in the catalogue"),
+        ({"gpu": "TPU v9"}, "GPU 'TPU v9' is not in the catalogue"),
+        (
+            {"ttft_ms": "", "tpot_ms": "", "out_tokens_per_s_per_gpu": ""},
+            "no figure",
+        ),
+    ],
+)
+def test_what_cannot_be_predicted_is_counted_with_its_reason(table, fields, reason):
+    bulk = read_bulk(table(fields, fields))
+    assert not bulk.cases
+    assert bulk.left_out == {reason: 2}
+
+
+def test_other_tiers_and_families_are_no_rows(table):
+    path = table({"tier": "B"}, {"family": "training"}, {})
+    assert len(read_bulk(path).cases) == 1
+    assert len(read_bulk(path, ("A", "B")).cases) == 2
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_missing_column_is_named(table, column):
+    path = table({}, columns=[name for name in ROW if name != column])
+    with pytest.raises(SpecError, match=f"no column '{column}'"):
+        read_bulk(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"tp": "two"}, "line 2: could not convert"),
+        ({"tpot_ms": "nan"}, "line 2"),
+        ({"concurrency": "1e400"}, "line 2"),
+        ({"isl": "-5"}, "line 2: isl is '-5'"),
+    ],
+)
+def test_a_broken_number_is_said_with_its_line(table, fields, says):
+    with pytest.raises(SpecError, match=says):
+        read_bulk(table(fields))
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match=r"table\.csv"):
+        read_bulk(path)
+    with pytest.raises(SpecError, match=r"nothing\.csv: cannot be read"):
+        read_bulk(tmp_path / "nothing.csv")
