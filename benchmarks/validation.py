@@ -62,8 +62,8 @@ def lines(found: Validation, command: str, plot: str) -> Iterator[str]:
     if ranked is not None:
         yield "\n## Order of plans\n"
         yield f"Of plans that answer the same question ({ranked.cases} questions, {ranked.pairs:,}"
-        yield f"pairs): Kendall tau {ranked.tau:.2f}; the best is found in {ranked.best_found:.0%}, and"
-        yield f"{ranked.lost:.1%} of throughput per GPU is lost on average."
+        yield f"pairs): Kendall tau {ranked.tau:.2f}; the best is found in {ranked.best_found:.0%},"
+        yield f"and {ranked.lost:.1%} of throughput per GPU is lost on average."
     if found.left_out:
         yield "\n## Not predicted\n"
         yield from (f"- {count} rows: {reason}" for reason, count in found.left_out.items())
