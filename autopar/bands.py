@@ -74,9 +74,9 @@ def cost_bands(scenario: Scenario) -> CostFactors:
 
 
 def has_kernels(scenario: Scenario) -> bool:
-    """Whether kernels were measured on the GPU of a scenario."""
+    """Whether kernels were measured on the GPU of a scenario, not on another of its family."""
     kernels = scenario.cluster.gpu.kernels
-    return kernels is not None and bool(kernels.gemm)
+    return kernels is not None and bool(kernels.gemm) and kernels.of is None
 
 
 def values_us(metrics: Metrics) -> Mapping[Metric, float | None]:

@@ -150,6 +150,10 @@ class Library:
         options: text -> the option that stands for it, as messages name it.
         """
         changed = overrides.apply(resolved.data, texts, Scenario, options or {})
+        for path in changed:
+            if path[-3:] == ("gpu", "kernels", "of"):  # not of the GPU that lent them before
+                kernels = resolved.data["cluster"]["gpu"]["kernels"]
+                resolved.data["cluster"]["gpu"]["kernels"] = {"of": kernels["of"]}
         again = self.resolve(KINDS["scenario"], resolved.data, None, None, "--set")
         resolved.data = again.data
         resolved.lay_over(changed)
@@ -193,6 +197,8 @@ class Library:
             self._fill(result, name, KINDS[part], folder)
         if kind.name == "scenario":
             self._fill_rule_packs(result, folder)
+        if kind.name == "gpu":
+            self._borrow_kernels(result, folder)
         if kind.name == "recipe" and folder is not None:
             _anchor_plugins(result.data, folder)
         self.depth -= 1
@@ -205,6 +211,8 @@ class Library:
         if not isinstance(base, str):
             raise SpecError(f"{user}: found {documents.found(base)}, expected a name or a path")
         parent = self.find(kind, base, folder, user)
+        if isinstance(over.data.get("kernels"), dict) and "of" in over.data["kernels"]:
+            parent.data.pop("kernels", None)  # those of another GPU
         parent.lay_over({path: over.place for path in _leaves(over.data) if path})
         parent.data = _merged(parent.data, over.data)
         return parent
@@ -223,6 +231,17 @@ class Library:
             return  # absent or of a wrong type: the schema says so
         result.data[name] = part.data
         result.adopt((name,), part)
+
+    def _borrow_kernels(self, gpu: Resolved, folder: FilePath | None) -> None:
+        """Lay the kernels of a GPU over those of the one that they name, if they have none."""
+        own = gpu.data.get("kernels")
+        if not isinstance(own, dict) or not isinstance(own.get("of"), str) or own.get("gemm"):
+            return  # of a GPU that was measured itself, or borrowed before
+        place = f"{gpu.where(('kernels', 'of'))}: kernels.of"
+        lender = self.find(KINDS["gpu"], own["of"], folder, place).data.get("kernels")
+        if not isinstance(lender, dict) or not lender.get("gemm"):
+            raise SpecError(f"{place}: GPU {own['of']!r} has no kernels of its own to lend")
+        gpu.data["kernels"] = _merged({k: v for k, v in lender.items() if k != "note"}, own)
 
     def _fill_rule_packs(self, result: Resolved, folder: FilePath | None) -> None:
         """Fill in the scenario's rule packs and add those that its recipe names."""

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from autopar.specs.architecture import Precision
-from autopar.specs.base import Spec, Text
+from autopar.specs.base import Name, Spec, Text
 from autopar.units import BytesPerS
 
 # At how many rows per expert the time of a grouped GEMM is tabled.
@@ -179,8 +179,13 @@ class CollectivesFit(Spec):
 
 
 class Kernels(Spec):
-    """All that was measured of one kind of GPU; what is missing is assumed."""
+    """All that was measured of one kind of GPU; what is missing is assumed.
 
+    of: the GPU that they were measured on, where that is another one, of the same family. A file
+    that states `of` alone takes over what that GPU's has; what it states beside comes on top.
+    """
+
+    of: Name | None = None
     note: Text = ""  # shown with every result
     gemm: dict[Precision, GemmFit] = Field(default_factory=dict)
     experts: dict[Precision, ExpertsFit] = Field(default_factory=dict)

@@ -121,7 +121,7 @@ def _scored(
             engine=case.engine or "not named",
             mode=case.mode,
             is_moe=setup.llm.is_moe,
-            has_kernels=gpu.kernels is not None,
+            has_kernels=gpu.kernels is not None and gpu.kernels.of is None,
             metric=metric,
             predicted=predicted,
             measured=measured,

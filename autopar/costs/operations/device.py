@@ -84,6 +84,9 @@ class Device:
         """Return what a reader of times on this GPU should know."""
         if not self.is_calibrated:
             return (f"GPU {self.name} has no measured kernels: efficiencies of H100 are assumed",)
+        if self.kernels.of is not None:
+            whose = f"those of {self.kernels.of}, of its family, are taken as shares of its rates"
+            return (f"GPU {self.name} has no measured kernels: {whose}",)
         return (self.kernels.note,) if self.kernels.note else ()
 
     def peak_flops_per_us(self, precision: Precision) -> float:
