@@ -1,6 +1,6 @@
 """Measured rows, column by column."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,11 @@ class Rows:
     """Columns of equal length."""
 
     columns: Mapping[str, Column]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[float]]) -> "Rows":
+        """Return rows of numbers."""
+        return cls({name: np.array(values, np.float64) for name, values in columns.items()})
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
