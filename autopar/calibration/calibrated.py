@@ -126,7 +126,7 @@ def _head(
     """Return the fields of the GPU's file before its kernels."""
     machine = timings.machine
     data = base.document()
-    measured = f"kernels, {_listed(found)}: measured on {_machine_text(timings)}, by autopar"
+    measured = f"kernels ({_listed(found)}): measured on {_machine_text(timings)}, by autopar"
     measured += f" calibrate {timings.autopar}".rstrip()
     if start is None:
         rest = "peak rates: the most that was measured, not those of a datasheet; kernels that "
@@ -167,9 +167,8 @@ def _listed(found: Sequence[Fitted]) -> str:
         names = by_operation.setdefault(fit.operation, [])
         if fit.path[1]:
             names.append(fit.name)
-    return ", ".join(
-        f"{operation} {' and '.join(names)}".strip() for operation, names in by_operation.items()
-    )
+    words = {key: " and ".join(names) for key, names in by_operation.items()}
+    return ", ".join(f"{key} {text}".strip().replace("_", " ") for key, text in words.items())
 
 
 def _note(timings: Timings, start: Gpu | None, found: Sequence[Fitted], name: str) -> str:
@@ -191,7 +190,11 @@ def _kernels(timings: Timings, base: Gpu, found: Sequence[Fitted]) -> dict[str, 
         if operation == "elementwise":
             own[operation] = fit.constants
         elif operation != "collectives":
-            own.setdefault(operation, {})[name] = fit.constants
+            section = own.setdefault(operation, {})
+            # Routing was even: what uneven rows cost is not measured.
+            uneven = section.get(name, {}).get("uneven_rows")
+            kept = {} if uneven is None else {"uneven_rows": uneven}
+            section[name] = fit.constants | kept
     measured = {fit.name: fit.constants for fit in found if fit.operation == "collectives"}
     if measured:
         link = link_bandwidth(timings, base)
@@ -206,20 +209,20 @@ def _collectives(
 ) -> dict[str, Any]:
     """Return measured collectives; on links alike, also groups that are too large for this machine.
 
-    A kernel of an engine for small messages, and exchanges, stay where they are not measured.
+    An engine's kernel for small messages stays, and so do its exchanges, beside NCCL's: the planner
+    takes the fastest way, and engines bring their own.
     """
     section: dict[str, Any] = {"link_bandwidth_bytes_per_s": link}
-    alike = known is not None and known.link_bandwidth_bytes_per_s == link
-    kept = known.model_dump(mode="json", exclude_none=True) if known is not None and alike else {}
+    kept = {} if known is None else known.model_dump(mode="json", exclude_none=True)
+    ways = [*kept.pop("exchange", ()), *(measured[key] for key in ("exchange",) if key in measured)]
+    if kept.pop("link_bandwidth_bytes_per_s", None) != link:
+        kept = {}
     for key in CollectivesFit.model_fields:
-        if key == "exchange":
-            ways = [measured[key]] if key in measured else kept.get(key)
-            section |= {key: ways} if ways else {}
-        elif key in measured:
+        if key in measured and key != "exchange":
             section[key] = _with_larger_groups(measured[key], kept.get(key))
-        elif key in kept and key != "link_bandwidth_bytes_per_s":
+        elif key in kept:
             section[key] = kept[key]
-    return section
+    return section | ({"exchange": ways} if ways else {})
 
 
 def _with_larger_groups(fit: dict[str, Any], known: dict[str, Any] | None) -> dict[str, Any]:
@@ -244,6 +247,9 @@ def _comments(
     for fit in found:
         kernel = f"{fit.kernels}, " if fit.kernels else ""
         comments[fit.path] = f"{kernel}{fit.error.rows} timings: {fit.error.text()}"
+        if fit.name == "exchange" and len(kernels["collectives"]["exchange"]) > 1:
+            comments[fit.path] = f"the last: {comments[fit.path]}; the others: of "
+            comments[fit.path] += start.name if start else ""
         larger = _larger_groups(fit, kernels)
         if larger:
             comments[fit.path] += f"; {larger} GPUs: of {start.name if start else ''}"

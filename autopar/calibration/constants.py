@@ -103,7 +103,7 @@ class _Source:
             for t in self.timings.timings
             if t.operation == operation and t.name in names and t.kernel
         ]
-        return ", ".join(sorted(set(ran), key=lambda kernel: -ran.count(kernel)))
+        return ", ".join(sorted(set(ran), key=lambda kernel: (-ran.count(kernel), kernel)))
 
 
 def _readers() -> Iterator[tuple[Form, Callable[[Rows], Rows]]]:

@@ -1,5 +1,7 @@
 """A calibration of a device with known constants predicts what the device takes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -78,7 +80,8 @@ def test_collectives_of_the_planner_are_those_of_the_planted_links(found, fake_t
         for gpus in (2, 4):
             ours, theirs = (getattr(net, kind)(size, gpus) for net in nets)
             assert np.all(np.abs(ours / theirs - 1) < 0.08), (kind, gpus)
-    ours, theirs = (net.all_to_all_us(size, 4, 4) for net in nets)
+    assert len(nets[0].exchange) == 3  # DeepEP's two of the start, and NCCL's
+    ours, theirs = (replace(n, exchange=n.exchange[-1:]).all_to_all_us(size, 4, 4) for n in nets)
     assert np.all(np.abs(ours / theirs - 1) < 0.08)
 
 
@@ -88,6 +91,40 @@ def test_groups_that_are_too_large_for_the_machine_stay_those_of_the_start(found
     assert new.gpus == (2, 4, 8)
     assert new.bandwidth_bytes_per_s[2] == start.bandwidth_bytes_per_s[2]
     assert "8 GPUs: of h200-sxm-141gb" in found.text
+
+
+def test_links_of_another_bandwidth_keep_no_groups_of_the_start(fake_timer):
+    timings = measured(fake_timer(num_devices=2), operations=("collectives",))
+    stated = timings.model_copy(update={"link_bandwidth_bytes_per_s": 300e9})
+    new = calibrate(stated, load_gpu(H200)).gpu.kernels.collectives
+    assert new.link_bandwidth_bytes_per_s == 300e9
+    assert new.all_gather.gpus == (2,)
+    assert new.all_reduce_small is None
+    assert new.exchange[:2] == load_gpu(H200).kernels.collectives.exchange  # shares of any link
+    assert 0.55 < new.exchange[2].link_fraction * 300 / 450 < 0.7
+
+
+def test_a_copy_engine_is_no_kernel(fake_timer):
+    timings = measured(fake_timer(), operations=("elementwise",))
+    slow = [
+        timed.model_copy(update={"us": timed.us * (9.0 if timed.name == "copy" else 1.0)})
+        for timed in timings.timings
+    ]
+    fits = [
+        calibrate(each, load_gpu(H200)).fits[0]
+        for each in (timings, timings.model_copy(update={"timings": tuple(slow)}))
+    ]
+    assert fits[0].constants == fits[1].constants
+    assert (fits[0].error.rows, fits[0].kernels) == (24, "scale, triad")
+
+
+def test_a_few_timings_are_no_fit(fake_timer):
+    timings = measured(fake_timer(), operations=("gemm", "elementwise"))
+    few = [timed for timed in timings.timings if timed.operation == "elementwise"]
+    few += [timed for timed in timings.timings if timed.name == "bf16"][:5]
+    new = calibrate(timings.model_copy(update={"timings": tuple(few)}), load_gpu(H200))
+    assert [fit.operation for fit in new.fits] == ["elementwise"]
+    assert new.left_out[0].reason.startswith("5 timings are too few for a fit; expected 10")
 
 
 def test_the_errors_are_those_of_the_noise(found):
@@ -111,6 +148,7 @@ def test_what_was_not_measured_is_that_of_the_start_and_the_file_says_so(found):
         "measured on NVIDIA H200 (driver 580.1, CUDA 13.0, torch 2.13.0, NCCL 2.29) on 20"
         in (found.gpu.sources[-2])
     )
+    assert kept.experts["bf16"].uneven_rows == start.kernels.experts["bf16"].uneven_rows
     assert found.gpu.sources[-1].endswith("kernels that were not measured: h200-sxm-141gb")
     assert "    # of h200-sxm-141gb, not measured here\n    fp8_block:" in found.text
     assert kept.note.endswith("the others are those of h200-sxm-141gb")

@@ -32,7 +32,7 @@ def test_every_case_is_timed_and_the_reference_three_times(fake_timer):
 def test_cases_beyond_the_budget_are_counted(fake_timer):
     cases = planned(["gemm"])
     timings = measure(fake_timer(), cases, 100.0, clock=Clock())
-    assert 20 < len(timings.timings) < 100
+    assert 45 <= len(timings.timings) <= 51  # two looks at the clock for each case
     left = {each.name: each for each in timings.left_out}
     assert left["bf16"].reason == "not reached in 100 s"
     assert sum(each.cases for each in timings.left_out) + len(timings.timings) == len(cases)
