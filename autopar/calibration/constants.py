@@ -31,13 +31,17 @@ _US = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The constants of one section of a GPU's kernels, and how far they are from the timings."""
+    """The constants of one section of a GPU's kernels, and how far they are from the timings.
+
+    before: how far those of the starting GPU are; None where that was not asked.
+    """
 
     operation: str
     name: str
     constants: dict[str, Any]
     error: Error
     kernels: str  # which ran
+    before: Error | None = None
 
     @property
     def path(self) -> tuple[str, str]:
@@ -153,8 +157,10 @@ def _fit_form(fits: Fits, form: Form, name: str, rows: Rows, source: _Source) ->
     constants = fit_constants(form, rows, precision, source.device)
     device = with_constants(source.device, form, precision, constants)
     error = Error.of(form.predict(rows, precision, device), rows.number("us"))
+    before = Error.of(form.predict(rows, precision, source.device), rows.number("us"))
     names = (name,) if operation != "elementwise" else NAMES[operation][1:]
-    fits.keep(Fitted(operation, name, constants, error, source.kernels(operation, *names)))
+    ran = source.kernels(operation, *names)
+    fits.keep(Fitted(operation, name, constants, error, ran, before))
 
 
 def _fit_collectives(fits: Fits, timings: Timings, gpu: Gpu) -> None:

@@ -18,6 +18,7 @@ import math
 import shutil
 import subprocess
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -34,6 +35,10 @@ TOTAL_US = 20_000.0  # of all runs of a graph
 RUNS = (7, 40)  # at least and at most
 SMALLEST_FP8 = (8, 9)  # compute capability with FP8 arithmetic (CUDA Programming Guide, 5.x)
 SMALLEST_GROUPED = (9, 0)  # below, torch loops over the groups on the host
+
+FALLBACK = "EFFICIENT_ATTENTION"  # for GPUs that the others do not run on
+ATTENTION_KERNELS = ("CUDNN_ATTENTION", "FLASH_ATTENTION", FALLBACK)
+TRIALS = 12  # cases of an operation that try every kernel
 
 Call = Callable[[], Any]
 
@@ -88,6 +93,9 @@ class TorchTimer:
         self._random.manual_seed(1)
         self._machine = _machine(torch, index)
         self._rotation = rotation_bytes(self._machine.l2_bytes)
+        # Attention kernels: how many cases of an operation have tried all, and which ones won.
+        self._tried: Counter[str] = Counter()
+        self._won: set[tuple[str, str]] = set()
 
     @property
     def machine(self) -> Machine:
@@ -181,7 +189,7 @@ class TorchTimer:
         )
         options = {"is_causal": True, "enable_gqa": case["heads"] != case["kv_heads"]}
         attend = self._torch.nn.functional.scaled_dot_product_attention
-        return self._best([_bound(attend, query, key, value, **options)])
+        return self._best([_bound(attend, query, key, value, **options)], case.operation)
 
     def _decode(self, case: Case) -> Timing:
         """One query per sequence; the queries of a key stand where a kernel expects a prompt.
@@ -197,23 +205,23 @@ class TorchTimer:
         for _ in range(copies(case, self._rotation)):
             key, value = (self._values(batch, keys, heads, dim).transpose(1, 2) for _ in range(2))
             calls.append(_bound(attend, query, key, value))
-        return self._best(calls)
+        return self._best(calls, case.operation)
 
-    def _best(self, calls: Sequence[Call]) -> Timing:
+    def _best(self, calls: Sequence[Call], operation: str) -> Timing:
         """Time attention by every fused kernel, and return the fastest, as an engine's choice is.
 
-        Raises NotTimedError if none works here: the unfused one is in no engine.
+        Building a kernel takes longer than timing it, so that one which wins none of the first
+        cases is not tried again. Raises NotTimedError if none works here: the unfused one is in no
+        engine.
         """
         attention = importlib.import_module("torch.nn.attention")
-        backends = attention.SDPBackend
         best: Timing | None = None
         failure = "torch has none"
-        names = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION")
-        for name in (name for name in names if hasattr(backends, name)):
-            if name == names[-1] and best is not None:
+        for name in self._kernels(operation, attention.SDPBackend):
+            if name == FALLBACK and best is not None:
                 break
             try:
-                with attention.sdpa_kernel(getattr(backends, name)):
+                with attention.sdpa_kernel(getattr(attention.SDPBackend, name)):
                     timing = self._timed(calls, name.lower())
             except RuntimeError as error:
                 failure = reason_of(error)  # not the error, whose frames hold the tensors
@@ -222,7 +230,16 @@ class TorchTimer:
                 best = timing
         if best is None:
             raise NotTimedError(f"no fused attention kernel: {failure}")
+        self._tried[operation] += 1
+        self._won.add((operation, best.kernel))
         return best
+
+    def _kernels(self, operation: str, backends: Any) -> list[str]:
+        """Return the names of the attention kernels to try."""
+        known = [name for name in ATTENTION_KERNELS if hasattr(backends, name)]
+        if self._tried[operation] < TRIALS:
+            return known
+        return [name for name in known if (operation, name.lower()) in self._won]
 
     def _elementwise(self, case: Case) -> Timing:
         torch, size = self._torch, case["bytes"] // ARRAYS[case.name] // 2

@@ -46,7 +46,8 @@ def outline_document(found: Outline) -> Json:
 def calibration_document(found: Calibration, command: str) -> Json:
     """Return what was found: `kind` calibration; errors are of the planner's own formulas.
 
-    command: how the new GPU is used.
+    before: of the constants of the starting GPU against the same timings; the ratio is the median
+    of predicted over measured. command: how the new GPU is used.
     """
     timings = found.timings
     return {
@@ -66,6 +67,8 @@ def calibration_document(found: Calibration, command: str) -> Json:
                 "timings": fit.error.rows,
                 "median_error": fit.error.median,
                 "p90_error": fit.error.p90,
+                "median_error_before": None if fit.before is None else fit.before.median,
+                "ratio_before": None if fit.before is None else fit.before.ratio,
                 "kernels": fit.kernels,
                 "constants": fit.constants,
             }
@@ -104,17 +107,21 @@ def print_calibration(console: Console, found: Calibration, command: str) -> Non
         f"{found.gpu.name}: {plural(len(timings.timings), 'timing')} of "
         f"{timings.machine.device_name} in {timings.seconds:.0f} s\n"
     )
-    table = _table("operation", "name", "timings", "median error", "p90", "kernels")
+    table = _table("operation", "name", "timings", "median", "p90", "before", "kernels")
     for fit in found.fits:
-        error = (f"{100 * fit.error.median:.1f} %", f"{100 * fit.error.p90:.0f} %")
+        before = "" if fit.before is None else f"{100 * fit.before.median:.0f} %"
+        error = (f"{100 * fit.error.median:.1f} %", f"{100 * fit.error.p90:.0f} %", before)
         named = (_words(fit.operation), _words(fit.path[1]), f"{fit.error.rows:,}")
-        table.add_row(*named, *error, fit.kernels)
+        table.add_row(*named, *error, _words(fit.kernels))
     console.print(table)
     left = [
         f"{_words(each.operation)} {_words(each.name)}: {plural(each.cases, 'case')}: {each.reason}"
         for each in found.left_out
     ]
-    _remarks(console, {"Left out": left, "Note": found.notes, "Use": [command]})
+    start = f"the constants of {found.start}" if found.start else "the H100's shares of peak"
+    errors = f"median and p90 error of the new constants; before: the median error of {start}"
+    items = {"Errors": [errors], "Left out": left, "Note": found.notes, "Use": [command]}
+    _remarks(console, items)
 
 
 def _words(name: str) -> str:

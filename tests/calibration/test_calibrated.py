@@ -135,6 +135,8 @@ def test_the_errors_are_those_of_the_noise(found):
         ("collectives", "exchange"),
     }
     assert all(0.01 < fit.error.median < 0.04 for fit in found.fits)
+    assert all(fit.before.median > 0.1 for fit in found.fits if fit.before)
+    assert sum(fit.before is not None for fit in found.fits) == 6  # all but collectives
 
 
 def test_what_was_not_measured_is_that_of_the_start_and_the_file_says_so(found):

@@ -176,31 +176,49 @@ def test_a_long_kernel_is_captured_once(torch):
     assert torch.cuda.graphs == [[30_000.0]]
 
 
-def test_of_attention_kernels_the_fastest_that_works_counts(torch, monkeypatch):
-    chosen = []
-    us = {"CUDNN": 30.0, "FLASH": 20.0}
+@pytest.fixture
+def attention(torch, monkeypatch):
+    """Attention kernels with times in us, by the first word of their name; others do not run."""
+    kernels = SimpleNamespace(us={"CUDNN": 30.0, "FLASH": 20.0}, chosen=[])
 
     @contextmanager
     def sdpa_kernel(backend):
-        chosen.append(backend)
+        kernels.chosen.append(backend)
         yield
 
     def attend():
-        if chosen[-1] not in us:
+        if kernels.chosen[-1] not in kernels.us:
             raise RuntimeError("No available kernel.\nAborting")
-        torch.cuda.spend(us[chosen[-1]])
+        torch.cuda.spend(kernels.us[kernels.chosen[-1]])
 
     backends = SimpleNamespace(
         CUDNN_ATTENTION="CUDNN", FLASH_ATTENTION="FLASH", EFFICIENT_ATTENTION="EFFICIENT"
     )
     module = SimpleNamespace(SDPBackend=backends, sdpa_kernel=sdpa_kernel)
     monkeypatch.setitem(sys.modules, "torch.nn.attention", module)
-    timing = open_timer(0)._best([attend])
+    kernels.best = lambda timer: timer._best([attend], "decode_attention")
+    return kernels
+
+
+def test_of_attention_kernels_the_fastest_that_works_counts(attention):
+    timing = attention.best(open_timer(0))
     assert (timing.kernel, timing.us) == ("flash_attention", pytest.approx(20.0))
-    assert chosen == ["CUDNN", "FLASH"]
-    us.clear()
+    assert attention.chosen == ["CUDNN", "FLASH"]
+
+
+def test_an_attention_kernel_that_never_wins_is_not_built_again(attention):
+    timer = open_timer(0)
+    for _ in range(torch_timer.TRIALS + 1):
+        attention.best(timer)
+    assert attention.chosen[-3:] == ["CUDNN", "FLASH", "FLASH"]
+
+
+def test_a_gpu_without_the_usual_attention_kernels_has_another(attention):
+    attention.us = {"EFFICIENT": 50.0}
+    assert attention.best(open_timer(0)).kernel == "efficient_attention"
+    attention.us = {}
     with pytest.raises(NotTimedError, match=r"no fused attention kernel: No available kernel\."):
-        open_timer(0)._best([attend])
+        attention.best(open_timer(0))
 
 
 def test_fp8_is_left_out_of_a_gpu_without_it(torch, monkeypatch):
