@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from autopar.catalog import load_scenario as load_scenario
     from autopar.constraints import register as register
     from autopar.errors import AutoparError as AutoparError
+    from autopar.errors import DeviceError as DeviceError
     from autopar.errors import InfeasibleError as InfeasibleError
     from autopar.errors import PluginError as PluginError
     from autopar.errors import SolveLimitError as SolveLimitError
@@ -33,6 +34,7 @@ _HOME = {
     "load_plan": "autopar.catalog",
     "register": "autopar.constraints",
     "AutoparError": "autopar.errors",
+    "DeviceError": "autopar.errors",
     "InfeasibleError": "autopar.errors",
     "PluginError": "autopar.errors",
     "SolveLimitError": "autopar.errors",

@@ -18,9 +18,17 @@ from autopar.errors import SpecError, shorten
 from autopar.resolve import Library, Resolved
 from autopar.shelves import KINDS, data_root, entries, is_path, kind_of, user_catalogs
 from autopar.spec_errors import spec_error
-from autopar.specs import Document, PlanSpec, Scenario
+from autopar.specs import Document, Gpu, PlanSpec, Scenario
 
-__all__ = ["data_root", "load_plan", "load_scenario", "names", "read_document", "read_text"]
+__all__ = [
+    "data_root",
+    "load_gpu",
+    "load_plan",
+    "load_scenario",
+    "names",
+    "read_document",
+    "read_text",
+]
 
 _Model = TypeVar("_Model", bound=Document)
 
@@ -94,6 +102,11 @@ def load_plan(source: str | Path | Mapping[str, Any], *, catalogs: Sequence[Path
     if isinstance(degrees, dict):  # null: the stages differ, and each says its own
         resolved.data["degrees"] = {k: v for k, v in degrees.items() if v is not None}
     return _validated(PlanSpec, resolved)
+
+
+def load_gpu(source: str, *, catalogs: Sequence[Path] = (), option: str = "") -> Gpu:
+    """Return the GPU that a name or a path describes, checked; option: how messages name it."""
+    return _validated(Gpu, Library(catalogs).find(KINDS["gpu"], source, None, option))
 
 
 def _validated(model: type[_Model], resolved: Resolved, before: Resolved | None = None) -> _Model:

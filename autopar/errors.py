@@ -2,6 +2,7 @@
 
 AutoparError             1  an error of ours, or a check that failed
 ├── SpecError            2  the input is wrong
+├── DeviceError          2  this machine lacks the GPU, or the package, that was asked for
 ├── PluginError          2  a plug-in cannot be loaded or may not be
 ├── InfeasibleError      3  no plan exists; carries the conflicting constraint names
 ├── SolveLimitError      4  no plan was found within the limit, and none was ruled out
@@ -26,6 +27,12 @@ class SpecError(AutoparError):
 
 class PluginError(AutoparError):
     """A plug-in cannot be loaded, or the user has not allowed it."""
+
+    exit_code = 2
+
+
+class DeviceError(AutoparError):
+    """What was asked for needs a GPU, or a package, that this machine does not have."""
 
     exit_code = 2
 

@@ -8,22 +8,18 @@ results/kernel-fits.md. Errors are those of the product's own formulas with the 
 """
 
 import argparse
-import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from kernel_collectives import exchanges, fit_collective, fit_exchange, measured, network
-from kernel_forms import FIT_TYPES, FORMS, Form, skewed_experts
+from kernel_collectives import exchanges, fit_exchange, measured
 from kernel_report import (
     MODELS,
-    NO_ERROR,
     SCRIPT,
-    Error,
     Fit,
     Result,
     Source,
@@ -31,27 +27,33 @@ from kernel_report import (
     report,
     write,
 )
-from kernel_tables import Rows, Tables
+from kernel_tables import Tables
 from measure import RESULTS
 from numpy.typing import NDArray
 
+from autopar.calibration.collectives import fit_collective, network
+from autopar.calibration.fitting import (
+    COMMON_HEAD_DIM,
+    DROPPED,
+    NO_ERROR,
+    Error,
+    digits,
+    fit_constants,
+    with_constants,
+)
+from autopar.calibration.forms import FORMS, Form, skewed_experts
+from autopar.calibration.rows import Rows
 from autopar.costs.operations.device import Device
 from autopar.costs.operations.loads import Law
 from autopar.specs import Gpu
-from autopar.specs.kernels import EXPERT_ROWS, Kernels
+from autopar.specs.kernels import Kernels
 
 Floats = NDArray[np.float64]
 
-MOST_ROWS = 6_000  # for a fit; errors are of all rows
 BAD = 0.12  # median error above which another framework's table is tried
-DROPPED = 0.25  # median error above which a fit is worse than an assumption
-NEGLIGIBLE = 1e-7  # below what any constant can be worth
-COMMON_HEAD_DIM = 128  # of most models; the tables have as many rows of 64, 192 and 256
-COMMON_WEIGHT = 4.0
 NEARLY_RANDOM = "power_law_1.01"  # the measured routing that is nearest to random
 LAWS: tuple[Law, ...] = ("power_law_1.01", "power_law_1.2")
 UNEVEN_ROWS = [16 * step for step in range(13)]  # half of a tile of 128 rows, and around it
-OCTAVES = ("m", "num_tokens")  # columns that count by powers of two
 
 
 SOURCES = {
@@ -89,87 +91,6 @@ FABRIC_OF_H100 = {
 TWINS = {"h100-sxm-80gb": ("h800-sxm-80gb",)}
 
 
-def _fitted(form: Form, rows: Rows, precision: str, device: Device) -> dict[str, Any]:
-    """Return the constants with the least robust error of log(ours / measured)."""
-    optimize: Any = importlib.import_module("scipy.optimize")
-    rows = _sample(rows)
-    weights = _weights(rows, form.weigh)
-    for name in ("head_dim", "qk_dim"):
-        if name in rows.columns:
-            weights = weights * np.where(rows.number(name) == COMMON_HEAD_DIM, COMMON_WEIGHT, 1.0)
-    measured = np.log(rows.number("us"))
-
-    def misses(x: Floats, which: int) -> Floats:
-        trial = _with(device, form, precision, form.make(x)[which])
-        misses_by: Floats = np.log(form.predict(rows, precision, trial)) - measured
-        return weights * misses_by
-
-    best: tuple[float, dict[str, Any]] | None = None
-    for which in range(len(form.make(np.array(form.start)))):
-        done = optimize.least_squares(
-            misses,
-            form.start,
-            bounds=(form.low, form.high),
-            args=(which,),
-            loss="soft_l1",
-            f_scale=0.1,
-            max_nfev=60,
-        )
-        if best is None or done.cost < best[0]:
-            best = done.cost, form.make(done.x)[which]
-    assert best is not None
-    return _rounded(best[1])
-
-
-def _with(device: Device, form: Form, name: str, constants: dict[str, Any]) -> Device:
-    """Return the device with other constants of one operation, not validated."""
-    fit = FIT_TYPES[form.operation].model_construct(**constants)
-    section = {**getattr(device.kernels, form.operation), name: fit}
-    return replace(device, kernels=device.kernels.model_copy(update={form.operation: section}))
-
-
-def _rounded(constants: dict[str, Any]) -> dict[str, Any]:
-    """Return constants with three digits that the spec accepts."""
-    rounded = {name: _digits(value) for name, value in constants.items()}
-    passes = rounded.get("weight_passes")
-    if passes is not None:  # rounding may not break what makes time grow
-        for i in range(1, len(passes)):
-            most = passes[i - 1] * EXPERT_ROWS[i] / EXPERT_ROWS[i - 1]
-            passes[i] = min(max(passes[i], passes[i - 1]), most)
-    return rounded
-
-
-def _digits(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_digits(each) for each in value]
-    if isinstance(value, int):
-        return value
-    return 0.0 if abs(value) < NEGLIGIBLE else float(f"{value:.3g}")
-
-
-def _sample(rows: Rows) -> Rows:
-    if len(rows) <= MOST_ROWS:
-        return rows
-    chosen = np.zeros(len(rows), dtype=bool)
-    chosen[np.random.default_rng(1).choice(len(rows), MOST_ROWS, replace=False)] = True
-    return rows.where(chosen)
-
-
-def _weights(rows: Rows, names: Sequence[str]) -> Floats:
-    """Return weights under which every combination of these columns counts as much."""
-    keys = np.zeros(len(rows), dtype=np.int64)
-    for name in names:
-        column = rows.number(name)
-        values, index = np.unique(
-            np.floor(np.log2(column)) if name in OCTAVES else column, return_inverse=True
-        )
-        keys = keys * len(values) + index
-    _, index, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    weights = 1.0 / np.sqrt(counts[index])
-    scaled: Floats = weights / np.sqrt(np.mean(weights**2))
-    return scaled
-
-
 def fit_form(fit: Fit, form: Form) -> None:
     """Fit one operation in every precision that was measured."""
     versions = list(fit.source.frameworks())
@@ -182,13 +103,13 @@ def fit_form(fit: Fit, form: Form) -> None:
                 continue
             rows = found[framework][precision]
             constants = _constants(fit, form, precision, framework, rows)
-            device = _with(fit.device(), form, precision, constants)
+            device = with_constants(fit.device(), form, precision, constants)
             error = Error.of(form.predict(rows, precision, device), rows.number("us"))
             tried.append(Result(form.operation, precision, framework, constants, error))
             if error.median <= BAD:
                 break
         best = min(tried, key=lambda result: result.error.median)
-        device = _with(fit.device(), form, precision, best.constants)
+        device = with_constants(fit.device(), form, precision, best.constants)
         for framework, tables in found.items():
             if framework != best.framework and precision in tables:
                 rows = tables[precision]
@@ -209,7 +130,7 @@ def _constants(fit: Fit, form: Form, precision: str, framework: str, rows: Rows)
         theirs = replace(fit, tables=Tables(fit.tables.folder.parent / system))
         version = dict(fit.source.frameworks())[framework]
         rows = _tables(theirs, form, framework, version)[precision]
-    return _fitted(form, rows, precision, fit.device())
+    return fit_constants(form, rows, precision, fit.device())
 
 
 def _slices(form: Form, rows: Rows, precision: str, device: Device) -> dict[str, Error]:
@@ -289,13 +210,13 @@ def fit_collectives(fit: Fit) -> None:
         for name, fitted in zip(
             (kind, f"{kind}_small"), fit_collective(rows, 1 + is_sum), strict=False
         ):
-            constants = {key: _digits(values) for key, values in fitted.items()}
+            constants = {key: digits(values) for key, values in fitted.items()}
             fit.results.append(Result("collectives", name, origin, constants, NO_ERROR))
     for part in exchanges(fit.tables, source.deepep):
         constants = fit_exchange(
             part, source.gpus_per_node, _exchange_of(fit), FABRIC_OF_H100[part.sends_once]
         )
-        constants = {name: _digits(value) for name, value in constants.items()}
+        constants = {name: digits(value) for name, value in constants.items()}
         found = _exchange_of(fit)(constants, part.rows, source.gpus_per_node)
         error = Error.of(found, part.rows.number("us"))
         name = "normal" if part.sends_once else "low latency"

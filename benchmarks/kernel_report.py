@@ -1,21 +1,18 @@
 """What a fit of one GPU found, and how it is written down."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from kernel_forms import FIT_TYPES
 from kernel_tables import Tables
-from numpy.typing import NDArray
 
+from autopar.calibration.fitting import Error
+from autopar.calibration.forms import FIT_TYPES
+from autopar.calibration.written import flow
 from autopar.costs.operations.device import Device
 from autopar.specs import Gpu
 from autopar.specs.kernels import Kernels
-
-Floats = NDArray[np.float64]
 
 MODELS = Path(__file__).parents[1] / "models" / "gpus"
 SCRIPT = "benchmarks/fit_kernels.py"
@@ -44,27 +41,6 @@ class Source:
         yield "trtllm", self.trtllm
         yield "vllm", self.vllm
         yield "sglang", self.sglang
-
-
-@dataclass(frozen=True, slots=True)
-class Error:
-    """How far a formula is from a table: relative errors, and the median of ours / measured."""
-
-    rows: int
-    median: float
-    p90: float
-    ratio: float
-
-    @classmethod
-    def of(cls, found: Floats, measured_us: Floats) -> "Error":
-        """Return the errors of predictions."""
-        off = np.abs(found / measured_us - 1.0)
-        middle = float(np.median(found / measured_us))
-        return cls(len(off), float(np.median(off)), float(np.quantile(off, 0.9)), middle)
-
-    def text(self) -> str:
-        """Return median and p90 in percent."""
-        return f"{100 * self.median:.1f} % / {100 * self.p90:.0f} %"
 
 
 @dataclass(slots=True)
@@ -108,9 +84,6 @@ class Fit:
         return Device.of(self.gpu.model_copy(update={"kernels": fitted}))
 
 
-NO_ERROR = Error(0, 0.0, 0.0, 1.0)
-
-
 def document(fit: Fit, note: str = "") -> str:
     """Return the section `kernels` as YAML, a line for each fit with its errors."""
     lines = [
@@ -127,37 +100,21 @@ def document(fit: Fit, note: str = "") -> str:
         for result in of_operation:
             version = dict(fit.source.frameworks())[result.framework]
             lines.append(f"    # {result.framework} {version}: {result.error.text()}")
-            lines.append(f"    {result.name}: {_flow(section[operation][result.name])}")
+            lines.append(f"    {result.name}: {flow(section[operation][result.name])}")
     if "collectives" in section:
         lines.append("  collectives:")
         lines.append(f"    link_bandwidth_bytes_per_s: {fit.source.links_gb_per_s:g} GB/s")
         for result in fit.results:
             if result.operation == "collectives":
                 lines.append(f"    # {result.framework}: {result.error.text()}")
-                lines.append(f"    {result.name}: {_flow(result.constants)}")
+                lines.append(f"    {result.name}: {flow(result.constants)}")
         ways = [result for result in fit.results if result.operation == "exchange"]
         if ways:
             lines.append("    exchange:")
         for result in ways:
             lines.append(f"      # {result.framework}, {result.name}: {result.error.text()}")
-            lines.append(f"      - {_flow(result.constants)}")
+            lines.append(f"      - {flow(result.constants)}")
     return "\n".join(lines) + "\n"
-
-
-def _flow(value: Any) -> str:
-    """Return YAML on one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_named(key, item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_flow(item) for item in value) + "]"
-    return json.dumps(int(value) if isinstance(value, float) and value == int(value) else value)
-
-
-def _named(key: str, value: Any) -> str:
-    """Return a field's value, rates in a unit that people read."""
-    if key == "bandwidth_bytes_per_s":
-        return _flow([f"{rate / 1e9:g} GB/s" for rate in value]).replace('"', "")
-    return _flow(value)
 
 
 def write(fit: Fit, twin: str = "") -> None:

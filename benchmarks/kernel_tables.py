@@ -5,7 +5,6 @@ the project itself does not.
 """
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Column = NDArray[Any]
+from autopar.calibration.rows import Column, Rows
 
 _PRECISIONS = {
     "bfloat16": "bf16",
@@ -24,33 +23,6 @@ _PRECISIONS = {
     "int8_wo": "int8",
     "w4a16_mxfp4": "mxfp4",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Columns of equal length."""
-
-    columns: Mapping[str, Column]
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
-
-    def __getitem__(self, name: str) -> Column:
-        return self.columns[name]
-
-    def number(self, name: str) -> NDArray[np.float64]:
-        """Return a column as numbers."""
-        return self.columns[name].astype(np.float64)
-
-    def where(self, mask: Column) -> "Rows":
-        """Return the rows of a mask."""
-        return Rows({name: column[mask] for name, column in self.columns.items()})
-
-
-def joined(*parts: Rows) -> Rows:
-    """Return rows below one another; only the columns of the first are kept."""
-    names = parts[0].columns
-    return Rows({name: np.concatenate([part[name] for part in parts]) for name in names})
 
 
 @dataclass(frozen=True, slots=True)

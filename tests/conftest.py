@@ -1,13 +1,20 @@
 """Fixtures that more than one folder of tests uses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from autopar.calibration.cases import Case
+from autopar.calibration.collectives import network
+from autopar.calibration.outline import expected_us
+from autopar.calibration.timer import Machine, NotTimedError, Timing
+from autopar.catalog import read_document
+from autopar.costs.operations.device import Device
 from autopar.costs.steps import most_sequences
 from autopar.problem import Candidate
 from autopar.specs import LLM, Architecture, Cluster, Gpu, Link, Links, Recipe, Scenario, Workload
@@ -344,5 +351,107 @@ def document_scenario() -> Callable[..., Scenario]:
                 target = target.setdefault(key, {})
             target[last] = value
         return Scenario.model_validate(document)
+
+    return build
+
+
+# Other constants than those of any GPU in the catalogue, so that a fit cannot start at them.
+PLANTED = {
+    "gemm": {
+        "bf16": {
+            "start_us": 6.0, "inner_us": 0.0007, "compute_fraction": 0.55,
+            "memory_fraction": 0.7, "activation_fraction": 0.4, "sharpness": 2,
+        },
+        "fp8": {
+            "start_us": 7.0, "inner_us": 0.0005, "compute_fraction": 0.45,
+            "memory_fraction": 0.6, "activation_fraction": 0.5, "sharpness": 4,
+        },
+    },
+    "experts": {
+        "bf16": {
+            "start_us": 40.0, "inner_us": 0.001, "expert_us": 0.5, "row_passes": 14.0,
+            "token_passes": 6.0, "weight_passes": [1.3, 1.4, 1.6, 2.0, 2.9, 4.5, 8.0, 15.0],
+        }
+    },
+    "prefill_attention": {
+        "bf16": {
+            "start_us": 15.0, "key_us": 0.0001, "extra_keys": 300.0, "extra_dim": 40.0,
+            "compute_fraction": 0.6, "memory_fraction": 0.5,
+        }
+    },
+    "decode_attention": {
+        "bf16": {
+            "start_us": 15.0, "doubling_us": 0.6, "compute_fraction": 0.1,
+            "memory_fraction": 0.75, "activation_fraction": 0.2,
+            "bend_us": 10.0, "bend_bytes": 8e7,
+        }
+    },
+    "elementwise": {"start_us": 2.2, "memory_fraction": 0.85},
+    "collectives": {
+        "link_bandwidth_bytes_per_s": 450e9,
+        **{
+            kind: {
+                "gpus": [2, 4], "start_us": [14.0, 19.0],
+                "bandwidth_bytes_per_s": [share * 3e11, share * 2.5e11],
+            }
+            for kind, share in (("all_reduce", 0.6), ("all_gather", 1.0), ("reduce_scatter", 0.9))
+        },
+        "exchange": [{"start_us": 24.0, "link_fraction": 0.62, "fabric_fraction": 0.9}],
+    },
+}  # fmt: skip
+
+
+class FakeTimer:
+    """A GPU whose kernels take what planted constants say, and a little more or less."""
+
+    def __init__(self, noise: float, num_devices: int, device_name: str) -> None:
+        self.machine = Machine(
+            device_name, num_devices, 143771 * 2.0**20, 60 * 2.0**20,
+            torch="2.13.0", cuda="13.0", driver="580.1", nccl="2.29",
+        )  # fmt: skip
+        data = read_document("gpus", "h200-sxm-141gb")
+        self.gpu = Gpu.model_validate({**data, "kernels": PLANTED})
+        self.device = Device.of(self.gpu)
+        self.noise = noise
+        self.broken: dict[tuple[str, str], str] = {}  # group -> why it does not run
+        self.asked: list[Case] = []
+
+    def time(self, case: Case) -> Timing:
+        """Time a case, unless it is broken."""
+        self.asked.append(case)
+        if case.group in self.broken:
+            raise NotTimedError(self.broken[case.group])
+        kernel = {"gemm": "mm", "elementwise": case.name}.get(case.operation, "flash_attention")
+        return self._noisy(case, expected_us(case, self.device), kernel)
+
+    def time_together(self, cases: Sequence[Case], seconds: float) -> dict[Case, Timing]:
+        """Time collectives on planted links."""
+        self.asked += cases
+        if ("collectives", "") in self.broken:
+            raise NotTimedError(self.broken["collectives", ""])
+        net = network(self.gpu, {"collectives": PLANTED["collectives"]}, 450.0, 1, 8)
+        times = {}
+        for case in cases:
+            sizes = (case["bytes"], case["gpus"])
+            if case.name == "all_to_all":
+                us = net.all_to_all_us(sizes[0], sizes[1], sizes[1])
+            else:
+                us = getattr(net, f"{case.name}_us")(*sizes)
+            times[case] = self._noisy(case, float(us), "NCCL")
+        return times
+
+    def _noisy(self, case: Case, us: float, kernel: str) -> Timing:
+        draw = np.random.default_rng(crc32(case.text().encode())).normal(0.0, self.noise)
+        return Timing(us * float(np.exp(draw)), 0.01, kernel)
+
+
+@pytest.fixture(scope="session")
+def fake_timer() -> Callable[..., FakeTimer]:
+    """Build a GPU to measure without one; noise: of the logarithm of each time."""
+
+    def build(
+        noise: float = 0.03, num_devices: int = 1, device_name: str = "NVIDIA H200"
+    ) -> FakeTimer:
+        return FakeTimer(noise, num_devices, device_name)
 
     return build

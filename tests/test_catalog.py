@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from autopar.catalog import data_root, load_plan, load_scenario, names, read_document, read_text
+from autopar.catalog import (
+    data_root,
+    load_gpu,
+    load_plan,
+    load_scenario,
+    names,
+    read_document,
+    read_text,
+)
 from autopar.documents import dump_yaml, parse
 from autopar.errors import SpecError
 from autopar.shelves import KINDS
@@ -205,3 +213,18 @@ def test_a_mapping_given_from_python_is_not_changed():
     given = {"base": DOCUMENT, "name": "mine", "cluster": {"num_nodes": 32}}
     load_scenario(given, overrides=["cluster.num_nodes=16"])
     assert given == {"base": DOCUMENT, "name": "mine", "cluster": {"num_nodes": 32}}
+
+
+def test_a_gpu_is_found_by_name_and_by_path(tmp_path):
+    path = write(tmp_path, "mine.yaml", base="h200-sxm-141gb", name="mine", power_w=600)
+    mine = load_gpu(str(path))
+    assert (mine.name, mine.power_w) == ("mine", 600)
+    assert mine.kernels == load_gpu("h200-sxm-141gb").kernels
+
+
+def test_a_wrong_gpu_is_named_with_the_option_that_gave_it(tmp_path):
+    with pytest.raises(SpecError, match=r"--gpu: unknown gpu 'h200-sxm-140gb'; did you mean"):
+        load_gpu("h200-sxm-140gb", option="--gpu")
+    path = write(tmp_path, "mine.yaml", base="h200-sxm-141gb", power_w=-1)
+    with pytest.raises(SpecError, match=r"mine.yaml: power_w: found -1, expected"):
+        load_gpu(str(path), option="--gpu")

@@ -244,6 +244,16 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
     assert not {"ortools", "numpy", "pydantic", "pandas"} & loaded_after("autopar.cli")
 
 
+def test_torch_and_scipy_are_loaded_by_what_needs_them_and_by_nothing_else() -> None:
+    """They are in an extra (docs/adr/0014): importing every module may not import them."""
+    loaded = loaded_after(*(name for name in module_names() if "calibrat" in name))
+    assert "autopar.calibration.torch_collectives" in loaded
+    assert not {name for name in loaded if name.split(".")[0] in ("torch", "scipy")}
+    for path in python_files("autopar"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(import|from) (torch|scipy)\b", text, re.MULTILINE), path
+
+
 def test_the_second_opinion_runs_no_code_of_the_search() -> None:
     """What a graph of imports cannot show: a package's `__init__` runs with its submodules."""
     search = {

@@ -19,6 +19,7 @@ VERBS = {
     "compare": "Put plans and the solver's own side by side.",
     "explain": "Say which requirements clash, or what binds the best plan.",
     "validate": "Predict published measurements, and say how far off that is.",
+    "calibrate": "Measure the GPUs at hand and write a GPU spec from it.",
     "catalog": "List and show what models/ and solvers/ hold.",
 }
 

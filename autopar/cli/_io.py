@@ -31,14 +31,17 @@ def prepare(output: Output) -> None:
     """
     quiet = logging.ERROR if output.quiet else logging.WARNING
     _log({0: quiet, 1: logging.INFO}.get(output.verbose, logging.DEBUG))
-    file = output.file
-    if file is None:
-        return
-    folder = file.parent
+    if output.file is not None:
+        refuse_unwritable(output.file, "-o")
+
+
+def refuse_unwritable(file: Path, option: str) -> None:
+    """Raise SpecError for a file that cannot be written, naming the option that gave it."""
+    folder, place = file.parent, f"{option} {str(file)!r}"
     if not folder.is_dir():
-        raise SpecError(f"-o {str(file)!r}: {str(folder)!r} is not a directory; create it first")
+        raise SpecError(f"{place}: {str(folder)!r} is not a directory; create it first")
     if file.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
-        raise SpecError(f"-o {str(file)!r}: cannot be written; expected a writable file")
+        raise SpecError(f"{place}: cannot be written; expected a writable file")
 
 
 def emit(
@@ -53,10 +56,10 @@ def emit(
     if there is a faster way to it.
     """
     if output.file is not None:
-        if dumped is None or _is_yaml(output.file):
+        if dumped is None or is_yaml(output.file):
             write_document(output.file, document())
         else:
-            _write_text(output.file, dumped() + "\n")
+            write_text(output.file, dumped() + "\n")
     if output.as_json:
         put(_json(document()) if dumped is None else dumped() + "\n")
     else:
@@ -106,17 +109,22 @@ def write_document(file: Path, document: dict[str, Any]) -> None:
 
     Raises SpecError if the file cannot be written.
     """
-    _write_text(file, _yaml(document) if _is_yaml(file) else _json(document))
+    write_text(file, _yaml(document) if is_yaml(file) else _json(document))
 
 
-def _write_text(file: Path, content: str) -> None:
+def write_text(file: Path, content: str, option: str = "-o") -> None:
+    """Write a text so that a reader sees the old file or the whole new one.
+
+    Raises SpecError, which names the option that gave the file, if it cannot be written.
+    """
     try:
         if file.exists() and not stat.S_ISREG(file.stat().st_mode):
             file.write_text(content, encoding="utf-8")  # a device or a pipe is not to be replaced
         else:
             _replace(file.resolve(), content)
     except OSError as error:
-        raise SpecError(f"-o {str(file)!r}: cannot be written: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise SpecError(f"{option} {str(file)!r}: cannot be written: {reason}") from None
 
 
 def _log(level: int) -> None:
@@ -147,7 +155,8 @@ def _replace(file: Path, content: str) -> None:
         raise
 
 
-def _is_yaml(file: Path) -> bool:
+def is_yaml(file: Path) -> bool:
+    """Whether a document goes into a file as YAML."""
     return file.suffix.lower() in _YAML
 
 

@@ -5,14 +5,22 @@ from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 import numpy as np
-from kernel_tables import Rows
 from numpy.typing import NDArray
 
+from autopar.calibration.rows import Rows
 from autopar.costs.operations import kernels
 from autopar.costs.operations.device import Device
 from autopar.costs.operations.loads import Law
 from autopar.specs import Precision, Spec
-from autopar.specs.kernels import EXPERT_ROWS, DecodeFit, ExpertsFit, GemmFit, LinearFit, PrefillFit
+from autopar.specs.kernels import (
+    EXPERT_ROWS,
+    DecodeFit,
+    ElementwiseFit,
+    ExpertsFit,
+    GemmFit,
+    LinearFit,
+    PrefillFit,
+)
 
 Floats = NDArray[np.float64]
 
@@ -140,6 +148,11 @@ def linear(rows: Rows, precision: str, device: Device) -> Floats:  # noqa: ARG00
     )
 
 
+def elementwise(rows: Rows, precision: str, device: Device) -> Floats:  # noqa: ARG001
+    """Predict kernels that only move data."""
+    return kernels.elementwise_us(rows.number("bytes"), device)
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """How one operation is fitted: start and bounds of its constants, and the formula."""
@@ -186,6 +199,10 @@ def _decode_constants(x: Floats) -> list[dict[str, Any]]:
 def _linear_constants(x: Floats) -> list[dict[str, Any]]:
     names = ("start_us", "compute_fraction", "memory_fraction")
     return [dict(zip(names, np.exp(x).tolist(), strict=True))]
+
+
+def _elementwise_constants(x: Floats) -> list[dict[str, Any]]:
+    return [dict(zip(("start_us", "memory_fraction"), np.exp(x).tolist(), strict=True))]
 
 
 _KNOTS = len(EXPERT_ROWS) - 1
@@ -245,6 +262,16 @@ FORMS = (
         weigh=("num_tokens",),
     ),
 )
+# Not told apart by precision; the benchmark's tables have none.
+ELEMENTWISE = Form(
+    "elementwise",
+    elementwise,
+    _elementwise_constants,
+    start=(1.0, -0.2),
+    low=(-2.0, -3.0),
+    high=(4.0, 0.7),
+    weigh=("bytes",),
+)
 FIT_TYPES: dict[str, type[Spec]] = {
     "gemm": GemmFit,
     "experts": ExpertsFit,
@@ -253,6 +280,7 @@ FIT_TYPES: dict[str, type[Spec]] = {
     "decode_attention": DecodeFit,
     "latent_decode_attention": DecodeFit,
     "linear_attention": LinearFit,
+    "elementwise": ElementwiseFit,
 }
 
 
