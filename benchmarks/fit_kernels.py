@@ -94,7 +94,7 @@ TWINS = {"h100-sxm-80gb": ("h800-sxm-80gb",)}
 def fit_form(fit: Fit, form: Form) -> None:
     """Fit one operation in every precision that was measured."""
     versions = list(fit.source.frameworks())
-    found = {framework: _tables(fit, form, framework, version) for framework, version in versions}
+    found = {framework: tables_of(fit, form, framework, version) for framework, version in versions}
     for precision in dict.fromkeys(name for tables in found.values() for name in tables):
         tried: list[Result] = []
         first = {**FIRST, **fit.source.first}.get((form.operation, precision), "trtllm")
@@ -129,7 +129,7 @@ def _constants(fit: Fit, form: Form, precision: str, framework: str, rows: Rows)
     if system is not None:
         theirs = replace(fit, tables=Tables(fit.tables.folder.parent / system))
         version = dict(fit.source.frameworks())[framework]
-        rows = _tables(theirs, form, framework, version)[precision]
+        rows = tables_of(theirs, form, framework, version)[precision]
     return fit_constants(form, rows, precision, fit.device())
 
 
@@ -150,7 +150,8 @@ def _slices(form: Form, rows: Rows, precision: str, device: Device) -> dict[str,
     return found
 
 
-def _tables(fit: Fit, form: Form, framework: str, version: str) -> dict[str, Rows]:
+def tables_of(fit: Fit, form: Form, framework: str, version: str) -> dict[str, Rows]:
+    """Return what a framework measured of one operation, by precision."""
     tables = fit.tables
     if form.operation == "experts":
         even = tables.experts(framework, version, "balanced")

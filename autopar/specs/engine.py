@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from autopar.specs.base import Document
+from autopar.specs.base import Document, Name
+from autopar.specs.kernels import Kernels
 from autopar.units import LatencyUs
 
 
@@ -20,6 +21,7 @@ class Engine(Document):
     does; else prompts ride on the steps of running sequences.
     two_batch_overlap: whether a step is cut in two halves, of which one is exchanged between
     expert ranks while the other is computed.
+    kernels: by GPU, those in which the engine differs from what the GPU's document has.
     What an engine can launch is a matter of its rule pack, which has the same name.
     """
 
@@ -31,3 +33,4 @@ class Engine(Document):
     key_reads: Annotated[float, Field(ge=1, le=1024)] = 1.0
     prompts_first: bool = False
     two_batch_overlap: bool = False
+    kernels: dict[Name, Kernels] = Field(default_factory=dict)

@@ -229,6 +229,8 @@ def _precisions(llm: str, line: Mapping[str, str]) -> dict[str, Any] | None:
     stored = {parts["attention"], parts["feed_forward"], parts["experts"]} - {"bf16"}
     if width not in (None, "bf16") and not stored:
         parts |= {"attention": width, "feed_forward": width, "experts": width}
+        if width == "nvfp4":  # NVIDIA's checkpoints in 4 bits ask for an FP8 cache
+            parts["kv_cache"] = "fp8"
     if width == "bf16":
         parts |= dict.fromkeys(("attention", "feed_forward", "experts", "kv_cache"), "bf16")
     if "BF16 attention" in stated:

@@ -5,11 +5,11 @@ benchmark that its source does not describe, so that it is scored for lone reque
 them for up to four clients.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from autopar.errors import SpecError
-from autopar.specs import Engine, ServingCase, ServingRow
+from autopar.specs import ServingCase, ServingRow
 from autopar.specs.counting import active_parameters
 from autopar.validation.serving import (
     FEW,
@@ -18,7 +18,6 @@ from autopar.validation.serving import (
     bytes_read_us,
     predict,
     setup_of,
-    under,
 )
 
 # Names of the trivial models: all work at a share of the peak rate; the bytes of running sequences
@@ -80,21 +79,22 @@ def evaluate(
     cases: Iterable[tuple[str, ServingCase]],
     *,
     bare: bool = False,
-    engine: Engine | None = None,
+    engine: Mapping[str, object] | None = None,
 ) -> Evaluation:
     """Predict every row of the cases; each comes with the name of its source.
 
     bare: as if no kernel had been measured on any of the GPUs, to see how far off that is. engine:
-    in the place of that of every case, for fits.
+    fields that replace those of every case's engine, for fits.
     """
     outcomes: list[Outcome] = []
     left_out: dict[str, int] = {}
+    changed: dict[int, Setup] = {}  # setups live as long as this process
     for source, case in cases:
         for row in case.rows:
             try:
                 setup = setup_of(case, row.num_gpus, bare=bare)
                 if engine is not None:
-                    setup = under(setup, engine)
+                    setup = changed.setdefault(id(setup), setup.with_engine(engine))
                 outcomes += _scored(source, case, row, setup, predict(setup, case.mode, row))
             except SpecError as error:
                 reason = f"{case.llm} on {case.cluster}: {error}"

@@ -5,6 +5,7 @@ the phase that the run was in; what a benchmark does with it (a closed loop, a s
 arithmetic on such times.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -62,6 +63,11 @@ class Setup:
         """Whether running sequences wait while prompts are computed."""
         return self.engine is not None and self.engine.prompts_first
 
+    def with_engine(self, changes: Mapping[str, object]) -> "Setup":
+        """Return the setup with some fields of its engine replaced."""
+        engine = self.engine or Engine.model_validate({"name": "changed"})
+        return replace(self, engine=engine.model_copy(update=dict(changes)))
+
     def costs(self, phase: str, **work: int) -> AnalyticCosts:
         """Return the cost model for a phase of work.
 
@@ -79,12 +85,6 @@ def setup_of(case: ServingCase, num_gpus: int, *, bare: bool = False) -> Setup:
     """
     precisions = () if case.precisions is None else tuple(case.precisions.model_dump().items())
     return _setup(case.llm, case.cluster, precisions, case.engine, case.expert_load, num_gpus, bare)
-
-
-@lru_cache(maxsize=256)
-def under(setup: Setup, engine: Engine) -> Setup:
-    """Return a setup with another engine; the same object for the same two."""
-    return replace(setup, engine=engine)
 
 
 @lru_cache(maxsize=256)

@@ -83,6 +83,8 @@ def test_models_are_found_in_the_precision_of_the_run(table, model, precision, l
     case, _ = one(table, model=model, precision=precision)
     assert case.llm == llm
     assert (case.precisions.experts if case.precisions else None) == experts
+    if experts == "nvfp4":
+        assert case.precisions.kv_cache == "fp8"
     if "BF16 attention" in precision:
         assert case.precisions.attention == "bf16"
 

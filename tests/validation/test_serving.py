@@ -6,8 +6,8 @@ import pytest
 from autopar import api
 from autopar.catalog import load_plan, load_scenario
 from autopar.errors import SpecError
-from autopar.specs import Engine, ServingCase, ServingRow
-from autopar.validation.serving import FEW, predict, setup_of, under
+from autopar.specs import ServingCase, ServingRow
+from autopar.validation.serving import FEW, predict, setup_of
 
 CASE = {"llm": "llama-3.1-70b-fp8", "cluster": "1xhgx-h200", "source": "nobody"}
 LENGTHS = {"input_tokens": 1024, "output_tokens": 512}
@@ -24,7 +24,7 @@ def predicted(mode="closed_loop", case=None, engine=None, **row):
     full = ServingRow.model_validate({"id": "r", "tpot_ms": 1, **LENGTHS, **row})
     setup = setup_of(case, full.num_gpus)
     if engine is not None:
-        setup = under(setup, Engine.model_validate({"name": "e", **engine}))
+        setup = setup.with_engine(engine)
     return predict(setup, mode, full)
 
 

@@ -35,6 +35,16 @@ _KIN: Mapping[ComputePrecision, tuple[Precision, ...]] = {
     "fp8": ("fp8", "fp8_block"),
     "fp4": ("nvfp4", "mxfp4"),
 }
+# Fields of Kernels that have constants for each precision.
+_BY_PRECISION = (
+    "gemm",
+    "experts",
+    "prefill_attention",
+    "latent_prefill_attention",
+    "decode_attention",
+    "latent_decode_attention",
+    "linear_attention",
+)
 _TF32 = 0.5  # of the bf16 rate: NVIDIA A100 datasheet, 156 against 312 TFLOPS; as on later GPUs
 
 
@@ -74,7 +84,7 @@ class Device:
             name=gpu.name,
             bytes_per_us=gpu.memory_bandwidth_bytes_per_s * _FLOPS_PER_US,
             flops_per_us=peaks,
-            kernels=ASSUMED if gpu.kernels is None else gpu.kernels,
+            kernels=_kernels(gpu, engine),
             is_calibrated=gpu.kernels is not None and bool(gpu.kernels.gemm),
             factors=factors,
             engine=engine,
@@ -150,6 +160,21 @@ class Device:
         """Return the constants of kernels that only move data."""
         assert ASSUMED.elementwise is not None
         return self.kernels.elementwise or ASSUMED.elementwise
+
+
+def _kernels(gpu: Gpu, engine: Engine | None) -> Kernels:
+    """Return the kernels of a GPU, with those of the engine in their place where it has any."""
+    own = ASSUMED if gpu.kernels is None else gpu.kernels
+    named = {} if engine is None else engine.kernels
+    other = named.get(gpu.name) or named.get(own.of or "")
+    if other is None:
+        return own
+    changes = {
+        name: {**getattr(own, name), **by_precision}
+        for name in _BY_PRECISION
+        if (by_precision := getattr(other, name))
+    }
+    return own.model_copy(update=changes)
 
 
 def compute_precision(precision: Precision, device: Device) -> ComputePrecision:
