@@ -13,7 +13,8 @@ The space, by coverage:
              TPOT, memory per GPU or any built-in limit, so only the largest count for which the
              containers have room is a candidate, unless `fewer_replicas` says that something
              may prefer less.
-Groups and stages larger than the container that confines them are left out at once.
+Groups and stages larger than the container that confines them are left out at once. Where links are
+charged by size, so are those that cannot lie as their size is charged (`autopar.topology`).
 In the last two, all stages have the same degrees, and a stage has `spread` disjoint expert grids (1
 in every engine today), each of which holds at least one layer with experts of every stage. In a
 dense model ep is 1 and the feed-forward is sharded by tp, so etp = tp and spread counts its copies,
@@ -67,8 +68,8 @@ def generate(
         index, depth = index[full], depth[full]
         replicas = num_gpus // (depth * stage_gpus[index])
     else:
-        unit = topology.unit(tilings[index, 0], tilings[index, 4])
-        replicas = topology.num_blocks(stage_gpus[index], unit) // depth
+        needs = topology.footprint(tilings[:, 0], tilings[:, 1], tilings[:, 4], stage_gpus)
+        replicas = topology.num_stages(needs)[index] // depth
         if fewer_replicas:
             index, depth, replicas = _counting_down(index, depth, replicas, num_gpus)
     order = np.lexsort((index, depth, stage_gpus[index]))

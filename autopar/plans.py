@@ -306,16 +306,16 @@ def _laid_out(scenario: Scenario, stages: Sequence[Stage], replicas: int, after:
     """Return GPUs in rank order: blocks inside their containers where they fit, else in a row."""
     needs = scenario.requirements
     sizes = [_stage_gpus(stage) for stage in stages]
-    groups = {(stage.tp, stage.etp) for stage in stages}
+    groups = {(stage.tp, stage.cp, stage.etp) for stage in stages}
     blocks: list[tuple[int, ...]] = []
     if len(set(sizes)) == 1 and len(groups) == 1:
-        tp, etp = groups.pop()
         topology = Topology.of(
             scenario.cluster, needs.tensor_parallel_within, needs.all_to_all_within
-        )
-        unit = int(topology.unit(np.array([tp]), np.array([etp]))[0])
+        ).charged(scenario)
         try:
-            blocks = topology.block_gpus(sizes[0], unit, replicas * len(stages), after)
+            blocks = topology.stage_gpus(
+                topology.footprint(*groups.pop(), sizes[0]), replicas * len(stages), after
+            )
         except ValueError:  # they do not fit: in a row, and verify says what leaves its container
             blocks = []
     if not blocks:

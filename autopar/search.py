@@ -114,7 +114,8 @@ def topology_of(scenario: Scenario, names: Collection[str]) -> Topology:
     limits = scenario.requirements
     tensor = limits.tensor_parallel_within if "tensor_parallel_within" in names else "cluster"
     stage = limits.all_to_all_within if "all_to_all_within" in names else "cluster"
-    return Topology.of(scenario.cluster, tensor, stage if scenario.llm.is_moe else "cluster")
+    stage = stage if scenario.llm.is_moe else "cluster"
+    return Topology.of(scenario.cluster, tensor, stage).charged(scenario)
 
 
 def prepare(

@@ -7,6 +7,7 @@ plans they do not cover.
 
 from autopar.candidates import most_spread
 from autopar.problem import AnyPlan, DisaggregatedPlan
+from autopar.spans import ill_placed
 from autopar.specs import Scenario
 from autopar.specs.roles import ROLES, role_scenario
 
@@ -16,16 +17,24 @@ def searched(scenario: Scenario) -> str:
     widest = scenario.requirements.max_context_parallel_size
     same = f"all stages with the same tp, cp (at most {widest}), ep and etp"
     if scenario.requirements.coverage == "partition":
-        return f"searched: one expert grid per layer, tiled by tp x cp; {same}"
+        return f"searched: one expert grid per layer, tiled by tp x cp; {same}" + _places(scenario)
     most = f" (at most {most_spread(scenario)})" if scenario.llm.is_moe else ""
     searched_stages = f"searched: stages of equal GPU count; {same}, attn_dp and spread{most}"
-    searched_stages += _parts(scenario)
+    searched_stages += _places(scenario) + _parts(scenario)
     if scenario.workload.phase == "disaggregated":
         return (
             f"{searched_stages}; all replicas of a role alike; prefill on the first GPUs, decode "
             "on the next ones that are whole units of its groups and stages"
         )
     return searched_stages
+
+
+def _places(scenario: Scenario) -> str:
+    """Say where groups lie, in clusters that have more than one place for them."""
+    cluster = scenario.cluster
+    if scenario.cost_model == "declared" or cluster.num_gpus <= cluster.gpus_per_node:
+        return ""
+    return "; groups inside a node or domain that has room for them, else evenly over domains"
 
 
 def _parts(scenario: Scenario) -> str:
@@ -61,9 +70,19 @@ def outside(plan: AnyPlan, scenario: Scenario) -> str:
             return f"stage {stage.index} has not one expert grid per layer"
         if partition and stage.ep * stage.etp % (stage.tp * stage.cp):
             return "tp x cp does not tile the grid of one layer"
+        if partition and _is_ragged(stage.num_gpus, scenario):
+            return f"stage {stage.index} lies over three domains or more that are not whole"
         if not scenario.llm.is_moe and (stage.ep, stage.etp) != (1, stage.tp):
             return "the feed-forward of a dense model is not sharded by tp"
-    return ""
+    return next(ill_placed(plan, scenario), "")
+
+
+def _is_ragged(stage_gpus: int, scenario: Scenario) -> bool:
+    """Whether a stage takes parts of more than two domains, where stages are laid out in a row."""
+    cluster = scenario.cluster
+    domain = max(cluster.gpus_per_node, cluster.domain_gpus)
+    charged = scenario.cost_model != "declared"
+    return charged and stage_gpus > 2 * domain and stage_gpus % domain != 0
 
 
 def _pair_outside(plan: DisaggregatedPlan, scenario: Scenario) -> str:

@@ -124,9 +124,9 @@ def expert_gpu(
     if shard >= candidate.etp or held < candidate.spread or upto[layer] == upto[layer + 1]:
         return None
     size = candidate.stage_gpus(1)
-    unit = int(problem.topology.unit(np.array([candidate.tp]), np.array([candidate.etp]))[0])
+    needs = problem.topology.footprint(candidate.tp, candidate.cp, candidate.etp, size)
     try:
-        block = problem.topology.block_gpus(size, unit, stage + 1)[stage]
+        block = problem.topology.stage_gpus(needs, stage + 1)[stage]
     except ValueError:
         return None
     grid = int(upto[layer] - upto[first]) * candidate.spread // held
@@ -152,9 +152,9 @@ def _stage_gpus(
         return (tuple(stages),)
     size = candidate.stage_gpus(1)
     count = candidate.replicas * candidate.pp
-    unit = int(topology.unit(np.array([candidate.tp]), np.array([candidate.etp]))[0])
+    needs = topology.footprint(candidate.tp, candidate.cp, candidate.etp, size)
     try:
-        blocks = topology.block_gpus(size, unit, count, after)
+        blocks = topology.stage_gpus(needs, count, after)
     except ValueError:  # does not fit where it is confined: lay it out in a row, checks will tell
         blocks = [tuple(range(after + i * size, after + (i + 1) * size)) for i in range(count)]
     pp = candidate.pp

@@ -203,18 +203,24 @@ def all_have_experts(llm: dict[str, Any]) -> bool:
 
 def most_replicas(topology: Topology, row: Candidate) -> int:
     """How many replicas the containers hold; `Topology` is tested against a packing by itself."""
-    unit = topology.unit(np.array([row.tp]), np.array([row.etp]))
-    return int(topology.num_blocks(np.array([row.stage_gpus(1)]), unit)[0]) // row.pp
+    needs = topology.footprint(row.tp, row.cp, row.etp, row.stage_gpus(1))
+    return int(topology.num_stages(needs)) // row.pp
 
 
 @settings(max_examples=120, deadline=None, derandomize=True)
-@given(changes(), st.sampled_from(LEVELS), st.sampled_from(LEVELS), st.booleans())
+@given(changes(), st.sampled_from(LEVELS), st.sampled_from(LEVELS), *[st.booleans()] * 2)
 def test_the_table_is_that_of_a_brute_force(
-    document_scenario: Build, changed: dict[str, Any], tensor: str, stage: str, fewer: bool
+    document_scenario: Build,
+    changed: dict[str, Any],
+    tensor: str,
+    stage: str,
+    fewer: bool,
+    charged: bool,
 ) -> None:
     scenario = document_scenario(changed)
     coverage = scenario.requirements.coverage
     topology = Topology.of(scenario.cluster, tensor, stage)
+    topology = topology.charged(scenario) if charged else topology
     table = [astuple(row) for row in generate(scenario, coverage, topology, fewer_replicas=fewer)]
     assert len(table) == len(set(table))
     if coverage == "partition":
@@ -241,7 +247,7 @@ def test_declared_costs_bind_no_heads_and_the_analytic_ones_do(document_scenario
     sizes = {}
     for cost_model in ("declared", "analytic"):
         scenario = document_scenario(small | {"cost_model": cost_model})
-        free = Topology(8, 8, 8)
+        free = Topology.of(scenario.cluster, "cluster", "cluster")
         rows = generate(scenario, "every_gpu", free, fewer_replicas=False)
         sizes[cost_model] = {row.tp for row in rows}
         assert (known_architecture(scenario) is None) == (cost_model == "declared")

@@ -17,7 +17,8 @@ from autopar.problem import Plan, Problem
 from autopar.results import Progress
 from autopar.search import make_task, prepare
 from autopar.solver import Outcome, optimise
-from autopar.specs import Scenario
+from autopar.spans import ill_placed
+from autopar.specs import CpSatParameters, Scenario
 from autopar.unfold import unfold
 from autopar.variables import PlanVariables
 
@@ -157,6 +158,29 @@ def test_explicit_and_canonical_symmetry_agree(
         assert sorted(explicit.choice.split) == sorted(canonical.choice.split)
         assert explicit.choice.layer_blocks is not None
         assert canonical.choice.layer_blocks is None
+
+
+@pytest.mark.parametrize(("layers", "experts", "per_domain"), [(4, 3, 6), (6, 4, 6), (5, 6, 12)])
+def test_explicit_and_canonical_symmetry_agree_where_links_are_charged(
+    analytic_scenario: Build, layers: int, experts: int, per_domain: int
+) -> None:
+    """Nodes of 3 GPUs: stages inside a node or domain, over halves of two, over whole ones."""
+    scenario = analytic_scenario(
+        num_layers=layers, num_experts=experts, requirements={"coverage": "partition"}
+    )
+    nodes = {"num_nodes": layers * experts // 3, "gpus_per_node": 3, "gpus_per_domain": per_domain}
+    cluster = scenario.cluster.model_copy(update=nodes)
+    canonical = scenario.model_copy(update={"cluster": cluster})
+    recipe = canonical.recipe.model_copy(update={"cp_sat": CpSatParameters(symmetry="explicit")})
+    explicit = run(canonical.model_copy(update={"recipe": recipe}))
+    assert explicit.status == "optimal"
+    assert explicit.vector == run(canonical).vector
+    assert explicit.choice is not None
+    plan = unfold(
+        make_task(canonical).problem, explicit.choice.candidate, explicit.choice.split,
+        layer_blocks=explicit.choice.layer_blocks, expert_ranks=explicit.choice.expert_ranks,
+    )  # fmt: skip
+    assert list(ill_placed(plan, canonical)) == []
 
 
 def test_no_plan_is_infeasible_in_explicit_symmetry_too(document_scenario: Build) -> None:

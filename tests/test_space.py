@@ -170,3 +170,72 @@ def test_a_plan_with_parts_that_are_not_searched_is_right_but_not_covered(
     assert searched(whole).endswith("; prompts in 1 part")
     (broken,) = autopar.verify(whole, two).violations
     assert "expected 1 to 1: workload.chunked_prefill is false" in broken.message
+
+
+def test_a_plan_whose_groups_straddle_is_right_but_not_covered(analytic_scenario: Build) -> None:
+    """The bounds speak of groups inside what has room for them; verify charges others more."""
+    scenario = analytic_scenario(num_experts=0, requirements={"coverage": "up_to"})
+    spec = {"name": "torn", "llm": "small-llm", "degrees": {"pp": 1, "tp": 4}}
+    stage = {"index": 0, "layers": [0, 1, 2, 3]}
+    torn, whole = (
+        PlanSpec.model_validate(spec | {"stages": [stage | {"gpus": gpus}]})
+        for gpus in ([2, 3, 4, 5], [4, 5, 6, 7])
+    )
+    assert autopar.verify(scenario, torn).ok
+    assert outside(plan_from_spec(whole, scenario), scenario) == ""
+    assert outside(plan_from_spec(torn, scenario), scenario) == (
+        "replica 0 stage 0: a tp group of 4 GPUs fits in a node, but lies in several"
+    )
+    assert "groups inside a node or domain that has room for them" in searched(scenario)
+    declared = scenario.model_copy(update={"cost_model": "declared"})
+    assert "groups inside" not in searched(declared)
+
+
+@pytest.mark.parametrize("coverage", ["every_gpu", "up_to", "partition"])
+def test_every_layout_that_passes_where_links_are_charged_is_inside(
+    analytic_scenario: Build, coverage: str
+) -> None:
+    """Nodes of 3 GPUs in domains of 6, of which the last is half."""
+    scenario = analytic_scenario(
+        num_layers=4, num_experts=3 if coverage == "partition" else 6,
+        requirements={"coverage": coverage, "max_context_parallel_size": 2},
+    )  # fmt: skip
+    nodes = {"num_nodes": 4 if coverage == "partition" else 5, "gpus_per_node": 3}
+    cluster = scenario.cluster.model_copy(update={**nodes, "gpus_per_domain": 6})
+    scenario = scenario.model_copy(update={"cluster": cluster})
+    task = make_task(scenario)
+    inside = outer = 0
+    for choice in every_choice(task.problem):
+        plan = unfold(task.problem, choice.candidate, choice.split)
+        if any(True for c in task.constraints for _ in c.check(plan, task.problem)):
+            outer += bool(outside(plan, scenario))
+            continue
+        assert outside(plan, scenario) == "", choice
+        inside += 1
+    assert inside > 5
+    assert outer > 0 or coverage == "up_to"
+
+
+def test_a_partition_over_parts_of_three_domains_is_not_covered(analytic_scenario: Build) -> None:
+    """5 layers of 3 GPUs in domains of 5: four layers could take 4 of each, but not in a row."""
+    scenario = analytic_scenario(
+        num_layers=5, num_experts=3, requirements={"coverage": "partition"}
+    )
+    nodes = {"num_nodes": 15, "gpus_per_node": 1, "gpus_per_domain": 5}
+    cluster = scenario.cluster.model_copy(update=nodes)
+    four = {"index": 0, "layers": [0, 1, 2, 3], "spread": 4, "attn_dp": 12}
+    one = {"index": 1, "layers": [4], "spread": 1, "attn_dp": 3}
+    places = [*range(4), *range(5, 9), *range(10, 14)], [4, 9, 14]
+    plan = PlanSpec.model_validate(
+        {
+            "name": "parts", "llm": "small-llm", "degrees": {"pp": 2, "tp": 1, "ep": 3, "etp": 1},
+            "stages": [s | {"gpus": gpus} for s, gpus in zip((four, one), places, strict=True)],
+        }
+    )  # fmt: skip
+    for domain, said in (
+        (5, "stage 0 lies over three domains or more that are not whole"),
+        (15, ""),
+    ):
+        cluster = cluster.model_copy(update={"gpus_per_domain": domain})
+        wide = scenario.model_copy(update={"cluster": cluster})
+        assert outside(plan_from_spec(plan, wide), wide) == said

@@ -1,144 +1,18 @@
-"""Blocks of GPUs in nested containers, against a packing that goes GPU by GPU."""
+"""Groups and stages in the containers that confine them, against every way to deal out ranks."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from autopar.specs import Cluster, Gpu
-from autopar.topology import Topology, usable_gpus
-
-
-@st.composite
-def topologies(draw: st.DrawFn) -> Topology:
-    """Nested containers; the last stage container, and the last group container, may be partial."""
-    group = draw(st.integers(1, 7))
-    if draw(st.booleans()):
-        stage = group * draw(st.integers(1, 4))
-    else:  # group containers that do not fill the stage container
-        stage = draw(st.integers(group, 4 * group))
-    return Topology(draw(st.integers(stage, 4 * stage)), group, stage)
-
-
-def units_of(topology: Topology, unit: int) -> list[list[tuple[int, ...]]]:
-    """Units per stage container: take GPUs one by one, start afresh at every container's edge."""
-    result: list[list[tuple[int, ...]]] = []
-    hand: list[int] = []
-    for gpu in range(topology.num_gpus):
-        inside = gpu % topology.stage_container
-        if inside == 0:
-            result.append([])
-        if inside % topology.group_container == 0:
-            hand = []
-        hand.append(gpu)
-        if len(hand) == unit:
-            result[-1].append(tuple(hand))
-            hand = []
-    return result
-
-
-def pack(
-    topology: Topology, units_per_block: int, unit: int, after: int = 0
-) -> list[tuple[int, ...]]:
-    """Blocks of consecutive units, none across two stage containers, none before GPU `after`."""
-    blocks = []
-    for every in units_of(topology, unit):
-        units = [one for one in every if one[0] >= after]
-        for start in range(0, len(units) - units_per_block + 1, units_per_block):
-            chosen = units[start : start + units_per_block]
-            blocks.append(tuple(gpu for one in chosen for gpu in one))
-    return blocks
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(topologies(), st.integers(1, 6), st.integers(1, 9))
-def test_blocks_are_those_of_a_packing_gpu_by_gpu(
-    topology: Topology, units_per_block: int, unit: int
-) -> None:
-    expected = pack(topology, units_per_block, unit)
-    size = units_per_block * unit
-    assert topology.num_blocks(np.array([size]), np.array([unit])).tolist() == [len(expected)]
-    for count in range(len(expected) + 1):
-        assert topology.block_gpus(size, unit, count) == expected[:count]
-    with pytest.raises(ValueError, match=f"{len(expected)} do$"):
-        topology.block_gpus(size, unit, len(expected) + 1)
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(topologies(), st.integers(1, 4), st.integers(1, 6), st.data())
-def test_blocks_after_a_gpu_are_those_of_a_packing_that_begins_there(
-    topology: Topology, units_per_block: int, unit: int, data: st.DataObject
-) -> None:
-    after = data.draw(st.integers(0, topology.num_gpus))
-    expected = pack(topology, units_per_block, unit, after)
-    size = units_per_block * unit
-    for count in range(len(expected) + 1):
-        assert topology.block_gpus(size, unit, count, after) == expected[:count]
-    with pytest.raises(ValueError, match=f"{len(expected)} do$"):
-        topology.block_gpus(size, unit, len(expected) + 1, after)
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(topologies(), st.integers(1, 4), st.integers(1, 6))
-def test_what_blocks_take_from_either_end_is_that_of_a_packing(
-    topology: Topology, units_per_block: int, unit: int
-) -> None:
-    """From the first GPU to the last of them; from the last GPU back as far as they must begin."""
-    size = np.array([units_per_block * unit])
-    blocks = pack(topology, units_per_block, unit)
-    for count in range(1, len(blocks) + 1):
-        first = topology.taken_from_the_first(size, np.array([unit]), np.array([count]))
-        assert first.tolist() == [blocks[count - 1][-1] + 1]
-        begin = max(
-            after
-            for after in range(topology.num_gpus)
-            if len(pack(topology, units_per_block, unit, after)) >= count
-        )
-        last = topology.taken_from_the_last(size, np.array([unit]), np.array([count]))
-        assert last.tolist() == [topology.num_gpus - begin]
-
-
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(topologies(), st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=2))
-def test_counting_blocks_of_many_shapes_is_counting_each_alone(
-    topology: Topology, shapes: list[tuple[int, int]]
-) -> None:
-    units_per_block, unit = (np.array(column) for column in zip(*shapes, strict=True))
-    together = topology.num_blocks(units_per_block * unit, unit).tolist()
-    assert together == [len(pack(topology, blocks, one)) for blocks, one in shapes]
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(topologies(), st.integers(1, 9))
-def test_units_tile_where_the_packing_leaves_no_gpu_over(topology: Topology, unit: int) -> None:
-    used = sum(len(units) for units in units_of(topology, unit)) * unit
-    assert topology.tiles(np.array([unit])).tolist() == [used == topology.num_gpus]
-
-
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(topologies(), st.data())
-def test_two_gpus_share_a_stage_container_where_no_edge_lies_between(
-    topology: Topology, data: st.DataObject
-) -> None:
-    gpus = st.integers(0, topology.num_gpus - 1)
-    low, high = sorted((data.draw(gpus), data.draw(gpus)))
-    edges = [g for g in range(low + 1, high + 1) if g % topology.stage_container == 0]
-    same = topology.same_stage_container(np.array([low, high]), np.array([high, low]))
-    assert same.tolist() == [not edges, not edges]
-
-
-def test_units_leave_gpus_over_in_every_container_and_a_partial_domain_holds_less() -> None:
-    """Nodes of 5, domains of 10, 24 GPUs: units of 2 skip the last GPU of a node.
-
-    A domain gives 2 + 2 units, the partial one of 4 GPUs gives 2. Blocks of 6 GPUs (3 units) fit
-    once in each full domain; blocks of 4 fit 2 + 2 + 1 times.
-    """
-    topology = Topology(num_gpus=24, group_container=5, stage_container=10)
-    assert topology.num_blocks(np.array([6, 4]), np.array([2, 2])).tolist() == [2, 5]
-    assert topology.block_gpus(6, 2, 2) == [(0, 1, 2, 3, 5, 6), (10, 11, 12, 13, 15, 16)]
-    assert topology.block_gpus(4, 2, 5)[-1] == (20, 21, 22, 23)
-    assert not topology.tiles(np.array([2]))[0]
-    assert usable_gpus(10, 20, 5, 3) == [10, 11, 12, 15, 16, 17]
+from autopar.specs import Cluster, Gpu, Scenario
+from autopar.topology import Topology
 
 
 def cluster(num_nodes: int, per_node: int, per_domain: int | None) -> Cluster:
@@ -151,6 +25,210 @@ def cluster(num_nodes: int, per_node: int, per_domain: int | None) -> Cluster:
     )
 
 
+LEVELS = ["node", "domain", "cluster"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cluster, what confines groups in it, and the degrees of a stage."""
+
+    cluster: Cluster
+    charged: bool
+    exchanges: bool
+    tensor: str
+    stage: str
+    tp: int
+    cp: int
+    etp: int
+    stage_gpus: int
+
+    @property
+    def topology(self) -> Topology:
+        topology = Topology.of(self.cluster, self.tensor, self.stage)
+        topology = replace(topology, stage_exchanges=self.exchanges)
+        if not self.charged:
+            return topology
+        most = self.cluster.num_gpus
+        node, domain = self.cluster.gpus_per_node, self.cluster.domain_gpus
+        return replace(topology, node=min(node, most), domain=min(max(node, domain), most))
+
+    def is_right(self, gpus: tuple[int, ...]) -> bool:
+        """Whether a stage of these GPUs, in rank order, lies as it should; read off the docs."""
+        one = self.cluster
+        within = {"node": one.gpus_per_node, "domain": one.domain_gpus, "cluster": one.num_gpus}
+        groups = [(self.tp, self.tensor), (self.etp, self.tensor), (len(gpus), self.stage)]
+        for width, level in groups:
+            for group in runs(gpus, width):
+                if len({gpu // within[level] for gpu in group}) > 1:
+                    return False
+        node, domain = one.gpus_per_node, max(one.gpus_per_node, one.domain_gpus)
+        widths = [self.tp, self.tp * self.cp, self.etp] + [len(gpus)] * self.exchanges
+        for width in widths if self.charged else []:
+            for group in runs(gpus, width):
+                homes = Counter(gpu // domain for gpu in group)
+                if width <= node and len({gpu // node for gpu in group}) > 1:
+                    return False
+                if len(homes) > -(-width // domain) or len(set(homes.values())) > 1:
+                    return False
+        return True
+
+
+def runs(gpus: tuple[int, ...], width: int) -> Iterator[tuple[int, ...]]:
+    for start in range(0, len(gpus), width):
+        yield gpus[start : start + width]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Up to 18 GPUs; the last domain may be partial, and domains smaller than nodes."""
+    per_node = draw(st.integers(1, 4))
+    shapes = [d for d in range(1, 9) if d % per_node == 0 or per_node % d == 0]
+    num_nodes = draw(st.integers(1, 5))
+    made = cluster(num_nodes, per_node, draw(st.sampled_from(shapes)))
+    tp, cp, dp = draw(st.integers(1, 4)), draw(st.integers(1, 2)), draw(st.integers(1, 6))
+    stage = tp * cp * dp
+    assume(stage <= made.num_gpus <= 18)
+    etp = draw(st.sampled_from([size for size in range(1, stage + 1) if stage % size == 0]))
+    return Case(
+        made, draw(st.integers(0, 3)) > 0, draw(st.booleans()), draw(st.sampled_from(LEVELS)),
+        draw(st.sampled_from(LEVELS)), tp, cp, etp, stage,
+    )  # fmt: skip
+
+
+def most_stages(case: Case) -> int:
+    """Deal ranks out to cells, the smallest containers, in every way; pack what is right."""
+    cell = min(case.cluster.gpus_per_node, case.cluster.domain_gpus)
+    cells = case.cluster.num_gpus // cell
+    assume(cells**case.stage_gpus <= 5_000)
+    shapes = set()
+    for dealt in product(range(cells), repeat=case.stage_gpus):
+        counts = Counter(dealt)
+        if max(counts.values()) > cell:
+            continue
+        if case.is_right(tuple(home * cell for home in dealt)):
+            shapes.add(tuple(counts[home] for home in range(cells)))
+
+    @cache
+    def most(free: tuple[int, ...]) -> int:
+        rests = (tuple(np.subtract(free, shape).tolist()) for shape in shapes)
+        return max((1 + most(rest) for rest in rests if min(rest) >= 0), default=0)
+
+    return most((cell,) * cells)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(cases())
+def test_as_many_stages_are_counted_and_laid_out_as_fit_in_any_way(case: Case) -> None:
+    topology = case.topology
+    needs = topology.footprint(case.tp, case.cp, case.etp, case.stage_gpus)
+    count = int(topology.num_stages(needs))
+    assert count == most_stages(case)
+    stages = topology.stage_gpus(needs, count)
+    used = [gpu for gpus in stages for gpu in gpus]
+    assert len(stages) == count
+    assert len(used) == len(set(used)) == count * case.stage_gpus
+    assert all(0 <= gpu < topology.num_gpus for gpu in used)
+    assert all(case.is_right(gpus) for gpus in stages)
+    with pytest.raises(ValueError, match="do not fit"):
+        topology.stage_gpus(needs, count + 1)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(cases(), st.data())
+def test_what_stages_take_from_either_end_is_what_they_are_laid_out_on(
+    case: Case, data: st.DataObject
+) -> None:
+    topology = case.topology
+    needs = topology.footprint(case.tp, case.cp, case.etp, case.stage_gpus)
+    most = int(topology.num_stages(needs))
+    assume(most)
+    count = data.draw(st.integers(1, most))
+    first = int(topology.taken_from_the_first(needs, np.array(count)))
+    assert first == 1 + max(max(gpus) for gpus in topology.stage_gpus(needs, count))
+    begin = topology.num_gpus - int(topology.taken_from_the_last(needs, np.array(count)))
+    for gpus in topology.stage_gpus(needs, count, after=begin):
+        assert min(gpus) >= begin
+        assert case.is_right(gpus)
+    with pytest.raises(ValueError, match="do not fit"):
+        topology.stage_gpus(needs, count, after=begin + 1)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(cases())
+def test_groups_laid_out_in_a_row_tile_where_every_one_of_them_lies_right(case: Case) -> None:
+    alone = replace(case, exchanges=False, tensor="cluster", stage="cluster", charged=True)
+    groups = case.topology.of_groups() if case.charged else alone.topology
+    needs = groups.footprint(case.tp, case.cp, case.etp, case.stage_gpus)
+    every = case.cluster.num_gpus
+    assume(every % case.stage_gpus == 0)
+    assert bool(groups.tiles(needs)) == all(
+        alone.is_right(gpus) for gpus in runs(tuple(range(every)), case.stage_gpus)
+    )
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(cases(), st.data())
+def test_a_row_of_gpus_is_charged_as_a_stage_where_it_lies_right(
+    case: Case, data: st.DataObject
+) -> None:
+    whole = replace(case, charged=True, exchanges=True, tensor="cluster", stage="cluster")
+    whole = replace(whole, tp=1, cp=1, etp=1)
+    domain = whole.topology.domain
+    assume(case.stage_gpus <= 2 * domain or case.stage_gpus % domain == 0)
+    first = data.draw(st.integers(0, case.cluster.num_gpus - case.stage_gpus))
+    answer = whole.topology.row_is_as_charged(np.array([first]), np.array([case.stage_gpus]))
+    assert answer.tolist() == [whole.is_right(tuple(range(first, first + case.stage_gpus)))]
+    free = replace(whole, exchanges=False).topology
+    assert free.row_is_as_charged(np.array([first]), np.array([case.stage_gpus])).all()
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(cases(), st.lists(st.tuples(*[st.integers(1, 3)] * 3), min_size=1, max_size=5))
+def test_many_candidates_need_what_each_needs_alone(
+    case: Case, several: list[tuple[int, int, int]]
+) -> None:
+    topology = case.topology
+    rows = [(tp, cp, etp, tp * cp * etp) for tp, cp, etp in several]
+    together = topology.footprint(*np.array(rows).T)
+    counts = topology.num_stages(together)
+    for index, row in enumerate(rows):
+        alone, taken = topology.footprint(*row), together.take(np.array([index]))
+        assert counts[index] == topology.num_stages(alone) == topology.num_stages(taken)[0]
+
+
+def test_groups_of_4_on_nodes_of_6_leave_2_gpus_idle_in_each() -> None:
+    charged = replace(Topology.of(cluster(3, 6, 6), "cluster", "cluster"), node=6, domain=6)
+    needs = charged.footprint(tp=4, cp=1, etp=4, stage_gpus=4)
+    assert int(charged.num_stages(needs)) == 3  # 4 of them, in a row, if links were not charged
+    assert charged.stage_gpus(needs, 2) == [(0, 1, 2, 3), (6, 7, 8, 9)]
+
+
+def test_stages_of_16_gpus_fit_four_times_in_a_domain_of_72() -> None:
+    charged = replace(Topology.of(cluster(36, 4, 72), "cluster", "cluster"), node=4, domain=72)
+    needs = charged.footprint(tp=1, cp=1, etp=1, stage_gpus=np.array([16, 64, 128, 100, 90]))
+    # 128 GPUs are 64 of each domain; 100 are 50 of each; 90 are 45
+    assert charged.num_stages(needs).tolist() == [8, 2, 1, 1, 1]
+    (stage,) = charged.stage_gpus(charged.footprint(1, 1, 1, 128), 1)
+    assert stage == (*range(64), *range(72, 136))
+
+
+def test_a_stage_that_cannot_be_halved_has_no_place_in_two_domains() -> None:
+    """12 GPUs in groups of 4 over domains of 8 would be 8 and 4; 9 GPUs are no two halves."""
+    charged = replace(Topology.of(cluster(4, 4, 8), "cluster", "cluster"), node=4, domain=8)
+    assert int(charged.num_stages(charged.footprint(4, 1, 4, 12))) == 0
+    assert int(charged.num_stages(charged.footprint(1, 1, 1, 9))) == 0
+    assert int(charged.num_stages(charged.footprint(3, 1, 1, 12))) == 1  # 6 and 6
+
+
+def test_groups_over_several_domains_take_as_much_of_each_as_their_stage() -> None:
+    """Domains of 3: groups of 4 take 2 of each, a stage of 12 takes 3 of each."""
+    charged = replace(Topology.of(cluster(6, 3, 3), "cluster", "cluster"), node=3, domain=3)
+    assert int(charged.num_stages(charged.footprint(4, 1, 1, 4))) == 3
+    assert int(charged.num_stages(charged.footprint(1, 1, 1, 12))) == 1
+    assert int(charged.num_stages(charged.footprint(4, 1, 1, 12))) == 0
+    assert int(charged.num_stages(charged.footprint(6, 1, 1, 12))) == 1
+
+
 @pytest.mark.parametrize(
     ("tensor", "stage", "expected"),
     [
@@ -161,22 +239,37 @@ def cluster(num_nodes: int, per_node: int, per_domain: int | None) -> Cluster:
         ("cluster", "cluster", (40, 40)),
     ],
 )
-def test_confinements_give_the_containers(
+def test_requirements_give_the_containers(
     tensor: str, stage: str, expected: tuple[int, int]
 ) -> None:
     topology = Topology.of(cluster(10, 4, 12), tensor, stage)
     assert (topology.group_container, topology.stage_container) == expected
+    assert not topology.charges_links
 
 
 def test_a_domain_larger_than_the_cluster_is_the_cluster() -> None:
-    assert Topology.of(cluster(2, 4, 64), "domain", "domain") == Topology(8, 8, 8)
+    assert Topology.of(cluster(2, 4, 64), "domain", "domain") == Topology(8, 8, 8, 8, 8)
 
 
 def test_a_cluster_without_domains_confines_to_nodes() -> None:
-    assert Topology.of(cluster(3, 4, None), "domain", "domain") == Topology(12, 4, 4)
+    assert Topology.of(cluster(3, 4, None), "domain", "domain") == Topology(12, 4, 4, 12, 12)
 
 
-def test_a_unit_holds_whole_groups_of_both_kinds_unless_groups_are_free() -> None:
-    tp, etp = np.array([2, 4, 1]), np.array([3, 2, 1])
-    assert Topology(24, 8, 8).unit(tp, etp).tolist() == [6, 4, 1]
-    assert Topology(24, 24, 24).unit(tp, etp).tolist() == [1, 1, 1]
+def test_only_costs_that_charge_links_confine_groups(
+    analytic_scenario: Callable[..., Scenario],
+) -> None:
+    """Nodes of 4 in domains of 8; a stage without experts is no group."""
+    for num_experts in (0, 6):
+        scenario = analytic_scenario(num_experts=num_experts)
+        free = Topology.of(scenario.cluster, "cluster", "cluster")
+        charged = free.charged(scenario)
+        assert (charged.node, charged.domain, charged.charges_links) == (4, 8, True)
+        assert charged.stage_exchanges == bool(num_experts)
+        declared = scenario.model_copy(update={"cost_model": "declared"})
+        assert free.charged(declared) == free
+
+
+def test_two_gpus_lie_in_one_stage_container_where_no_edge_is_between() -> None:
+    topology = Topology.of(cluster(10, 4, 12), "node", "domain")
+    first, last = np.array([0, 0, 11, 36]), np.array([11, 12, 12, 39])
+    assert topology.in_one_stage_container(first, last).tolist() == [True, False, False, True]

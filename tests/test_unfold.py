@@ -33,8 +33,8 @@ def problem(build: Build, **changes: Any) -> Problem:
 def allowed(found: Problem, limit: int = 60) -> list[Candidate]:
     """Some candidates of a problem that its containers hold."""
     rows, topology = found.candidates, found.topology
-    unit = topology.unit(rows.tp, rows.etp)
-    fits = topology.num_blocks(rows.ep * rows.etp * np.maximum(rows.spread, 1), unit)
+    stage_gpus = rows.ep * rows.etp * np.maximum(rows.spread, 1)
+    fits = topology.num_stages(topology.footprint(rows.tp, rows.cp, rows.etp, stage_gpus))
     index = np.flatnonzero((rows.spread == 0) | (fits >= rows.replicas * rows.pp))
     return [rows.row(i) for i in index[:: len(index) // limit + 1].tolist()]
 

@@ -39,10 +39,9 @@ class AllToAllWithin(Constraint):
     def allowed_rows(self, problem: Problem, rows: Candidates) -> BoolArray:
         """Candidates with equal stages whose blocks fit in containers."""
         topology = self._topology(problem)
-        unit = np.ones_like(rows.pp)
-        blocks = topology.num_blocks(rows.stage_gpus(np.ones_like(rows.pp)), unit)
-        allowed: BoolArray = (rows.spread == 0) | (blocks >= rows.replicas * rows.pp)
-        return allowed
+        needs = topology.footprint(1, 1, 1, rows.stage_gpus(np.ones_like(rows.pp)))
+        allowed: BoolArray = rows.spread == 0
+        return allowed | (topology.num_stages(needs) >= rows.replicas * rows.pp)
 
     def allowed_segments(
         self, problem: Problem, rows: Candidates, first: IntArray, stop: IntArray
@@ -57,7 +56,7 @@ class AllToAllWithin(Constraint):
         if problem.scenario.recipe.cp_sat.symmetry == "explicit":
             fits = (stop - first) * grid <= self._topology(problem).stage_container
         else:
-            fits = self._topology(problem).same_stage_container(first * grid, stop * grid - 1)
+            fits = self._topology(problem).in_one_stage_container(first * grid, stop * grid - 1)
         allowed: BoolArray = ~per_layer | fits
         return allowed
 

@@ -28,9 +28,10 @@ class TensorParallelWithin(Constraint):
         cluster = problem.scenario.cluster
         level = problem.scenario.requirements.tensor_parallel_within
         topology = Topology.of(cluster, level, "cluster")
-        unit = topology.unit(rows.tp, rows.etp)
-        blocks = topology.num_blocks(rows.stage_gpus(np.ones_like(rows.pp)), unit)
-        return np.where(rows.spread == 0, topology.tiles(unit), blocks >= rows.replicas * rows.pp)
+        stage_gpus = rows.stage_gpus(np.ones_like(rows.pp))
+        needs = topology.footprint(rows.tp, rows.cp, rows.etp, stage_gpus)
+        has_room = topology.num_stages(needs) >= rows.replicas * rows.pp
+        return np.where(rows.spread == 0, topology.tiles(needs), has_room)
 
     def check(self, plan: Plan, problem: Problem) -> Iterator[str]:
         """Every run of tp ranks, and every run of etp ranks, lies in one container."""

@@ -200,10 +200,9 @@ def taken_gpus(problem: Problem, rows: Candidates, *, is_first: bool) -> IntArra
     is_first: whether it takes them from the first GPU on, else from the last one back.
     """
     topology = problem.topology
-    unit = topology.unit(rows.tp, rows.etp)
-    block = rows.stage_gpus(np.ones_like(rows.pp))
+    needs = topology.footprint(rows.tp, rows.cp, rows.etp, rows.stage_gpus(np.ones_like(rows.pp)))
     take = topology.taken_from_the_first if is_first else topology.taken_from_the_last
-    return take(block, unit, rows.replicas * rows.pp)
+    return take(needs, rows.replicas * rows.pp)
 
 
 def _ids(plan: Plan) -> set[int]:

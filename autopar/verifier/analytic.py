@@ -12,12 +12,13 @@ import numpy as np
 
 from autopar.costs.operations import parts
 from autopar.problem import Plan, Stage
-from autopar.specs import Layer, Scenario
-from autopar.units import format_us, plural
+from autopar.specs import Cluster, Layer, Scenario
+from autopar.units import format_us
 from autopar.verifier.kinds import Bench
 from autopar.verifier.layout import IntArray, Layout
 from autopar.verifier.loads import Loads
 from autopar.verifier.question import Question, question
+from autopar.verifier.reach import Reach, reach_notes, reaches
 from autopar.verifier.storage import Held, experts_held, stored
 from autopar.verifier.work import FloatArray, Work, work_of
 
@@ -34,7 +35,7 @@ def analytic_loads(scenario: Scenario, plan: Plan, layout: Layout) -> Loads:
     ask = question(scenario)
     works = [work_of(scenario.workload, plan, stage) for stage in plan.stages]
     held = experts_held(ask, plan)
-    tick_us, passing_us, longest_us = _stage_times(ask, plan, layout, works, held)
+    tick_us, passing_us, longest_us = _stage_times(ask, scenario.cluster, plan, layout, works, held)
     tokens = np.array([work.tokens for work in works])
     weights, caches, buffers = stored(ask, plan, layout, works, held, scenario.cluster.num_gpus)
     return Loads(
@@ -46,7 +47,7 @@ def analytic_loads(scenario: Scenario, plan: Plan, layout: Layout) -> Loads:
         activation_bytes=buffers,
         reserved_bytes=parts.RUNTIME_RESERVE_BYTES,
         notes=(
-            *_link_notes(scenario, plan, layout),
+            *reach_notes(scenario, plan, layout),
             *_fabric_notes(scenario, plan),
             *_uneven_notes(scenario, plan, passing_us, longest_us),
         ),
@@ -83,7 +84,7 @@ class _Pace:
 
 
 def _stage_times(
-    ask: Question, plan: Plan, layout: Layout, works: list[Work], held: Held
+    ask: Question, cluster: Cluster, plan: Plan, layout: Layout, works: list[Work], held: Held
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the mean time of a step, the passing time and that of the step with most tokens.
 
@@ -91,23 +92,30 @@ def _stage_times(
     """
     fullest = np.zeros((len(layout.own), ask.llm.num_layers), dtype=np.int64)
     np.maximum.at(fullest, (np.searchsorted(layout.own, held.copy), held.layer), held.shards)
+    holder = np.zeros(len(plan.gpus), dtype=np.int64)  # followers hold what the first one does
+    holder[layout.own] = np.arange(len(layout.own))
     times_us = np.zeros((3, len(plan.gpus), len(plan.stages)))
     tick_us, passing_us, longest_us = times_us
     for position, (stage, work) in enumerate(zip(plan.stages, works, strict=True)):
-        turns_us = _stage_us(ask, stage, work, fullest)
-        tick_us[layout.own, position] = (turns_us * work.tick).sum(axis=1)
-        passing_us[layout.own, position] = (turns_us * work.passing).sum(axis=1)
-        longest_us[layout.own, position] = turns_us[:, -1]
-    times_us[:, layout.followers] = times_us[:, :1]
+        found, which = reaches(cluster, stage, layout, position)
+        for index, reach in enumerate(found):
+            copies = np.flatnonzero(which == index)
+            holders, same = np.unique(holder[copies], return_inverse=True)
+            turns_us = _stage_us(ask, stage, work, fullest[holders], reach)[same.reshape(-1)]
+            tick_us[copies, position] = (turns_us * work.tick).sum(axis=1)
+            passing_us[copies, position] = (turns_us * work.passing).sum(axis=1)
+            longest_us[copies, position] = turns_us[:, -1]
     return tick_us, passing_us, longest_us
 
 
-def _stage_us(ask: Question, stage: Stage, work: Work, fullest: IntArray) -> FloatArray:
+def _stage_us(
+    ask: Question, stage: Stage, work: Work, fullest: IntArray, reach: Reach
+) -> FloatArray:
     """Time of a stage in each of its turns, shape (replicas, turns).
 
     fullest: shape (replicas, layers), expert shards of a layer on the GPU that holds most.
     """
-    pace = _Pace(tuple(Bench(ask, stage, turn) for turn in work.turns))
+    pace = _Pace(tuple(Bench(ask, stage, turn, reach) for turn in work.turns))
     ends_us = pace.ends_us(
         is_first=0 in stage.layers, is_last=ask.llm.num_layers - 1 in stage.layers
     )
@@ -157,29 +165,3 @@ def _fabric_notes(scenario: Scenario, plan: Plan) -> Iterator[str]:
                 "all-reduces are worked out from its latency and bandwidth, not measured "
                 "(requirements.tensor_parallel_within=domain keeps them inside)"
             )
-
-
-def _link_notes(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[str]:
-    """Yield groups that lie further apart than the link that the cost model charges them with.
-
-    A collective is charged by the size of its group; where its GPUs really are is known here.
-    """
-    cluster = scenario.cluster
-    for level, size in (("node", cluster.gpus_per_node), ("domain", cluster.domain_gpus)):
-        torn = {"tp": 0, "cp": 0, "etp": 0, "stage": 0}
-        for position, stage in enumerate(plan.stages):
-            for _, gpus in layout.blocks(position):
-                ranks = gpus.shape[1]
-                widths = {"tp": stage.tp, "cp": stage.tp * stage.cp, "etp": stage.etp}
-                for key, width in {**widths, "stage": ranks}.items():
-                    if width <= size and (key != "cp" or stage.cp > 1):
-                        homes = gpus[:, : ranks // width * width].reshape(-1, width) // size
-                        torn[key] += int((homes.min(axis=1) < homes.max(axis=1)).sum())
-        for key, count in torn.items():
-            if count:
-                what = plural(count, "stage" if key == "stage" else f"{key} group")
-                yield (
-                    f"{what} would fit in one {level} of {plural(size, 'GPU')} but "
-                    f"{'lies' if count == 1 else 'lie'} in more; the cost model charges the link "
-                    f"of the {level}"
-                )

@@ -4,7 +4,7 @@ Every result has shape (groups,), us. Kernels and collectives follow one another
 parallelism cuts, whole heads and whole columns, is rounded up to the GPU that gets most.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from autopar.specs import (
     Precision,
 )
 from autopar.verifier.question import Question
+from autopar.verifier.reach import Reach
 from autopar.verifier.work import FloatArray, Turn
 
 # What experts that compute in 8 bits, or in 4 with fine scales, are sent in FP8: DeepEP dispatches
@@ -31,11 +32,15 @@ _INDEX_PRECISION: Precision = "fp8"  # of the keys that pick tokens (DeepSeek-V3
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One stage with its work of one step: everything that the time of a layer depends on."""
+    """One stage with its work of one step: everything that the time of a layer depends on.
+
+    reach: how far the groups of the stage lie apart.
+    """
 
     ask: Question
     stage: Stage
     turn: Turn
+    reach: Reach
 
     def layer_us(self, layer: Layer, fullest: int) -> FloatArray:
         """Time of one layer; fullest: expert shards on the GPU that holds most of this layer."""
@@ -44,7 +49,7 @@ class Bench:
         if isinstance(part, ExpertFeedForward):
             if engine is not None and engine.two_batch_overlap and self._places > 1:
                 # One half is worked on while the other is under way, and the other way round.
-                half = Bench(self.ask, self.stage, self.turn.halved())
+                half = Bench(self.ask, self.stage, self.turn.halved(), self.reach)
                 work_us = half._work_us(layer, fullest)
                 away_us = half._exchange_us(part, fullest)
                 total = np.maximum(work_us, away_us) * 2
@@ -77,7 +82,9 @@ class Bench:
         gathered = parts.activation_bytes(rows, vocab)
         return self._gemm_us(
             rows, self.ask.hidden, self._cut(vocab), self.ask.precisions.embeddings
-        ) + self.ask.network.all_gather_us(gathered, self.stage.tp)
+        ) + self.ask.network.all_gather_us(
+            gathered, self.stage.tp, self.reach.tensor / self.stage.tp
+        )
 
     def drafts_us(self) -> FloatArray:
         """Draft tokens one after another: a projection of two rows to one, a layer, the head.
@@ -89,7 +96,7 @@ class Bench:
         total = np.zeros(self.stage.attn_dp)
         if drafts is None:
             return total
-        later = Bench(self.ask, self.stage, self.turn.next_drafts())
+        later = replace(self, turn=self.turn.next_drafts())
         for number in range(self.ask.num_drafts):
             bench = self if number < drafts.count else later
             fullest = self.even_experts(drafts.layer)
@@ -270,7 +277,9 @@ class Bench:
         columns, rows = self._cut(attention.input_columns), self._cut(attention.output_rows)
         projected = parts.activation_bytes(turn.group_tokens, columns)
         return (
-            self.ask.network.all_gather_us(projected, self.stage.cp, self.stage.tp)
+            self.ask.network.all_gather_us(
+                projected, self.stage.cp, self.reach.context / self.stage.cp
+            )
             + self._gemm_us(turn.rank_tokens, self.ask.hidden, columns, precision)
             + kernels.linear_attention_us(
                 turn.group_tokens,
@@ -330,7 +339,9 @@ class Bench:
         if self._places == 1:
             columns = self.ask.hidden if part.shared_size else width
             everything = parts.activation_bytes(self.turn.stage_tokens, columns)
-            return network.all_reduce_us(everything, stage.num_gpus)
+            return network.all_reduce_us(
+                everything, stage.num_gpus, self.reach.stage / stage.num_gpus
+            )
         arriving = self.arriving(part, fullest)
         copies = min(part.experts_per_token, stage.ep)
         leaving = self.turn.rank_tokens * copies
@@ -340,19 +351,21 @@ class Bench:
         if self.ask.precisions.experts in _SENT_AS_FP8:
             sent = sent / 2
         returned = parts.activation_bytes(back, width)
+        summed = parts.activation_bytes(arriving, width)
         return (
-            network.all_to_all_us(sent, self._places, stage.num_gpus, copies)
-            + network.all_reduce_us(parts.activation_bytes(arriving, width), stage.etp)
-            + network.all_to_all_us(returned, self._places, stage.num_gpus, copies)
+            network.all_to_all_us(sent, self._places, self.reach.stage, copies)
+            + network.all_reduce_us(summed, stage.etp, self.reach.shards / stage.etp)
+            + network.all_to_all_us(returned, self._places, self.reach.stage, copies)
         )
 
     def _context_exchange_us(self, cached: int, result: int) -> FloatArray:
         """Prompts gather what is cached over cp; running sequences sum partial results.
 
         cached, result: elements per token. A context rank is tp consecutive GPUs; each of them
-        meets its likes of the other ranks, tp GPUs on.
+        meets its likes of the other ranks, tp GPUs on where these lie side by side.
         """
-        network, cp, apart = self.ask.network, self.stage.cp, self.stage.tp
+        network, cp = self.ask.network, self.stage.cp
+        apart = self.reach.context / cp
         gathered = parts.activation_bytes(self.turn.prompt_tokens, cached)
         partial = parts.activation_bytes(self.turn.query_tokens, result)
         gather_us = network.all_gather_us(gathered, cp, apart)
@@ -360,7 +373,8 @@ class Bench:
 
     def _tensor_sum_us(self) -> FloatArray:
         size = parts.activation_bytes(self.turn.rank_tokens, self.ask.hidden)
-        return self.ask.network.all_reduce_us(size, self.stage.tp)
+        apart = self.reach.tensor / self.stage.tp
+        return self.ask.network.all_reduce_us(size, self.stage.tp, apart)
 
     def _cut_feed_forward_us(self, size: int, num_matrices: int) -> FloatArray:
         return kernels.feed_forward_us(

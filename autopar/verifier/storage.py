@@ -23,6 +23,7 @@ from autopar.specs.architecture import NextTokenPrediction
 from autopar.verifier.kinds import Bench
 from autopar.verifier.layout import NONE, IntArray, Layout, distinct
 from autopar.verifier.question import Question
+from autopar.verifier.reach import Reach
 from autopar.verifier.work import FloatArray, Work
 
 _STATE_BYTES = 4.0  # of an element of a recurrent state: fp32, as vLLM and SGLang keep it
@@ -109,7 +110,7 @@ def _on_gpus(
         np.add.at(weights, gpu, shards * _shard_bytes(ask, part, stage))
         # Where a GPU works on many layers, the fullest one counts.
         counts, which = np.unique(shards, return_inverse=True)
-        bench = Bench(ask, stage, works[position].fullest)
+        bench = Bench(ask, stage, works[position].fullest, Reach.of(stage))
         sizes = np.array([_expert_buffer_bytes(bench, part, n) for n in counts.tolist()])
         np.maximum.at(buffers, gpu, sizes[which.reshape(-1)])
     return weights, buffers

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from autopar.constraints.max_spread import MaxSpread
 from autopar.constraints.memory import Memory
 from autopar.constraints.tensor_parallel_within import TensorParallelWithin
 from autopar.constraints.throughput import Throughput
+from autopar.ortools_loader import load_cp_model
 from autopar.problem import Candidate, Candidates, Plan, Problem
 from autopar.rules import rule_constraint
 from autopar.search import make_task
-from autopar.segments import plan_costs
-from autopar.specs import RuleSpec, Scenario
+from autopar.segments import plan_costs, segment_table
+from autopar.specs import CpSatParameters, Recipe, RuleSpec, Scenario
 from autopar.testing import (
     assert_allows,
     assert_forbids,
@@ -32,6 +34,7 @@ from autopar.testing import (
     every_choice,
 )
 from autopar.unfold import unfold
+from autopar.variables import Choice, PlanVariables
 
 Build = Callable[[dict[str, Any]], Scenario]
 SMALL = {
@@ -268,6 +271,79 @@ def test_gpu_blocks_forbids_a_gpu_in_two_stages_and_one_that_does_not_exist(
     assert_forbids(GpuBlocks(), replace(plan, gpus=((one, one),)), problem)
     moved = tuple(gpu + 13 for gpu in one)
     assert_forbids(GpuBlocks(), replace(plan, gpus=((one, moved),)), problem)
+
+
+def odd_cluster(scenario: Scenario, num_nodes: int, coverage: str) -> Scenario:
+    """Nodes of 3 GPUs in domains of 6; the last one is half where nodes are odd in number."""
+    nodes = {"num_nodes": num_nodes, "gpus_per_node": 3, "gpus_per_domain": 6}
+    return scenario.model_copy(
+        update={
+            "cluster": scenario.cluster.model_copy(update=nodes),
+            "requirements": scenario.requirements.model_copy(update={"coverage": coverage}),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "num_experts", "coverage"),
+    [
+        (5, 6, "every_gpu"),
+        (6, 0, "every_gpu"),
+        (6, 6, "every_gpu"),
+        (4, 2, "partition"),
+        (8, 4, "partition"),
+    ],
+)
+def test_gpu_blocks_forbids_groups_that_lie_otherwise_than_they_are_charged(
+    num_nodes: int, num_experts: int, coverage: str,
+    analytic_scenario: Callable[..., Scenario],
+) -> None:  # fmt: skip
+    layers = 6 if coverage == "partition" else 3
+    scenario = analytic_scenario(num_layers=layers, num_experts=num_experts)
+    problem = make_task(odd_cluster(scenario, num_nodes, coverage)).problem
+    allowed, forbidden = assert_post_matches_check(GpuBlocks(), problem)
+    assert allowed
+    assert forbidden
+
+
+@pytest.mark.parametrize("per_domain", [3, 6])
+def test_gpu_blocks_as_variables_may_stand_wherever_a_stage_lies_as_it_is_charged(
+    per_domain: int, analytic_scenario: Callable[..., Scenario]
+) -> None:
+    """4 layers of 3 GPUs: every order of blocks, for each of a few splits, against `check`.
+
+    A stage larger than a domain takes its blocks in a row.
+    """
+    cp = load_cp_model()
+    scenario = analytic_scenario(num_layers=4, num_experts=3)
+    scenario = odd_cluster(scenario, 4, "partition")
+    explicit = Recipe(name="r", cp_sat=CpSatParameters(symmetry="explicit"))
+    cluster = scenario.cluster.model_copy(update={"gpus_per_domain": per_domain})
+    scenario = scenario.model_copy(update={"recipe": explicit, "cluster": cluster})
+    problem = make_task(scenario).problem
+    counts = {True: 0, False: 0}
+    for split in ((1, 1, 1, 1), (2, 2), (1, 2, 1), (4,)):
+        index = np.flatnonzero((problem.candidates.pp == len(split)) & (problem.candidates.tp == 1))
+        row = problem.candidates.take(index[:1])
+        for order in permutations(range(4)):
+            model = cp.CpModel()
+            variables = PlanVariables(model, problem, row, [segment_table(problem, row, ())])
+            GpuBlocks().post(model, variables, problem)
+            choice = Choice(0, row.row(0), split)
+            variables.fix(choice)
+            for block, variable in zip(order, variables.layer_block, strict=True):
+                model.add(variable == block)
+            plan = unfold(problem, row.row(0), split, layer_blocks=order)
+            large = [gpus for gpus in plan.gpus[0] if len(gpus) > per_domain]
+            in_a_row = all(gpus == tuple(range(gpus[0], gpus[-1] + 1)) for gpus in large)
+            expected = in_a_row and not list(GpuBlocks().check(plan, problem))
+            solver = cp.CpSolver()
+            solver.parameters.num_workers = 1
+            found = solver.solve(model) in (cp.OPTIMAL, cp.FEASIBLE)
+            assert found == expected, (split, order)
+            counts[found] += 1
+    assert counts[True]
+    assert counts[False]
 
 
 def test_layer_cover_forbids_lost_doubled_and_reordered_layers(document_scenario: Build) -> None:

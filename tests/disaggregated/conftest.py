@@ -146,10 +146,12 @@ def side_by_side(task: PairTask, prefill: Candidate, decode: Candidate) -> bool:
     """Whether decode finds its blocks after those of prefill."""
     topology, after = task.problem.topology, 0
     for candidate in (prefill, decode):
-        unit = int(topology.unit(np.array([candidate.tp]), np.array([candidate.etp]))[0])
+        needs = topology.footprint(
+            candidate.tp, candidate.cp, candidate.etp, candidate.stage_gpus(1)
+        )
         count = candidate.replicas * candidate.pp
         try:
-            blocks = topology.block_gpus(candidate.stage_gpus(1), unit, count, after)
+            blocks = topology.stage_gpus(needs, count, after)
         except ValueError:
             return False
         after = max(map(max, blocks)) + 1

@@ -1,5 +1,6 @@
 """Two kinds of blocks side by side: counted as they are laid out, and laid out whole."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -19,12 +20,14 @@ Build = Callable[..., Scenario]
 
 @st.composite
 def topologies(draw: st.DrawFn) -> Topology:
-    group = draw(st.integers(1, 8))
-    stage = group * draw(st.integers(1, 3))
-    num_gpus = draw(st.integers(1, 30))
+    node = draw(st.integers(1, 8))
+    domain = node * draw(st.integers(1, 3))
+    num_gpus = draw(st.integers(domain, 30))
+    sizes = [node, domain, num_gpus]
+    group, stage = sorted((draw(st.sampled_from(sizes)), draw(st.sampled_from(sizes))))
     if draw(st.booleans()):
-        return Topology(num_gpus, num_gpus, num_gpus)  # nothing is confined
-    return Topology(num_gpus, group, stage)
+        return Topology(num_gpus, group, stage, num_gpus, num_gpus)  # no links are charged
+    return Topology(num_gpus, group, stage, node, domain, draw(st.booleans()))
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -34,27 +37,27 @@ def test_two_kinds_fit_if_and_only_if_what_they_take_does_not_overlap(
 ) -> None:
     kinds = []
     for _ in range(2):
-        confined = topology.group_container < topology.num_gpus
-        unit = data.draw(st.integers(1, 4)) if confined else 1
-        block = unit * data.draw(st.integers(1, 4))
-        most = int(topology.num_blocks(np.array([block]), np.array([unit]))[0])
+        tp, etp, times = (data.draw(st.integers(1, 4)) for _ in range(3))
+        size = math.lcm(tp, etp) * times
+        needs = topology.footprint(tp, 1, etp, size)
+        most = int(topology.num_stages(needs))
         if most == 0:
             return
-        kinds.append((block, unit, data.draw(st.integers(1, most))))
-    first, last = (tuple(np.array([n]) for n in kind) for kind in kinds)
-    from_first = int(topology.taken_from_the_first(*first)[0])
-    from_last = int(topology.taken_from_the_last(*last)[0])
-    blocks = topology.block_gpus(*kinds[0])
+        kinds.append((needs, data.draw(st.integers(1, most)), size))
+    (first, num_first, _), (last, num_last, size) = kinds
+    from_first = int(topology.taken_from_the_first(first, np.array(num_first)))
+    from_last = int(topology.taken_from_the_last(last, np.array(num_last)))
+    blocks = topology.stage_gpus(first, num_first)
     assert from_first == 1 + max(gpu for block in blocks for gpu in block)
     try:
-        others = topology.block_gpus(*kinds[1], after=from_first)
+        others = topology.stage_gpus(last, num_last, after=from_first)
     except ValueError:
         assert from_first + from_last > topology.num_gpus
         return
     assert from_first + from_last <= topology.num_gpus
     gpus = [gpu for block in others for gpu in block]
     assert min(gpus) >= from_first
-    assert len(set(gpus)) == kinds[1][0] * kinds[1][2]
+    assert len(set(gpus)) == num_last * size
     for block in others:
         assert len({gpu // topology.stage_container for gpu in block}) == 1
 

@@ -201,7 +201,10 @@ def test_group_that_lies_further_apart_than_it_is_charged_is_noted(analytic_scen
     }  # fmt: skip
     torn = plan_from_spec(PlanSpec.model_validate(spec), scenario)
     notes = verify_plan(scenario, torn).notes
-    assert "1 tp group would fit in one node of 4 GPUs but lies in more" in notes[0]
+    assert notes[0] == (
+        "1 tp group in several nodes, though one of 4 GPUs has room: the links between nodes are "
+        "charged"
+    )
 
 
 def test_groups_that_cross_the_fabric_are_noted_in_the_answer_too(analytic_scenario):
