@@ -84,8 +84,15 @@ class Network:
             return self._apart_us("all_gather", size_bytes, num_gpus, stride)
         return _best_us(self.all_gather, size_bytes, num_gpus)
 
-    def reduce_scatter_us(self, size_bytes: ArrayLike, num_gpus: ArrayLike) -> FloatArray:
-        """Time of a reduce-scatter; size_bytes: the whole tensor that every GPU holds before."""
+    def reduce_scatter_us(
+        self, size_bytes: ArrayLike, num_gpus: ArrayLike, stride: ArrayLike = 1
+    ) -> FloatArray:
+        """Time of a reduce-scatter; size_bytes: the whole tensor that every GPU holds before.
+
+        stride: as for `all_reduce_us`.
+        """
+        if np.any(np.asarray(stride) > 1):
+            return self._apart_us("reduce_scatter", size_bytes, num_gpus, stride)
         return _best_us(self.reduce_scatter, size_bytes, num_gpus)
 
     def all_to_all_us(
