@@ -229,7 +229,7 @@ def test_the_fabric_is_the_nic_that_the_description_states(name):
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_clusters_of_one_gpu_differ_in_size_only(name):
-    cluster = cluster_of(name)
-    same = [c for c in map(cluster_of, CLUSTERS) if c.gpu.name == cluster.gpu.name]
-    assert all(other.links == cluster.links for other in same)
+def test_clusters_of_one_kind_of_node_differ_in_size_only(name):
+    cluster, node = cluster_of(name), name.partition("x")[2]
+    same = [cluster_of(other) for other in CLUSTERS if other.partition("x")[2] == node]
+    assert all((other.links, other.gpu) == (cluster.links, cluster.gpu) for other in same)

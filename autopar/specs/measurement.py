@@ -67,6 +67,11 @@ class TrainingRow(Layout):
 
     virtual_stages: chunks of layers that a GPU holds where the pipeline is interleaved.
     zero_stage: what is spread over the data-parallel ranks (Rajbhandari et al. 2020, sec. 5).
+    materialises_scores: attention writes its scores to memory, with dropout on them and on the
+    results of both halves of a layer, as Megatron-LM did before FlashAttention.
+    sends_once: a token goes to the experts once for each node that holds some of them (DeepEP);
+    else once for each expert.
+    reduces_in_bf16: gradients are accumulated and summed over ranks in 2 bytes; else in 4.
     """
 
     id: Name
@@ -77,7 +82,12 @@ class TrainingRow(Layout):
     sequence_parallel: bool = False
     recompute: Literal["none", "selective", "full"] = "none"
     zero_stage: Annotated[NonNegativeInt, Field(le=3)] = 0
+    materialises_scores: bool = False
+    sends_once: bool = False
+    reduces_in_bf16: bool = False
     overlaps: bool = False  # whether collectives over data-parallel ranks run beside the backward
+    overlaps_tensor: bool = False  # whether those over tensor shards run in pieces beside products
+    overlaps_experts: bool = False  # whether all-to-alls run beside another micro-batch's work
     step_s: Positive | None = None
     state_gib: Positive | None = None  # parameters, gradients and optimizer of one GPU
     activation_gib: Positive | None = None

@@ -96,9 +96,18 @@ class Network:
             time_us = _best_us(self.all_gather, size_bytes, num_gpus)
         return time_us * self.factors.gather
 
-    def reduce_scatter_us(self, size_bytes: ArrayLike, num_gpus: ArrayLike) -> FloatArray:
-        """Time of a reduce-scatter; size_bytes: the whole tensor that every GPU holds before."""
-        return _best_us(self.reduce_scatter, size_bytes, num_gpus) * self.factors.gather
+    def reduce_scatter_us(
+        self, size_bytes: ArrayLike, num_gpus: ArrayLike, stride: ArrayLike = 1
+    ) -> FloatArray:
+        """Time of a reduce-scatter; size_bytes: the whole tensor that every GPU holds before.
+
+        stride: as for `all_reduce_us`.
+        """
+        if np.any(np.asarray(stride) > 1):
+            time_us = self._apart_us("reduce_scatter", size_bytes, num_gpus, stride)
+        else:
+            time_us = _best_us(self.reduce_scatter, size_bytes, num_gpus)
+        return time_us * self.factors.gather
 
     def all_to_all_us(
         self,

@@ -368,7 +368,7 @@ def test_an_exchange_in_a_rack_of_gb200(ranks, measured_us):
     assert found == pytest.approx(measured_us, rel=0.20)
 
 
-@pytest.mark.parametrize("kind", ["all_reduce_us", "all_gather_us"])
+@pytest.mark.parametrize("kind", ["all_reduce_us", "all_gather_us", "reduce_scatter_us"])
 @pytest.mark.parametrize("fit", [None, FIT])
 def test_neighbours_are_groups_with_a_stride_of_one(kind, fit):
     """The ways of strided groups, which are not tabled, are the same formulas."""
@@ -394,7 +394,7 @@ def test_ranks_that_are_apart_meet_over_the_level_that_they_span(domain_gpus, st
     assert float(network.all_gather_us(1e6, 2, stride)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("kind", ["all_reduce_us", "all_gather_us"])
+@pytest.mark.parametrize("kind", ["all_reduce_us", "all_gather_us", "reduce_scatter_us"])
 def test_farther_apart_is_never_faster(kind):
     network = Network.of(cluster(domain_gpus=16))
     strides = np.arange(1, 17)
