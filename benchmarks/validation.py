@@ -15,7 +15,7 @@ from typing import Any
 
 from measure import RESULTS, describe_machine, machine, markdown_table, write
 
-from autopar.validation.outcomes import Outcome
+from autopar.validation.outcomes import TRIVIAL, Outcome
 from autopar.validation.report import METRICS, Group, Validation, validate
 from autopar.validation.statistics import Score
 
@@ -42,7 +42,7 @@ def cells(group: Group) -> list[str]:
         f"{found.median:.1%}",
         f"{found.bias:+.1%}",
         "" if found.inside is None else f"{found.inside:.0%}",
-        *(f"{error:.0%}" for error in found.baselines.values()),
+        *(f"{found.baselines[n]:.0%}" if n in found.baselines else "" for n in TRIVIAL),
     ]
 
 
@@ -58,10 +58,14 @@ def lines(found: Validation, command: str, plot: str) -> Iterator[str]:
         if groups:
             yield f"\n## {title[0].upper()}{title[1:]}\n"
             yield from markdown_table(header, [cells(group) for group in groups])
-    ranked = found.ranking
-    if ranked is not None:
-        yield "\n## Order of plans\n"
-        yield f"Of plans that answer the same question ({ranked.cases} questions, {ranked.pairs:,}"
+    for what, ranked in (
+        ("plans", found.ranking),
+        ("layouts of training", found.training_ranking),
+    ):
+        if ranked is None:
+            continue
+        yield f"\n## Order of {what}\n"
+        yield f"Of those that answer the same question ({ranked.cases} questions, {ranked.pairs:,}"
         yield f"pairs): Kendall tau {ranked.tau:.2f}; the best is found in {ranked.best_found:.0%},"
         yield f"and {ranked.lost:.1%} of throughput per GPU is lost on average."
     if found.left_out:

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from autopar.report.words import percent
 from autopar.units import plural
+from autopar.validation.outcomes import TRIVIAL
 from autopar.validation.report import METRICS, Validation
-from autopar.validation.statistics import Score
+from autopar.validation.statistics import Ranking, Score
 
 Json = dict[str, Any]
 _MOST_REASONS = 8
@@ -21,7 +22,6 @@ _TABLES = ("gpu", "engine", "model", "load", "source")
 
 def validation_document(found: Validation, *, rows: bool = False) -> Json:
     """Return the scores as one JSON document; rows: with every prediction."""
-    ranked = found.ranking
     document: Json = {
         "schema": 1,
         "kind": "validation",
@@ -30,15 +30,8 @@ def validation_document(found: Validation, *, rows: bool = False) -> Json:
             {"metric": g.metric, "by": g.by, "name": g.name, **_score(g.score)}
             for g in found.groups
         ],
-        "ranking": None
-        if ranked is None
-        else {
-            "cases": ranked.cases,
-            "pairs": ranked.pairs,
-            "kendall_tau": ranked.tau,
-            "best_plan_found": ranked.best_found,
-            "throughput_lost": ranked.lost,
-        },
+        "ranking": _ranking_document(found.ranking),
+        "training_ranking": _ranking_document(found.training_ranking),
         "left_out": found.left_out,
     }
     if rows:
@@ -57,6 +50,18 @@ def validation_document(found: Validation, *, rows: bool = False) -> Json:
             for o in found.outcomes
         ]
     return document
+
+
+def _ranking_document(ranked: Ranking | None) -> Json | None:
+    if ranked is None:
+        return None
+    return {
+        "cases": ranked.cases,
+        "pairs": ranked.pairs,
+        "kendall_tau": ranked.tau,
+        "best_plan_found": ranked.best_found,
+        "throughput_lost": ranked.lost,
+    }
 
 
 def _score(found: Score) -> Json:
@@ -88,7 +93,8 @@ def print_validation(console: Console, found: Validation) -> None:
                 table.add_row(Text(group.name), *_cells(group.score))
             table.add_section()
         console.print(table)
-    _ranking(console, found)
+    _ranking(console, found.ranking, "plans")
+    _ranking(console, found.training_ranking, "layouts of training")
     for reason, count in list(found.left_out.items())[:_MOST_REASONS]:
         console.print(Text(f"not predicted: {plural(count, 'row')}: {reason}"))
     if len(found.left_out) > _MOST_REASONS:
@@ -98,19 +104,20 @@ def print_validation(console: Console, found: Validation) -> None:
 
 
 def _cells(found: Score) -> tuple[str, ...]:
-    trivial = (f"{error:.0%}" for error in found.baselines.values())
+    trivial = (
+        f"{found.baselines[name]:.0%}" if name in found.baselines else "" for name in TRIVIAL
+    )
     inside = "" if found.inside is None else f"{found.inside:.0%}"
     own = (f"{found.mape:.1%}", f"{found.median:.1%}", f"{found.bias:+.1%}")
     return (f"{found.rows:,}", *own, inside, *trivial)
 
 
-def _ranking(console: Console, found: Validation) -> None:
-    ranked = found.ranking
+def _ranking(console: Console, ranked: Ranking | None, what: str) -> None:
     if ranked is None:
         return
     console.print(
         Text(
-            f"Order of plans of one question: Kendall tau {ranked.tau:.2f} over "
+            f"Order of {what} of one question: Kendall tau {ranked.tau:.2f} over "
             f"{plural(ranked.pairs, 'pair')} of {plural(ranked.cases, 'case')}; the best plan is "
             f"found in {ranked.best_found:.0%}, {ranked.lost:.1%} of throughput is lost on average"
         )

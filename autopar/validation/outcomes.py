@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from autopar.errors import SpecError
-from autopar.specs import ServingCase, ServingRow
+from autopar.specs import ServingCase, ServingRow, TrainingCase, TrainingRow
 from autopar.specs.counting import active_parameters
 from autopar.validation.serving import (
     FEW,
@@ -19,7 +19,9 @@ from autopar.validation.serving import (
     predict,
     setup_of,
 )
+from autopar.validation.training import gpu_of, is_moe, training_figures
 
+AnyCase = ServingCase | TrainingCase
 # Names of the trivial models: all work at a share of the peak rate; the bytes of running sequences
 # at a share of the bandwidth, with prompts at the peak.
 FLOPS, BYTES = "flops", "bytes"
@@ -76,7 +78,7 @@ class Evaluation:
 
 
 def evaluate(
-    cases: Iterable[tuple[str, ServingCase]],
+    cases: Iterable[tuple[str, AnyCase]],
     *,
     bare: bool = False,
     engine: Mapping[str, object] | None = None,
@@ -90,8 +92,12 @@ def evaluate(
     left_out: dict[str, int] = {}
     changed: dict[int, Setup] = {}  # setups live as long as this process
     for source, case in cases:
-        for row in case.rows:
+        for place in range(len(case.rows)):
             try:
+                if isinstance(case, TrainingCase):
+                    outcomes += _trained(source, case, case.rows[place])
+                    continue
+                row = case.rows[place]
                 setup = setup_of(case, row.num_gpus, bare=bare)
                 if engine is not None:
                     setup = changed.setdefault(id(setup), setup.with_engine(engine))
@@ -100,6 +106,30 @@ def evaluate(
                 reason = f"{case.llm} on {case.cluster}: {error}"
                 left_out[reason] = left_out.get(reason, 0) + 1
     return Evaluation(tuple(outcomes), left_out)
+
+
+def _trained(source: str, case: TrainingCase, row: TrainingRow) -> Iterator[Outcome]:
+    tokens = row.global_batch_sequences * row.sequence_tokens / row.num_gpus
+    question = f"{source} {case.llm} {row.global_batch_sequences} x {row.sequence_tokens}"
+    for metric, predicted, measured, trivial in training_figures(case, row):
+        gpu = gpu_of(case)
+        yield Outcome(
+            source=source,
+            row=row.id,
+            cell=f"{source} {case.llm} {gpu}",
+            case=f"{question} on {row.num_gpus}",
+            llm=case.llm,
+            gpu=gpu,
+            engine=case.engine or "not named",
+            mode=case.mode,
+            is_moe=is_moe(case),
+            has_kernels=True,
+            metric=metric,
+            predicted=predicted,
+            measured=measured,
+            trivial=trivial,
+            rate=(tokens / measured, tokens / predicted) if metric == "step_s" else None,
+        )
 
 
 def _scored(

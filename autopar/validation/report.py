@@ -8,9 +8,8 @@ from typing import Literal
 
 from autopar.bands import default_bands, metric_range
 from autopar.errors import SpecError, shorten, suggest
-from autopar.specs import ServingCase
 from autopar.validation.bulk import read_bulk
-from autopar.validation.outcomes import TRIVIAL, Evaluation, Outcome, evaluate
+from autopar.validation.outcomes import TRIVIAL, AnyCase, Evaluation, Outcome, evaluate
 from autopar.validation.shelf import shipped_cases
 from autopar.validation.statistics import Ranking, Score, ranking, scaled_to_fit, score
 
@@ -21,7 +20,12 @@ METRICS: Mapping[str, str] = {
     "ttft_ms": "TTFT of a lone request",
     "ttft_few_ms": "TTFT of two to four clients",
     "us_per_token": "time per token of one phase",
+    "step_s": "training step",
+    "state_gib": "training: parameters, gradients, optimizer",
+    "activation_gib": "training: activations",
 }
+# What no answer of `solve` states, so that it has no band.
+_WITHOUT_BAND = ("step_s", "state_gib", "activation_gib")
 # Views of the rows: how a group is named, in the order of the report.
 _BY: Mapping[str, Callable[[Outcome], str]] = {
     "all": lambda _: "all",
@@ -49,6 +53,7 @@ class Validation:
 
     groups: tuple[Group, ...]
     ranking: Ranking | None
+    training_ranking: Ranking | None
     outcomes: tuple[Outcome, ...]
     left_out: dict[str, int]
     share: float  # of measured values that the bands claim to hold
@@ -73,7 +78,7 @@ def validate(
     Raises SpecError for a table that cannot be read, and if no row is left.
     """
     left_out: dict[str, int] = {}
-    cases: Iterable[tuple[str, ServingCase]] = shipped_cases(catalogs)
+    cases: Iterable[tuple[str, AnyCase]] = shipped_cases(catalogs)
     if data is not None:
         bulk = read_bulk(data, tuple(tiers))
         cases, left_out = bulk.cases, bulk.left_out
@@ -83,8 +88,8 @@ def validate(
 
 
 def _chosen(
-    cases: Sequence[tuple[str, ServingCase]], only: Sequence[str]
-) -> Iterator[tuple[str, ServingCase]]:
+    cases: Sequence[tuple[str, AnyCase]], only: Sequence[str]
+) -> Iterator[tuple[str, AnyCase]]:
     """Yield the cases of the named sources; of all where none is named."""
     known = sorted({source for source, _ in cases})
     for name in only:
@@ -112,7 +117,8 @@ def scored(found: Evaluation) -> Validation:
             ]
     return Validation(
         tuple(groups),
-        _ranked(found.outcomes),
+        _ranked(found.outcomes, "tpot_ms"),
+        _ranked(found.outcomes, "step_s"),
         found.outcomes,
         found.left_out,
         default_bands().share,
@@ -126,12 +132,13 @@ def _score(rows: Sequence[Outcome], own: Sequence[Outcome]) -> Score:
     trivial = {
         name: scaled_to_fit([outcome.trivial[name] for outcome in own], measured)
         for name in TRIVIAL
+        if all(name in outcome.trivial for outcome in own)
     }
     places = [where[id(outcome)] for outcome in rows]
     return score(
         [outcome.predicted for outcome in rows],
         [outcome.measured for outcome in rows],
-        inside=[_is_inside(outcome) for outcome in rows],
+        inside=None if own[0].metric in _WITHOUT_BAND else [_is_inside(o) for o in rows],
         baselines={name: [values[p] for p in places] for name, values in trivial.items()},
     )
 
@@ -143,11 +150,11 @@ def _is_inside(outcome: Outcome) -> bool:
     return band is not None and band.low <= outcome.ratio <= band.high
 
 
-def _ranked(outcomes: Sequence[Outcome]) -> Ranking | None:
+def _ranked(outcomes: Sequence[Outcome], metric: str) -> Ranking | None:
     """Return the order of plans that answer the same question on the same number of GPUs or not."""
     cases: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for outcome in outcomes:
-        if outcome.rate is not None and outcome.metric == "tpot_ms":
+        if outcome.rate is not None and outcome.metric == metric:
             cases[outcome.case].append(outcome.rate)
     plans = [rates for rates in cases.values() if len(rates) > 1]
     return ranking([([r[1] for r in rates], [r[0] for r in rates]) for rates in plans])
