@@ -18,7 +18,7 @@ VERBS = {
     "verify": "Check a plan against a scenario and audit its claims.",
     "compare": "Put plans and the solver's own side by side.",
     "explain": "Say which requirements clash, or what binds the best plan.",
-    "validate": "Predict published measurements and say how far off that is.",
+    "validate": "Predict published measurements, and say how far off the predictions are.",
     "catalog": "List and show what models/ and solvers/ hold.",
 }
 

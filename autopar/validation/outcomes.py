@@ -94,7 +94,8 @@ def evaluate(
             try:
                 setup = setup_of(case, row.num_gpus, bare=bare)
                 if engine is not None:
-                    setup = under(setup, engine)
+                    # A frozen model has a hash, which pyright does not see.
+                    setup = under(setup, engine)  # pyright: ignore[reportArgumentType]
                 outcomes += _scored(source, case, row, setup, predict(setup, case.mode, row))
             except SpecError as error:
                 reason = f"{case.llm} on {case.cluster}: {error}"
