@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from autopar.pairs import explicit_parts
-from autopar.problem import PLACEMENT_COLUMNS, AnyPlan, Metrics, Plan
+from autopar.problem import PLACEMENT_COLUMNS, AnyPlan, Expected, Metrics, Plan
 from autopar.results import (
     ComparedPlan,
     Comparison,
@@ -115,6 +115,23 @@ def metrics_document(metrics: Metrics | None) -> Json | None:
             "kv_cache": metrics.kv_cache_bytes,
             "activations": metrics.activation_bytes,
             "reserved": metrics.reserved_bytes,
+        },
+        "bands": _bands(metrics.expected),
+    }
+
+
+def _bands(expected: Expected | None) -> Json | None:
+    """Return where measured values lie, low and high; None where nothing like it was measured."""
+    if expected is None:
+        return None
+    times = {"ttft_ms": expected.ttft_us, "tpot_ms": expected.tpot_us}
+    rate = expected.tokens_per_s
+    return {
+        "share": expected.share,
+        "tokens_per_s": None if rate is None else list(rate),
+        **{
+            name: None if interval is None else [end / _US_PER_MS for end in interval]
+            for name, interval in times.items()
         },
     }
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from autopar.problem import AnyPlan, DisaggregatedPlan, Plan, Stage
+from autopar.problem import AnyPlan, DisaggregatedPlan, Interval, Plan, Stage
 from autopar.units import format_bytes, format_rate, format_us, plural
 
 DEGREES = ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
@@ -29,6 +29,15 @@ def quantity(value: float | None, unit: str) -> str:
             return format_rate(value)
         case _:
             return f"{value:,.10g} {unit}".strip()
+
+
+def interval(ends: Interval | None, unit: str) -> str:
+    """Return two values with their unit, named once where both have the same: 40.5 to 61.5 ms."""
+    if ends is None:
+        return "no measurement like it"
+    low, high = (quantity(end, unit) for end in ends)
+    (number, _, low_unit), high_unit = low.rpartition(" "), high.rpartition(" ")[2]
+    return f"{number if low_unit == high_unit else low} to {high}"
 
 
 def percent(fraction: float) -> str:

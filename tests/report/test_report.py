@@ -280,3 +280,48 @@ def test_the_explanation_gives_reasons(document_scenario, printed):
 def test_an_optimum_that_nothing_binds_says_so(printed):
     said = printed(text.print_explanation, Explanation("optimal", (), {}, (), ()), "free")
     assert "no single requirement stands in the way" in said
+
+
+BANDS = {"share", "tokens_per_s", "ttft_ms", "tpot_ms"}
+PARTS = {"llm": "llama-3.1-70b", "cluster": "2xhgx-h100"}
+
+
+@pytest.mark.parametrize("workload", ["chat-4k-1k", "chat-4k-1k-disaggregated"])
+def test_metrics_carry_their_bands_in_the_document_and_in_the_text(workload, printed):
+    limits = ["requirements.max_ttft_us=5s", "requirements.max_tpot_us=50ms"]
+    asked = load_scenario(None, parts=PARTS | {"workload": workload}, overrides=limits)
+    answer = solve(asked, diagnose=False)
+    document = documents.solution_document(answer)
+    bands, metrics = document["metrics"]["bands"], document["metrics"]
+    assert bands.keys() == BANDS
+    low, high = bands["tpot_ms"]
+    assert low < metrics["tpot_ms"] < high
+    report = verify(asked, answer.plan)
+    assert documents.verification_document(report)["metrics"]["bands"] == bands
+    spoken = words.interval(answer.metrics.expected.tpot_us, "us")
+    assert f"here {words.percent(bands['share'])} of measured values lie" in printed(
+        text.print_solution, answer
+    )
+    assert spoken in printed(text.print_solution, answer)
+    assert spoken in printed(text.print_verification, report, asked)
+
+
+def test_a_metric_that_nothing_like_it_was_measured_for_says_so(document_scenario, printed):
+    asked = load_scenario("llama-3.1-70b-16xh100")
+    answer = solve(asked, diagnose=False)
+    none = replace(answer.metrics.expected, tokens_per_s=None, ttft_us=None, tpot_us=None)
+    bare = replace(answer, metrics=replace(answer.metrics, expected=none))
+    bands = documents.solution_document(bare)["metrics"]["bands"]
+    assert [bands[key] for key in ("tokens_per_s", "ttft_ms", "tpot_ms")] == [None] * 3
+    assert "no measurement like it" in printed(text.print_solution, bare)
+
+
+def test_what_a_document_declares_has_no_bands(solution, printed):
+    assert documents.solution_document(solution)["metrics"]["bands"] is None
+    assert "measured values lie" not in printed(text.print_solution, solution)
+
+
+def test_a_comparison_has_the_range_of_every_plan(printed):
+    asked = load_scenario("llama-3.1-70b-16xh100")
+    own = load_plan(documents.solution_document(solve(asked, diagnose=False)))
+    assert "TPOT measured" in printed(text.print_comparison, compare(asked, [own]))
