@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import sqrt
 
 from autopar.bands import Metric, Range, has_kernels, ranges, values_us
 from autopar.problem import AnyPlan, DisaggregatedPlan, Expected, Interval, Metrics
@@ -38,6 +39,26 @@ def _with(metrics: Metrics, known: Mapping[Metric, Range]) -> Metrics:
     share = next((known_range.share for known_range in known.values()), 0.0)
     expected = Expected(share, found["tokens_per_s"], found["ttft"], found["tpot"])
     return replace(metrics, expected=expected)
+
+
+# The range that the values of an objective have.
+_RANGE_OF = {
+    "throughput": "tokens_per_s",
+    "throughput_per_gpu": "tokens_per_s",
+    "cost": "tokens_per_s",
+    "ttft": "ttft_us",
+    "tpot": "tpot_us",
+}
+
+
+def band_of(objective: str, metrics: Metrics) -> float | None:
+    """Return by how much one plan must be better than another, as a ratio less 1, to be so surely.
+
+    Half of the range, about its middle: what predictions of both miss alike, as a bias does, leaves
+    their order. None where the objective has no range.
+    """
+    interval = getattr(metrics.expected, _RANGE_OF.get(objective, ""), None)
+    return None if interval is None else sqrt(interval[1] / interval[0]) - 1
 
 
 def _scaled(known: Range, value: float) -> Interval:

@@ -53,6 +53,38 @@ class Uniqueness:
     other: str = ""
 
 
+Degrees = dict[str, int | None]  # by their short keys; None where the stages differ
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerUp:
+    """The best plan of all layouts with other degrees; batch and parts of a prompt do not count.
+
+    objective: the first one, of which value, bound and lead speak. degrees: of it, of each role
+    where there are two; None where only a bound is known, or no other layout satisfies the spec.
+    value: what it reaches. bound: what no other layout beats, proven; None where there is none.
+    lead: how much better the plan is, of `value`, else of `bound`, as better / worse - 1.
+    band: the lead that two predictions like these need to be told apart, in the same terms; None
+    where nothing like them was measured. decides: the objective that tells the two apart.
+    """
+
+    objective: str
+    unit: str
+    degrees: Degrees | dict[str, Degrees] | None
+    value: float | None
+    bound: float | None
+    lead: float | None
+    band: float | None = None
+    decides: str | None = None
+
+    @property
+    def within_band(self) -> bool | None:
+        """Whether predictions are too uncertain to tell the two apart; None where not known."""
+        if self.lead is None or self.band is None:
+            return None
+        return self.lead <= self.band
+
+
 @dataclass(frozen=True, slots=True)
 class Repair:
     """One change that makes an infeasible spec feasible: where, from what, to what, how much."""
@@ -98,6 +130,7 @@ class Solution:
     interrupted: bool = False
     because: dict[str, str] = field(default_factory=dict)  # what each named constraint demands
     roles: dict[str, Metrics] = field(default_factory=dict)  # metrics of each role of the plan
+    runner_up: RunnerUp | None = None  # None: not looked for
 
     def require_plan(self) -> AnyPlan:
         """Return the plan, for callers that cannot go on without one.
@@ -183,3 +216,4 @@ class Explanation:
     repairs: tuple[Repair, ...]
     binding: tuple[str, ...] | None  # None: not determined
     notes: tuple[str, ...] = field(default=())
+    runner_up: RunnerUp | None = None  # None: not looked for

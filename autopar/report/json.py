@@ -17,6 +17,7 @@ from autopar.results import (
     Comparison,
     Explanation,
     ObjectiveValue,
+    RunnerUp,
     Solution,
     SolverInfo,
     VerifyReport,
@@ -58,6 +59,7 @@ def solution_document(solution: Solution) -> Json:
         "binding": None if solution.binding is None else list(solution.binding),
         "conflict": list(solution.conflict),
         "repairs": [asdict(r) for r in solution.repairs],
+        "runner_up": _runner_up(solution.runner_up),
         "uniqueness": None if solution.uniqueness is None else asdict(solution.uniqueness),
         "notes": list(solution.notes),
         "solver": solver_document(solution.solver, interrupted=solution.interrupted),
@@ -183,7 +185,12 @@ def comparison_document(comparison: Comparison) -> Json:
 
 def explanation_document(explanation: Explanation) -> Json:
     """Return why a spec has no plan, or what binds the one it has."""
-    return {"schema": SCHEMA_VERSION, "kind": "explanation", **_listed(asdict(explanation))}
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "explanation",
+        **_listed(asdict(explanation)),
+        "runner_up": _runner_up(explanation.runner_up),
+    }
 
 
 def catalog_document(entries: dict[str, list[dict[str, str]]]) -> Json:
@@ -245,6 +252,10 @@ def _finite(value: Any) -> Any:
             return [_finite(item) for item in value]
         case _:
             return value
+
+
+def _runner_up(found: RunnerUp | None) -> Json | None:
+    return None if found is None else {**asdict(found), "within_band": found.within_band}
 
 
 def _listed(document: Json) -> Json:

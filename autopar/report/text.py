@@ -9,13 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from autopar.problem import AnyPlan, Metrics, Plan
-from autopar.report import words
+from autopar.report import certainty, words
 from autopar.report.words import percent, quantity
 from autopar.results import (
     Comparison,
     Explanation,
     ObjectiveValue,
     Repair,
+    RunnerUp,
     Solution,
     Verdict,
     VerifyReport,
@@ -50,6 +51,7 @@ def print_solution(console: Console, solution: Solution, *, changed: bool = Fals
     _footer(
         console,
         {
+            "Runner-up": _runner_up(solution.runner_up, scenario),
             "Unique": _uniqueness(solution),
             "Note": solution.notes,
             "Assumed": () if changed else scenario.assumptions,
@@ -101,15 +103,16 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     _footer(console, {"Note": notes, "Solver": _solver(solution)})
 
 
-def print_explanation(console: Console, explanation: Explanation, name: str) -> None:
+def print_explanation(console: Console, explanation: Explanation, scenario: Scenario) -> None:
     """Print which requirements clash and what repairs them, or what binds the optimum."""
     said, style = _STATUS[explanation.status]
-    console.print(Text.assemble(name, ": ", (said, style)))
+    console.print(Text.assemble(scenario.name, ": ", (said, style)))
     if explanation.status == "infeasible":
         print_conflict(console, explanation.conflict, explanation.because, explanation.repairs)
     else:
         _binding(console, explanation.binding, explanation.because)
-    _footer(console, {"Note": explanation.notes})
+    second = _runner_up(explanation.runner_up, scenario)
+    _footer(console, {"Runner-up": second, "Note": explanation.notes})
 
 
 def print_conflict(
@@ -372,6 +375,12 @@ def _binding(console: Console, binding: Sequence[str] | None, because: Mapping[s
         return
     rows = ((name, because.get(name, "")) for name in binding)
     _pairs(console, "Binding: without it the plan could be better", rows)
+
+
+def _runner_up(found: RunnerUp | None, scenario: Scenario) -> tuple[str, ...]:
+    if found is None:
+        return ()
+    return (certainty.runner_up(found, is_moe=scenario.llm.is_moe),)
 
 
 def _uniqueness(solution: Solution) -> tuple[str, ...]:

@@ -85,16 +85,22 @@ def layout(plan: AnyPlan) -> str:
     """
     if isinstance(plan, DisaggregatedPlan):
         return " + ".join(f"{role} {layout(part)}" for role, part in plan.roles.items())
-    whole, experts = _shorthand(plan, _WHOLE), _shorthand(plan, _EXPERTS)
-    if not experts or not len(plan.placement):  # a dense model's are those of attention
+    values = {key: plan.degree(key) for key in DEGREES}
+    return shorthand(values, is_moe=bool(len(plan.placement)))
+
+
+def shorthand(values: Mapping[str, int | None], *, is_moe: bool) -> str:
+    """Return degrees as engines write them; None where the stages differ."""
+    whole, experts = _named(values, _WHOLE), _named(values, _EXPERTS)
+    if not experts or not is_moe:  # a dense model's are those of attention
         return whole
     return f"{whole}, experts {experts}"
 
 
-def _shorthand(plan: Plan, names: Mapping[str, str]) -> str:
+def _named(values: Mapping[str, int | None], names: Mapping[str, str]) -> str:
     texts = []
     for key, name in names.items():
-        value = plan.degree(key)
+        value = values[key]
         if value is None:
             texts.append(f"{name.strip()} varies")
         elif value != 1 or key in ("tp", "pp"):

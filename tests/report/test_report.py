@@ -9,8 +9,8 @@ from rich.console import Console
 
 from autopar.api import compare, explain, solve, verify
 from autopar.catalog import load_plan, load_scenario
+from autopar.report import certainty, text, words
 from autopar.report import json as documents
-from autopar.report import text, words
 from autopar.results import (
     Explanation,
     ObjectiveValue,
@@ -269,7 +269,7 @@ def test_the_comparison_shows_differences_and_gaps(document_scenario, printed):
 
 def test_the_explanation_gives_reasons(document_scenario, printed):
     explanation = explain(document_scenario({"cluster.gpus_per_domain": 16}))
-    said = printed(text.print_explanation, explanation, "document")
+    said = printed(text.print_explanation, explanation, load_scenario("moe-16x16-512gpu"))
     for name in explanation.conflict:
         assert f"{name} {explanation.because[name]}" in said
     document = documents.explanation_document(explanation)
@@ -278,7 +278,8 @@ def test_the_explanation_gives_reasons(document_scenario, printed):
 
 
 def test_an_optimum_that_nothing_binds_says_so(printed):
-    said = printed(text.print_explanation, Explanation("optimal", (), {}, (), ()), "free")
+    free = Explanation("optimal", (), {}, (), ())
+    said = printed(text.print_explanation, free, load_scenario("moe-16x16-512gpu"))
     assert "no single requirement stands in the way" in said
 
 
@@ -325,3 +326,21 @@ def test_a_comparison_has_the_range_of_every_plan(printed):
     asked = load_scenario("llama-3.1-70b-16xh100")
     own = load_plan(documents.solution_document(solve(asked, diagnose=False)))
     assert "TPOT measured" in printed(text.print_comparison, compare(asked, [own]))
+
+
+def test_the_runner_up_is_in_the_document_and_in_the_text(solution, printed):
+    found = documents.solution_document(solution)["runner_up"]
+    keys = {"objective", "unit", "degrees", "value", "bound", "lead", "band", "decides"}
+    assert found.keys() == keys | {"within_band"}
+    assert found["degrees"].keys() == set(words.DEGREES)
+    assert found["within_band"] is None  # what a document declares has no errors
+    assert f"Runner-up {certainty.runner_up(solution.runner_up, is_moe=True)}" in printed(
+        text.print_solution, solution
+    )
+
+
+def test_the_explanation_has_the_runner_up_too(document_scenario, printed):
+    scenario = document_scenario({"cluster.gpus_per_domain": 128})
+    explanation = explain(scenario)
+    assert documents.explanation_document(explanation)["runner_up"]["degrees"]
+    assert "Runner-up" in printed(text.print_explanation, explanation, scenario)
