@@ -18,6 +18,7 @@ import numpy as np
 
 import autopar
 from autopar import plugins as plugin_files
+from autopar import robust
 from autopar.comparing import (
     beyond_notes,
     gaps,
@@ -132,6 +133,31 @@ def solve(
         runner_up=found.runner_up,
         because=_statements(task, scenario, found),
     )
+
+
+def robustness(
+    solution: Solution,
+    *,
+    plugins: Sequence[PlugIn] = (),
+    progress: Callable[[Progress], None] | None = None,
+) -> Solution:
+    """Return the answer with what becomes of its plan where each cost moves within its band.
+
+    plugins: as `solve` was given them. An answer that is not proven optimal stays as it is.
+    Raises SpecError if the cost model has no costs to move.
+    """
+    robust.refuse_without_costs(solution.scenario)
+    if solution.status != "optimal" or solution.plan is None or solution.interrupted:
+        return solution
+    every_plugin = (*plugin_files.load_installed(), *plugins)
+    try:
+        found = robust.robustness(
+            solution.scenario, solution.plan, plugins=every_plugin, progress=progress
+        )
+    except KeyboardInterrupt:
+        note = "interrupted while costs were moved; the answer stands"
+        return replace(solution, notes=(*solution.notes, note), interrupted=True)
+    return replace(solution, robustness=found)
 
 
 def verify(

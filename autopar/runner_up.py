@@ -4,22 +4,16 @@ It is found as the winner was, among candidates with other degrees, and costs li
 was seen of their batches, and the plans that were tried, are known already.
 """
 
-from collections.abc import Sequence
-from dataclasses import fields
-
-import numpy as np
-
 from autopar.disaggregated.task import PairTask
 from autopar.expected import band_of
+from autopar.layouts import Layout, degrees_of
 from autopar.lexicographic import Outcome
 from autopar.planning import AnyPrepared, AnyTask
-from autopar.problem import BoolArray, Candidate, Candidates, Metrics
-from autopar.results import Degrees, RunnerUp
+from autopar.problem import Candidate, Metrics
+from autopar.results import RunnerUp
 from autopar.search import Prepared, Splits, Task, Vector, prepare
 from autopar.variables import Choice
 
-DEGREES = ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
-_FREE = {"batch", "chunks"}  # what does not make another layout
 _TRIES = 1  # layouts that are solved for a first plan, where none with other degrees was tried
 
 
@@ -52,18 +46,6 @@ def next_best(
     )
 
 
-def degrees_of(choice: Choice) -> Degrees:
-    """Return the degrees of a choice; None where the stages differ."""
-    candidate = choice.candidate
-    found: Degrees = {key: getattr(candidate, key) for key in DEGREES}
-    for key, of_size in (
-        ("attn_dp", candidate.stage_attn_dp), ("spread", candidate.stage_spread),
-    ):  # fmt: skip
-        values = {of_size(size) for size in choice.split}
-        found[key] = values.pop() if len(values) == 1 else None
-    return found
-
-
 def lead(winner: int, other: int) -> float | None:
     """Return how much better a value is, as better / worse - 1; None where the worse one is 0."""
     smaller, larger = sorted((abs(winner), abs(other)))
@@ -80,33 +62,17 @@ def decides(task: Task, winner: Vector, other: Vector) -> str | None:
 
 def _second(task: Task, prepared: Prepared, winner: Candidate) -> Prepared:
     """Return what is known of all candidates with other degrees than the winner's."""
-    overview = prepared.overview
+    overview, layout = prepared.overview, Layout.of(winner)
     if overview is None:
         rows, matrix = prepared.allowed, prepared.optimistic
-        keep = ~same_degrees(rows, winner)
+        keep = ~layout.matches(rows)
         return prepare(task, given=(rows.take(keep), matrix[keep]))
-    others = overview.of_layouts(~same_degrees(overview.layouts, winner))
-    tried = [v for c, v in overview.tried.items() if _layout(c) != _layout(winner)]
+    others = overview.of_layouts(~layout.matches(overview.layouts))
+    tried = [vector for one, vector in overview.tried.items() if Layout.of(one) != layout]
     given = others.worth_looking(
         Splits(task).values, better_than=min(tried, default=None), tries=_TRIES
     )
     return prepare(task, given=given)
-
-
-def same_degrees(rows: Candidates, candidate: Candidate) -> BoolArray:
-    """Return which candidates have the degrees of another, whatever their batch and parts."""
-    same = np.ones(len(rows), dtype=np.bool_)
-    for key in _keys():
-        same &= getattr(rows, key) == getattr(candidate, key)
-    return same
-
-
-def _layout(candidate: Candidate) -> tuple[int, ...]:
-    return tuple(getattr(candidate, key) for key in _keys())
-
-
-def _keys() -> Sequence[str]:
-    return [field.name for field in fields(Candidate) if field.name not in _FREE]
 
 
 def _bound(prepared: Prepared, winner: Vector) -> Vector | None:

@@ -13,7 +13,8 @@ from autopar.api import solve
 from autopar.constraints.active import droppable
 from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
 from autopar.diagnose import Question
-from autopar.runner_up import lead, next_best, same_degrees
+from autopar.layouts import Layout
+from autopar.runner_up import lead, next_best
 from autopar.search import make_task, prepare
 from autopar.solver import optimise
 from autopar.specs import LLM, Architecture, Scenario
@@ -268,7 +269,7 @@ def compare_runner_up(scenario: Scenario) -> str:
     assert metrics is not None
     found = next_best(task, prepared, outcome, metrics)
     assert found is not None
-    own = same_degrees(task.problem.candidates, outcome.choice.candidate)
+    own = Layout.of(outcome.choice.candidate).matches(task.problem.candidates)
     others = replace(task.problem, candidates=task.problem.candidates.take(~own))
     names = [objective.name for objective in task.objectives]
     best = oracle.best(others, task.constraints, names)

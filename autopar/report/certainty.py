@@ -5,7 +5,7 @@ from typing import cast
 
 from autopar.report import words
 from autopar.report.words import percent, quantity
-from autopar.results import Degrees, RunnerUp
+from autopar.results import Degrees, Doubt, Move, Robustness, RunnerUp
 
 
 def runner_up(found: RunnerUp, *, is_moe: bool) -> str:
@@ -33,6 +33,55 @@ def layout(degrees: Degrees | Mapping[str, Degrees], *, is_moe: bool) -> str:
     return " + ".join(
         f"{role} {words.shorthand(own, is_moe=is_moe)}" for role, own in roles.items()
     )
+
+
+def robust_rows(found: Robustness, *, is_moe: bool) -> list[tuple[str, str, str]]:
+    """Return kind, factors and what becomes of the plan's layout, ends alike in one row."""
+    rows = []
+    for doubt in found.doubts:
+        faster, slower = _said(doubt.faster, is_moe), _said(doubt.slower, is_moe)
+        if faster == slower:
+            rows.append((doubt.kind, f"{_times(doubt.faster)} to {_times(doubt.slower)}", faster))
+            continue
+        rows.append((doubt.kind, _times(doubt.faster), faster))
+        rows.append(("", _times(doubt.slower), slower))
+    return rows
+
+
+def robust_notes(found: Robustness) -> list[str]:
+    """Return what the moves of single costs come to, and which were not made."""
+    notes = []
+    if found.holds:
+        notes.append("the layout stays the best wherever one of these costs is in its band")
+    if found.settles is not None:
+        settles = found.settles
+        doubt = next(doubt for doubt in found.doubts if doubt.kind == settles.kind)
+        notes.append(
+            f"to settle it measure {settles.kind}: {'; '.join(settles.what)}. At "
+            f"{settles.flip:.3g} times what is predicted another layout wins, "
+            f"{percent(settles.part)} of the way to {_end(doubt, settles.flip)}. Then: "
+            f"--set cost_factors.{settles.kind}=MEASURED/PREDICTED"
+        )
+    notes += [f"{kind} was not moved: {why}" for kind, why in found.skipped.items()]
+    return notes
+
+
+def _end(doubt: Doubt, flip: float) -> str:
+    return f"the {_times(doubt.faster if flip < 1 else doubt.slower)} that is possible"
+
+
+def _times(move: Move) -> str:
+    return f"x {move.factor:.3g}"
+
+
+def _said(move: Move, is_moe: bool) -> str:
+    broken = f"; with the batch of the plan: {', '.join(move.breaks)}" if move.breaks else ""
+    if move.verdict != "changes" or move.degrees is None or move.flip is None:
+        return f"{move.verdict}{broken}"
+    wins = f"from x {move.flip:.3g} on {layout(move.degrees, is_moe=is_moe)} wins"
+    if move.regret is None:
+        return f"{wins}; at {_times(move)} no batch of the plan's layout will do{broken}"
+    return f"{wins}; at {_times(move)} the plan's layout loses {percent(move.regret)}{broken}"
 
 
 def _lead(found: RunnerUp, least: str) -> str:

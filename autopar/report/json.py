@@ -17,6 +17,7 @@ from autopar.results import (
     Comparison,
     Explanation,
     ObjectiveValue,
+    Robustness,
     RunnerUp,
     Solution,
     SolverInfo,
@@ -29,7 +30,10 @@ Json = dict[str, Any]
 _US_PER_MS = 1e3
 _NO_PLACEMENT = "[]\n}"  # how a document without one ends
 _ENCODER = json.JSONEncoder(allow_nan=False)
-_DEPTH = {"roles": 3}  # levels of a field that have lines of their own, where not one
+_DEPTH = {
+    "roles": 3,
+    "robustness": 2,
+}  # levels of a field that have lines of their own, where not one
 _PLAN_FIELDS = (
     "llm", "cluster", "degrees", "batch", "chunks", "roles", "num_gpus", "stages", "replicas",
 )  # fmt: skip
@@ -60,6 +64,7 @@ def solution_document(solution: Solution) -> Json:
         "conflict": list(solution.conflict),
         "repairs": [asdict(r) for r in solution.repairs],
         "runner_up": _runner_up(solution.runner_up),
+        "robustness": _robustness(solution.robustness),
         "uniqueness": None if solution.uniqueness is None else asdict(solution.uniqueness),
         "notes": list(solution.notes),
         "solver": solver_document(solution.solver, interrupted=solution.interrupted),
@@ -256,6 +261,26 @@ def _finite(value: Any) -> Any:
 
 def _runner_up(found: RunnerUp | None) -> Json | None:
     return None if found is None else {**asdict(found), "within_band": found.within_band}
+
+
+def _robustness(found: Robustness | None) -> Json | None:
+    """Return what each cost does to the plan within its band; None where that was not asked."""
+    if found is None:
+        return None
+    return {
+        "holds": found.holds,
+        "settles": None if found.settles is None else _listed(asdict(found.settles)),
+        "skipped": found.skipped,
+        "costs": [
+            {
+                "kind": doubt.kind,
+                "band": doubt.band,
+                "faster": _listed(asdict(doubt.faster)),
+                "slower": _listed(asdict(doubt.slower)),
+            }
+            for doubt in found.doubts
+        ],
+    }
 
 
 def _listed(document: Json) -> Json:

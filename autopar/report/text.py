@@ -16,6 +16,7 @@ from autopar.results import (
     Explanation,
     ObjectiveValue,
     Repair,
+    Robustness,
     RunnerUp,
     Solution,
     Verdict,
@@ -48,6 +49,7 @@ def print_solution(console: Console, solution: Solution, *, changed: bool = Fals
             _print_metrics(console, "Metrics", solution.metrics, scenario, solution.roles)
         _section(console, "Objectives, in order", _objectives(solution.objectives))
         _binding(console, solution.binding, solution.because)
+        _robustness(console, solution.robustness, scenario)
     _footer(
         console,
         {
@@ -375,6 +377,16 @@ def _binding(console: Console, binding: Sequence[str] | None, because: Mapping[s
         return
     rows = ((name, because.get(name, "")) for name in binding)
     _pairs(console, "Binding: without it the plan could be better", rows)
+
+
+def _robustness(console: Console, found: Robustness | None, scenario: Scenario) -> None:
+    if found is None:
+        return
+    table = _table("cost", "times", "layout of the plan, with the best batch")
+    for row in certainty.robust_rows(found, is_moe=scenario.llm.is_moe):
+        table.add_row(*row)
+    _section(console, "Robust: each cost alone, at both ends of its error band", table)
+    _footer(console, {"Robust": certainty.robust_notes(found)})
 
 
 def _runner_up(found: RunnerUp | None, scenario: Scenario) -> tuple[str, ...]:

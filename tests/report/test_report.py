@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from autopar.api import compare, explain, solve, verify
+from autopar.api import compare, explain, robustness, solve, verify
 from autopar.catalog import load_plan, load_scenario
 from autopar.report import certainty, text, words
 from autopar.report import json as documents
@@ -19,7 +19,7 @@ from autopar.results import (
     VerifyReport,
     Violation,
 )
-from autopar.specs import PlanSpec
+from autopar.specs import CostFactors, PlanSpec
 
 CONTRACT = {
     "schema", "status", "objective", "degrees", "num_gpus", "idle_gpus", "stages", "placement",
@@ -344,3 +344,26 @@ def test_the_explanation_has_the_runner_up_too(document_scenario, printed):
     explanation = explain(scenario)
     assert documents.explanation_document(explanation)["runner_up"]["degrees"]
     assert "Runner-up" in printed(text.print_explanation, explanation, scenario)
+
+
+@pytest.mark.parametrize("workload", ["chat-4k-1k", "chat-4k-1k-disaggregated"])
+def test_robustness_is_in_the_document_and_in_the_text(workload, printed):
+    parts = {"llm": "llama-3.1-8b", "cluster": "1xhgx-h100", "workload": workload}
+    asked = load_scenario(None, parts=parts, overrides=["requirements.max_tpot_us=30ms"])
+    answer = solve(asked, diagnose=False)
+    assert documents.solution_document(answer)["robustness"] is None
+    answer = robustness(answer)
+    found = json.loads(documents.solution_text(answer))["robustness"]
+    assert found.keys() == {"holds", "settles", "skipped", "costs"}
+    assert {cost["kind"] for cost in found["costs"]} | found["skipped"].keys() == set(
+        CostFactors.model_fields
+    )
+    for cost in found["costs"]:
+        assert cost.keys() == {"kind", "band", "faster", "slower"}
+        assert cost["slower"]["factor"] == cost["band"]
+        for end in (cost["faster"], cost["slower"]):
+            assert end.keys() == {"factor", "verdict", "regret", "flip", "degrees", "breaks"}
+    assert load_plan(documents.solution_document(answer))
+    said = printed(text.print_solution, answer)
+    assert "Robust: each cost alone, at both ends of its error band" in said
+    assert "host was not moved: no engine is named" in said
