@@ -44,7 +44,7 @@ from autopar.planning import (
     optimise,
     prepare,
 )
-from autopar.problem import AnyPlan, Metrics
+from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics
 from autopar.repairs import repairs
 from autopar.results import (
     ComparedPlan,
@@ -58,7 +58,7 @@ from autopar.results import (
     SolverInfo,
     VerifyReport,
 )
-from autopar.runner_up import next_best
+from autopar.runner_up import next_best, next_best_pair
 from autopar.search import Prepared, Splits, Task
 from autopar.space import outside, searched
 from autopar.specs import PlanSpec, Scenario
@@ -143,21 +143,25 @@ def robustness(
 ) -> Solution:
     """Return the answer with what becomes of its plan where each cost moves within its band.
 
+    The runner-up of a plan with two roles, which takes longer than that of one, is found here too.
     plugins: as `solve` was given them. An answer that is not proven optimal stays as it is.
     Raises SpecError if the cost model has no costs to move.
     """
     robust.refuse_without_costs(solution.scenario)
     if solution.status != "optimal" or solution.plan is None or solution.interrupted:
         return solution
+    scenario, plan, second = solution.scenario, solution.plan, solution.runner_up
     every_plugin = (*plugin_files.load_installed(), *plugins)
     try:
-        found = robust.robustness(
-            solution.scenario, solution.plan, plugins=every_plugin, progress=progress
-        )
+        task = make_task(scenario, plugins=every_plugin)
+        if isinstance(task, PairTask) and isinstance(plan, DisaggregatedPlan):
+            assert solution.metrics is not None  # there is a plan
+            second = next_best_pair(task, plan, solution.metrics)
+        found = robust.robustness(scenario, plan, plugins=every_plugin, progress=progress)
     except KeyboardInterrupt:
         note = "interrupted while costs were moved; the answer stands"
         return replace(solution, notes=(*solution.notes, note), interrupted=True)
-    return replace(solution, robustness=found)
+    return replace(solution, robustness=found, runner_up=second)
 
 
 def verify(

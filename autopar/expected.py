@@ -103,8 +103,8 @@ def _notes(scenario: Scenario, metrics: Metrics, plan: AnyPlan) -> Iterator[str]
     yield from _limits(scenario, metrics)
     if _has_groups_between_nodes(scenario, plan):
         yield (
-            "the plan spans several nodes: groups over the fabric were measured for wide expert "
-            "parallelism alone, so that the ranges may be too narrow"
+            "the plan spans several nodes: of groups over the fabric only wide expert parallelism "
+            "was measured, so that the ranges may be too narrow for others"
         )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from autopar.disaggregated.task import PairTask
 from autopar.planning import AnyTask
 from autopar.problem import AnyPlan, BoolArray, Candidate, Candidates, Plan
 from autopar.results import Degrees
@@ -90,10 +91,23 @@ def only(task: AnyTask, layouts: tuple[Layout, ...]) -> AnyTask:
     return replace(task, prefill=prefill, decode=decode)
 
 
-def same(choice: Choice | PairChoice, layouts: tuple[Layout, ...]) -> bool:
-    """Whether a choice has a layout, or both roles theirs."""
-    parts = [choice] if isinstance(choice, Choice) else [choice.prefill, choice.decode]
-    return tuple(Layout.of(part.candidate) for part in parts) == layouts
+def pairs_beside(task: PairTask, layouts: tuple[Layout, ...]) -> tuple[PairTask, PairTask]:
+    """Return two tasks that share all pairs in which a role has another layout.
+
+    Whatever the numbers of replicas: of the first, prefill has another layout; of the second,
+    prefill has the given one, and decode another.
+    """
+    rows = [role.problem.candidates for role in task.roles]
+    same = [layout.matches(r, any_replicas=True) for r, layout in zip(rows, layouts, strict=True)]
+    prefill, decode = task.roles
+    return (
+        replace(task, prefill=_with_rows(prefill, rows[0].take(~same[0]))),
+        replace(
+            task,
+            prefill=_with_rows(prefill, rows[0].take(same[0])),
+            decode=_with_rows(decode, rows[1].take(~same[1])),
+        ),
+    )
 
 
 def _of_role(rows: Candidates, layout: Layout) -> Candidates:

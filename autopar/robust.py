@@ -171,6 +171,8 @@ class Moves:
             outcome = _best(task, ours)
         except SolveLimitError:
             return Best(None, None, None, is_decided=False)
+        if kept.interrupted or outcome.interrupted:  # CP-SAT has taken the signal
+            raise KeyboardInterrupt
         theirs = None if outcome.vector is None else task.oriented(outcome.vector)
         logger.debug("%s x %.4g: kept %s, best %s", kind, factor, ours, theirs)
         decided = all(o.status in ("optimal", "infeasible") for o in (kept, outcome))

@@ -5,11 +5,13 @@ was seen of their batches, and the plans that were tried, are known already.
 """
 
 from autopar.disaggregated.task import PairTask
+from autopar.errors import SolveLimitError
 from autopar.expected import band_of
-from autopar.layouts import Layout, degrees_of
+from autopar.layouts import Layout, all_degrees, degrees_of, layouts_of, only, pairs_beside
 from autopar.lexicographic import Outcome
-from autopar.planning import AnyPrepared, AnyTask
-from autopar.problem import Candidate, Metrics
+from autopar.planning import AnyPrepared, AnyTask, objectives_of, optimise
+from autopar.planning import prepare as prepare_any
+from autopar.problem import Candidate, DisaggregatedPlan, Metrics
 from autopar.results import RunnerUp
 from autopar.search import Prepared, Splits, Task, Vector, prepare
 from autopar.variables import Choice
@@ -22,7 +24,7 @@ def next_best(
 ) -> RunnerUp | None:
     """Return the best plan with other degrees than the optimum's; None without an optimum.
 
-    metrics: of the optimum.
+    metrics: of the optimum. None for two roles too: `next_best_pair` is not so cheap.
     """
     if outcome.status != "optimal" or outcome.vector is None or isinstance(task, PairTask):
         return None
@@ -46,6 +48,42 @@ def next_best(
     )
 
 
+def next_best_pair(task: PairTask, plan: DisaggregatedPlan, metrics: Metrics) -> RunnerUp | None:
+    """Return the best pair in which a role has another layout than in the optimal one.
+
+    Whatever the numbers of replicas, which balance two roles and are many. Takes as long as two
+    solves. None where it is not decided within the limits.
+    """
+    layouts = layouts_of(plan, one_grid_per_layer=False)
+    first = task.objectives[0]
+    try:
+        own, *others = (
+            optimise(part, prepare_any(part, ties=False))
+            for part in (only(task, layouts), *pairs_beside(task, layouts))
+        )
+    except SolveLimitError:
+        return None
+    if own.vector is None or any(o.status not in ("optimal", "infeasible") for o in others):
+        return None
+    winner = task.oriented(own.vector)
+    found = [(task.oriented(o.vector), o.choice) for o in others if o.vector is not None]
+    if not found:
+        return RunnerUp(first.name, first.unit, None, None, None, None)
+    best, choice = min(found, key=lambda pair: pair[0])
+    assert choice is not None  # it has a vector
+    value = first.value(abs(best[0]))
+    return RunnerUp(
+        objective=first.name,
+        unit=first.unit,
+        degrees=all_degrees(choice),
+        value=value,
+        bound=value,
+        lead=lead(winner[0], best[0]),
+        band=band_of(first.name, metrics),
+        decides=decides(task, winner, best),
+    )
+
+
 def lead(winner: int, other: int) -> float | None:
     """Return how much better a value is, as better / worse - 1; None where the worse one is 0."""
     smaller, larger = sorted((abs(winner), abs(other)))
@@ -54,9 +92,9 @@ def lead(winner: int, other: int) -> float | None:
     return None if smaller == 0 else larger / smaller - 1
 
 
-def decides(task: Task, winner: Vector, other: Vector) -> str | None:
+def decides(task: AnyTask, winner: Vector, other: Vector) -> str | None:
     """Return the first objective in which two plans differ; None where there is none."""
-    pairs = zip(task.objectives, winner, other, strict=True)
+    pairs = zip(objectives_of(task), winner, other, strict=True)
     return next((objective.name for objective, a, b in pairs if a != b), None)
 
 

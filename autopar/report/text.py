@@ -386,7 +386,7 @@ def _robustness(console: Console, found: Robustness | None, scenario: Scenario) 
     for row in certainty.robust_rows(found, is_moe=scenario.llm.is_moe):
         table.add_row(*row)
     _section(console, "Robust: each cost alone, at both ends of its error band", table)
-    _footer(console, {"Robust": certainty.robust_notes(found)})
+    _footer(console, {"Verdict": certainty.robust_notes(found)})
 
 
 def _runner_up(found: RunnerUp | None, scenario: Scenario) -> tuple[str, ...]:
