@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autopar.api import compare as compare
     from autopar.api import explain as explain
+    from autopar.api import robustness as robustness
     from autopar.api import solve as solve
     from autopar.api import verify as verify
     from autopar.catalog import load_plan as load_plan
@@ -30,6 +31,7 @@ _HOME = {
     "verify": "autopar.api",
     "compare": "autopar.api",
     "explain": "autopar.api",
+    "robustness": "autopar.api",
     "load_scenario": "autopar.catalog",
     "load_plan": "autopar.catalog",
     "register": "autopar.constraints",

@@ -18,6 +18,7 @@ import numpy as np
 
 import autopar
 from autopar import plugins as plugin_files
+from autopar import robust
 from autopar.comparing import (
     beyond_notes,
     gaps,
@@ -43,7 +44,7 @@ from autopar.planning import (
     optimise,
     prepare,
 )
-from autopar.problem import AnyPlan
+from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics
 from autopar.repairs import repairs
 from autopar.results import (
     ComparedPlan,
@@ -52,10 +53,12 @@ from autopar.results import (
     ObjectiveValue,
     Progress,
     Repair,
+    RunnerUp,
     Solution,
     SolverInfo,
     VerifyReport,
 )
+from autopar.runner_up import next_best, next_best_pair
 from autopar.search import Prepared, Splits, Task
 from autopar.space import outside, searched
 from autopar.specs import PlanSpec, Scenario
@@ -104,15 +107,16 @@ def solve(
         clock.lap("unfold")
         report = trusted(task, outcome, plan)
         clock.lap("verify")
-    asked = diagnose and not outcome.interrupted
-    found = _diagnose(task, outcome, Question(scenario, every_plugin)) if asked else _Findings()
+    asked = Question(scenario, every_plugin) if diagnose and not outcome.interrupted else None
+    metrics = None if report is None else report.metrics
+    found = _diagnose(task, prepared, outcome, asked, metrics)
     tied = _tied_levels(task, prepared, outcome)
     clock.lap("diagnose")
     return Solution(
         scenario=scenario,
         status=outcome.status,
         plan=plan,
-        metrics=None if report is None else report.metrics,
+        metrics=metrics,
         roles={} if report is None else report.roles,
         objectives=_objective_values(task, outcome, tied),
         binding=found.binding,
@@ -126,10 +130,38 @@ def solve(
         ),
         solver=_solver_info(task, prepared, outcome, every_plugin, clock),
         interrupted=outcome.interrupted or found.interrupted,
-        because=_statements(
-            task, scenario, (*(found.binding or ()), *(name for c in found.clashes for name in c))
-        ),
+        runner_up=found.runner_up,
+        because=_statements(task, scenario, found),
     )
+
+
+def robustness(
+    solution: Solution,
+    *,
+    plugins: Sequence[PlugIn] = (),
+    progress: Callable[[Progress], None] | None = None,
+) -> Solution:
+    """Return the answer with what becomes of its plan where each cost moves within its band.
+
+    The runner-up of a plan with two roles, which takes longer than that of one, is found here too.
+    plugins: as `solve` was given them. An answer that is not proven optimal stays as it is.
+    Raises SpecError if the cost model has no costs to move.
+    """
+    robust.refuse_without_costs(solution.scenario)
+    if solution.status != "optimal" or solution.plan is None or solution.interrupted:
+        return solution
+    scenario, plan, second = solution.scenario, solution.plan, solution.runner_up
+    every_plugin = (*plugin_files.load_installed(), *plugins)
+    try:
+        task = make_task(scenario, plugins=every_plugin)
+        if isinstance(task, PairTask) and isinstance(plan, DisaggregatedPlan):
+            assert solution.metrics is not None  # there is a plan
+            second = next_best_pair(task, plan, solution.metrics)
+        found = robust.robustness(scenario, plan, plugins=every_plugin, progress=progress)
+    except KeyboardInterrupt:
+        note = "interrupted while costs were moved; the answer stands"
+        return replace(solution, notes=(*solution.notes, note), interrupted=True)
+    return replace(solution, robustness=found, runner_up=second)
 
 
 def verify(
@@ -201,6 +233,7 @@ def explain(scenario: Scenario, *, plugins: Sequence[PlugIn] = ()) -> Explanatio
         repairs=solution.repairs,
         binding=solution.binding,
         notes=solution.notes,
+        runner_up=solution.runner_up,
     )
 
 
@@ -231,11 +264,24 @@ class _Findings:
     repairs: tuple[Repair, ...] = ()
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
+    runner_up: RunnerUp | None = None
 
 
-def _diagnose(task: AnyTask, outcome: Outcome, question: Question) -> _Findings:
-    """Find what binds the optimum, or what clashes; Ctrl-C keeps what is known by then."""
+def _diagnose(
+    task: AnyTask,
+    prepared: AnyPrepared,
+    outcome: Outcome,
+    question: Question | None,
+    metrics: Metrics | None,
+) -> _Findings:
+    """Find what binds the optimum and what comes next to it, or what clashes.
+
+    question: the scenario as it was asked; None where nothing is to be found. Ctrl-C keeps what is
+    known by then.
+    """
     found = _Findings()
+    if question is None:
+        return found
     try:
         if outcome.status == "infeasible":
             found.binding = ()
@@ -247,6 +293,8 @@ def _diagnose(task: AnyTask, outcome: Outcome, question: Question) -> _Findings:
             ]
             found.repairs = repairs(question, found.clashes)
         elif outcome.status == "optimal" and outcome.vector is not None:
+            assert metrics is not None  # there is a plan
+            found.runner_up = next_best(task, prepared, outcome, metrics)
             oriented = task.oriented(outcome.vector)
             budget = _binding_budget(question)
             found.binding, undecided = binding(question, oriented, budget, task=task)
@@ -257,8 +305,9 @@ def _diagnose(task: AnyTask, outcome: Outcome, question: Question) -> _Findings:
     return found
 
 
-def _statements(task: AnyTask, scenario: Scenario, names: Sequence[str]) -> dict[str, str]:
-    """Return what each named constraint demands, in its own words."""
+def _statements(task: AnyTask, scenario: Scenario, found: _Findings) -> dict[str, str]:
+    """Return what each constraint that binds or clashes demands, in its own words."""
+    names = (*(found.binding or ()), *(name for clash in found.clashes for name in clash))
     said = {}
     for constraint in task.constraints:
         if constraint.name in names:

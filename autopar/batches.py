@@ -8,7 +8,8 @@ intervals are halved until that bound rules them out or a single batch is left. 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from autopar.candidates import with_batch
 from autopar.constraints import Constraint, PlugIn
 from autopar.costs.steps import most_sequences
 from autopar.objectives import Objective
-from autopar.problem import BoolArray, Candidates, FloatArray, IntArray, Problem
+from autopar.problem import BoolArray, Candidate, Candidates, FloatArray, IntArray, Problem
 
 _PARTS = 8  # into which an interval is cut
 _TRIES = 3  # layouts that are solved for a first plan
@@ -64,37 +65,74 @@ class Intervals:
         return Intervals(self.layout[index], low, high)
 
 
-def worth_looking(
-    problem: Problem,
-    constraints: Sequence[PlugIn],
-    objectives: Sequence[Objective],
-    attempt: Try,
-    *,
-    better_than: Vector | None = None,
-) -> tuple[Candidates, IntArray]:
-    """Return the candidates that may be optimal, and their optimistic vectors, in that order.
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Batches of all layouts that pass the filters, in few intervals, before any plan is known.
 
-    attempt: solves one candidate with a given batch; its best value prunes the others, unless
-    values that a plan must reach are known already (`better_than`).
-    matrix: shape (rows, objectives), turned so that less is better.
+    matrix: what no batch of an interval beats, shape (intervals, objectives), turned so that less
+    is better. low: the same of the low ends alone. tried: values of candidates that were solved.
     """
-    rows = problem.candidates
-    most = most_sequences(problem.scenario.workload, rows.chunks)
-    rows, most = rows.take(most > 0), most[most > 0]
-    fits = _passes(problem, constraints, rows, lambda c: c.depends_on_batch == "not")
-    rows, most = rows.take(fits), most[fits]
-    ask = _Ask(problem, constraints, objectives, rows)
-    work, matrix = ask.doubling(most)
-    best = ask.first_plan(work, attempt) if better_than is None else better_than
-    while True:
-        if best is not None:
-            keep = not_after(matrix, best)
-            work, matrix = work.take(keep), matrix[keep]
-        if bool((work.low == work.high).all()):
-            break
-        work, matrix = ask.possible(work.cut())
-    order = np.lexsort(matrix.T[::-1])
-    return ask.at_low(work).take(order), matrix[order]
+
+    _ask: "_Ask"
+    work: Intervals
+    matrix: IntArray
+    low: IntArray
+    tried: dict[Candidate, Vector]
+
+    @classmethod
+    def of(
+        cls, problem: Problem, constraints: Sequence[PlugIn], objectives: Sequence[Objective]
+    ) -> Self:
+        """Return the overview of a problem's candidates."""
+        rows = problem.candidates
+        most = most_sequences(problem.scenario.workload, rows.chunks)
+        rows, most = rows.take(most > 0), most[most > 0]
+        fits = _passes(problem, constraints, rows, lambda c: c.depends_on_batch == "not")
+        rows, most = rows.take(fits), most[fits]
+        ask = _Ask(problem, constraints, objectives, rows)
+        return cls(ask, *ask.doubling(most), {})
+
+    @property
+    def layouts(self) -> Candidates:
+        """The layouts that the intervals speak of."""
+        return self._ask.rows
+
+    def of_layouts(self, wanted: BoolArray) -> "Overview":
+        """Return what is known of some layouts."""
+        keep = wanted[self.work.layout]
+        return replace(
+            self, work=self.work.take(keep), matrix=self.matrix[keep], low=self.low[keep]
+        )
+
+    def worth_looking(
+        self, attempt: Try, *, better_than: Vector | None = None, tries: int = _TRIES
+    ) -> tuple[Candidates, IntArray]:
+        """Return the candidates that may be optimal, and their optimistic vectors, in that order.
+
+        attempt: solves one candidate with a given batch; its best value prunes the others, unless
+        values that a plan must reach are known already (`better_than`). tries: layouts that are
+        solved for a first plan.
+        """
+
+        def remembered(row: Candidates) -> Vector | None:
+            found = attempt(row)
+            if found is not None:
+                self.tried[row.row(0)] = found
+            return found
+
+        work, matrix = self.work, self.matrix
+        best = better_than
+        if best is None:
+            best = self._ask.first_plan(work, self.low, remembered, tries)
+        while True:
+            if best is not None:
+                keep = not_after(matrix, best)
+                work, matrix = work.take(keep), matrix[keep]
+            if bool((work.low == work.high).all()):
+                break
+            work, matrix = self._ask.possible(work.cut())
+        order = np.lexsort(matrix.T[::-1])
+        return self._ask.at_low(work).take(order), matrix[order]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +148,10 @@ class _Ask:
         """Return the candidates with the lowest batch of each interval."""
         return with_batch(self.rows.take(work.layout), work.low)
 
-    def doubling(self, most: IntArray) -> tuple[Intervals, IntArray]:
-        """Return intervals [1, 1], [2, 3], [4, 7], ... that may hold a plan.
+    def doubling(self, most: IntArray) -> tuple[Intervals, IntArray, IntArray]:
+        """Return intervals [1, 1], [2, 3], [4, 7], ... that may hold a plan, and their vectors.
+
+        The second of these are of the low ends alone.
 
         A layout whose low end fails what grows with the batch has no larger batch that passes; one
         that is too slow at its low end may be fast enough later.
@@ -120,38 +160,50 @@ class _Ask:
         while len(layouts):
             high = np.minimum(2 * low - 1, most[layouts])
             work = Intervals(layouts, np.full_like(layouts, low), high)
-            grows, may_pass, matrix = self._judged(work)
+            grows, may_pass, matrix, ends = self._judged(work)
             keep = grows & may_pass
-            parts.append((work.take(keep), matrix[keep]))
+            parts.append((work.take(keep), matrix[keep], ends[keep]))
             low *= 2
             layouts = layouts[grows & (most[layouts] >= low)]
-        return Intervals.joined([w for w, _ in parts]), np.concatenate(
-            [np.zeros((0, len(self.objectives)), dtype=np.int64), *(m for _, m in parts)]
+        none = np.zeros((0, len(self.objectives)), dtype=np.int64)
+        return (
+            Intervals.joined([part[0] for part in parts]),
+            np.concatenate([none, *(part[1] for part in parts)]),
+            np.concatenate([none, *(part[2] for part in parts)]),
         )
 
     def possible(self, work: Intervals) -> tuple[Intervals, IntArray]:
         """Return the intervals that may hold a plan, and their optimistic vectors."""
-        grows, may_pass, matrix = self._judged(work)
+        grows, may_pass, matrix, _ = self._judged(work)
         keep = grows & may_pass
         return work.take(keep), matrix[keep]
 
-    def _judged(self, work: Intervals) -> tuple[BoolArray, BoolArray, IntArray]:
-        """Return which low ends pass what grows, which intervals may pass the rest, and vectors."""
+    def _judged(self, work: Intervals) -> tuple[BoolArray, BoolArray, IntArray, IntArray]:
+        """Return which low ends pass what grows, which intervals may pass the rest, and vectors.
+
+        The second of these are of the low ends alone.
+        """
         rows, ratio = self.at_low(work), work.ratio
         grows = _passes(
             self.problem, self.constraints, rows, lambda c: c.depends_on_batch == "grows"
         )
         may_pass = _may_pass(self.problem, self.constraints, rows, ratio)
-        return grows, may_pass, over_batches(self.problem, self.objectives, rows, ratio)
+        # The model remembers its bounds of these rows, so that the second matrix costs little.
+        matrix, ends = (
+            over_batches(self.problem, self.objectives, rows, r)
+            for r in (ratio, np.ones(len(rows)))
+        )
+        return grows, may_pass, matrix, ends
 
-    def first_plan(self, work: Intervals, attempt: Try) -> Vector | None:
+    def first_plan(
+        self, work: Intervals, ends: IntArray, attempt: Try, tries: int
+    ) -> Vector | None:
         """Return the values of a good plan, from the intervals whose low ends promise most."""
         best: Vector | None = None
         rows = self.at_low(work)
-        matrix = over_batches(self.problem, self.objectives, rows, np.ones(len(rows)))
-        order = np.lexsort(matrix.T[::-1])
-        for tries, index in enumerate(order.tolist()):
-            if best is not None and tries >= _TRIES:
+        order = np.lexsort(ends.T[::-1])
+        for tried, index in enumerate(order.tolist()):
+            if best is not None and tried >= tries:
                 break
             low, high = int(work.low[index]), int(work.high[index])
             found = self._good(rows.take(np.array([index])), low, high, attempt)

@@ -169,11 +169,28 @@ class CostModel(Protocol):
         ...
 
 
+Interval = tuple[float, float]  # low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Where measured values of metrics are expected; None where nothing like it was measured.
+
+    share: of measured values that lie inside.
+    """
+
+    share: float
+    tokens_per_s: Interval | None = None
+    ttft_us: Interval | None = None
+    tpot_us: Interval | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Metrics:
     """What a plan delivers, in floats; None where the cost model does not say.
 
     `concurrency` is the closed-loop number of batches in flight over all replicas: one per stage.
+    expected: where measured values lie; None where the cost model has no error bands.
     """
 
     tokens_per_s: float
@@ -188,6 +205,7 @@ class Metrics:
     kv_cache_bytes: float | None
     activation_bytes: float | None
     reserved_bytes: float | None
+    expected: Expected | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,99 @@ class Uniqueness:
     other: str = ""
 
 
+Degrees = dict[str, int | None]  # by their short keys; None where the stages differ
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerUp:
+    """The best plan of all layouts with other degrees; batch and parts of a prompt do not count.
+
+    objective: the first one, of which value, bound and lead speak. degrees: of it, of each role
+    where there are two; None where only a bound is known, or no other layout satisfies the spec.
+    value: what it reaches. bound: what no other layout beats, proven; None where there is none.
+    lead: how much better the plan is, of `value`, else of `bound`, as better / worse - 1.
+    band: the lead that two predictions like these need to be told apart, in the same terms; None
+    where nothing like them was measured. decides: the objective that tells the two apart.
+    """
+
+    objective: str
+    unit: str
+    degrees: Degrees | dict[str, Degrees] | None
+    value: float | None
+    bound: float | None
+    lead: float | None
+    band: float | None = None
+    decides: str | None = None
+
+    @property
+    def within_band(self) -> bool | None:
+        """Whether predictions are too uncertain to tell the two apart; None where not known."""
+        if self.lead is None or self.band is None:
+            return None
+        return self.lead <= self.band
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One kind of cost moved to an end of its band, and what is best then.
+
+    factor: on the times of the kind. verdict: whether the plan's layout, with the best batch, stays
+    the best; "no plan" where nothing satisfies the spec any more. regret: the share of the first
+    objective that keeping the layout gives away; None where there is none to keep, or no plan.
+    flip: the factor from which on another layout wins, and degrees: those of it, of each role where
+    there are two. breaks: what the plan as it stands, with its own batch, violates then.
+    """
+
+    factor: float
+    verdict: Literal["stays", "changes", "no plan", "not decided"]
+    regret: float | None = None
+    flip: float | None = None
+    degrees: Degrees | dict[str, Degrees] | None = None
+    breaks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """One kind of cost, moved to both ends of its band."""
+
+    kind: str
+    band: float
+    faster: Move
+    slower: Move
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The measurement that would settle which layout is best: of the cost that decides first.
+
+    part: of its band, in logarithms, at which another layout wins. what: the operations, in words.
+    """
+
+    kind: str
+    flip: float
+    part: float
+    what: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """Whether the plan's layout stays the best where each cost is off as far as it may be.
+
+    skipped: kinds of cost that the scenario does not have, and why. settles: None where no move of
+    a single cost changes the layout.
+    """
+
+    doubts: tuple[Doubt, ...]
+    skipped: dict[str, str]
+    settles: Measurement | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the layout stays the best under every move, as proven."""
+        moves = [move for doubt in self.doubts for move in (doubt.faster, doubt.slower)]
+        return all(move.verdict == "stays" for move in moves)
+
+
 @dataclass(frozen=True, slots=True)
 class Repair:
     """One change that makes an infeasible spec feasible: where, from what, to what, how much."""
@@ -98,6 +191,8 @@ class Solution:
     interrupted: bool = False
     because: dict[str, str] = field(default_factory=dict)  # what each named constraint demands
     roles: dict[str, Metrics] = field(default_factory=dict)  # metrics of each role of the plan
+    runner_up: RunnerUp | None = None  # None: not looked for
+    robustness: Robustness | None = None  # None: not asked for
 
     def require_plan(self) -> AnyPlan:
         """Return the plan, for callers that cannot go on without one.
@@ -183,3 +278,4 @@ class Explanation:
     repairs: tuple[Repair, ...]
     binding: tuple[str, ...] | None  # None: not determined
     notes: tuple[str, ...] = field(default=())
+    runner_up: RunnerUp | None = None  # None: not looked for

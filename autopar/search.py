@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autopar.batches import worth_looking
+from autopar.batches import Overview
 from autopar.candidates import generate, loosened
 from autopar.constraints import Constraint, PlugIn
 from autopar.constraints.active import active
@@ -66,7 +66,8 @@ class Prepared:
     floor: values that no plan of the rows beats, as far as filters and the dynamic programme see;
     None where there is none, or where plans may differ in more than degrees and splits.
     allowed: all candidates that pass every filter; optimistic: shape (allowed, objectives),
-    oriented; both in lexicographic order, of which `rows` is a prefix.
+    oriented; both in lexicographic order, of which `rows` is a prefix. Where the batch is open,
+    these are the ones that may be optimal, and `overview` knows of the others.
     """
 
     num_candidates: int
@@ -79,6 +80,7 @@ class Prepared:
     floor: Vector | None
     allowed: Candidates
     optimistic: IntArray
+    overview: Overview | None = None
 
     @property
     def num_in_model(self) -> int:
@@ -131,19 +133,20 @@ def prepare(
     vectors, in lexicographic order, where these are known already.
     """
     problem = task.problem
-    rows, matrix = _candidates(task, better_than) if given is None else given
+    overview = None if given is not None else overview_of(task)
+    if overview is not None:
+        given = overview.worth_looking(Splits(task).values, better_than=better_than)
+    rows, matrix = in_order(task) if given is None else given
     tables: list[SegmentTable] = []
-    shapes: ShapeCache = {}
-    start_shapes: ShapeCache = {}
+    shapes, start_shapes = ShapeCache(), ShapeCache()
     start = _in_canonical_order(problem)
     incumbent: Choice | None = None
     vector: Vector | None = None
     floors: list[Vector | None] = []
     for index in range(len(rows)):
         optimistic = tuple(matrix[index].tolist())
-        if vector is not None and optimistic > vector:
-            break
-        if better_than is not None and optimistic >= better_than:
+        is_behind = vector is not None and optimistic > vector
+        if is_behind or (better_than is not None and optimistic >= better_than):
             break
         row = rows.take(np.array([index]))
         table = segment_table(problem, row, task.constraints, shapes)
@@ -162,11 +165,10 @@ def prepare(
     keep = [i for i in range(len(tables)) if vector is None or tuple(matrix[i].tolist()) <= vector]
     if incumbent is not None:
         incumbent = replace(incumbent, row=keep.index(incumbent.row))
-    logger.info(
-        "%d candidates, %d allowed, %d in the model", len(problem.candidates), len(rows), len(keep)
-    )
+    total = len(problem.candidates)
+    logger.info("%d candidates, %d allowed, %d in the model", total, len(rows), len(keep))
     return Prepared(
-        num_candidates=len(problem.candidates),
+        num_candidates=total,
         num_allowed=len(rows),
         rows=rows.take(np.array(keep, dtype=np.int64)),
         tables=tuple(tables[i] for i in keep),
@@ -176,6 +178,7 @@ def prepare(
         floor=_least(floors[i] for i in keep) if start is problem else None,
         allowed=rows,
         optimistic=matrix,
+        overview=overview,
     )
 
 
@@ -187,14 +190,11 @@ def _least(vectors: Iterable[Vector | None]) -> Vector | None:
     return min((vector for vector in vectors if vector is not None), default=None)
 
 
-def _candidates(task: Task, better_than: Vector | None) -> tuple[Candidates, IntArray]:
-    """Return the candidates that may hold the optimum, by optimistic vector."""
-    problem = task.problem
-    if not problem.scenario.workload.is_open:
-        return in_order(task)
-    return worth_looking(
-        problem, task.constraints, task.objectives, Splits(task).values, better_than=better_than
-    )
+def overview_of(task: Task) -> Overview | None:
+    """Return the batches that pass the filters; None where the workload gives the batch."""
+    if not task.problem.scenario.workload.is_open:
+        return None
+    return Overview.of(task.problem, task.constraints, task.objectives)
 
 
 class Splits:

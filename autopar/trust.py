@@ -6,6 +6,7 @@ from autopar.constraints import Constraint, PlugIn
 from autopar.constraints.base import complaints
 from autopar.disaggregated.task import PairTask
 from autopar.errors import PluginError, VerificationError
+from autopar.expected import with_ranges
 from autopar.lexicographic import Outcome
 from autopar.planning import AnyTask, objectives_of
 from autopar.plans import stated_numbers
@@ -18,10 +19,10 @@ from autopar.verifier.roles import verify_pair
 
 
 def second_opinion(scenario: Scenario, plan: AnyPlan) -> VerifyReport:
-    """Return what the verifier says of an explicit plan."""
+    """Return what the verifier says of an explicit plan, with the ranges of its metrics."""
     if isinstance(plan, DisaggregatedPlan):
-        return verify_pair(scenario, plan)
-    return verify_plan(scenario, plan)
+        return with_ranges(scenario, verify_pair(scenario, plan), plan)
+    return with_ranges(scenario, verify_plan(scenario, plan), plan)
 
 
 def audited(scenario: Scenario, plan: AnyPlan, spec: PlanSpec) -> VerifyReport:
@@ -29,10 +30,10 @@ def audited(scenario: Scenario, plan: AnyPlan, spec: PlanSpec) -> VerifyReport:
 
     Raises SpecError if a claim cannot be read.
     """
-    stated = stated_numbers(spec)
+    said = (spec.claims, stated_numbers(spec), spec)
     if isinstance(plan, DisaggregatedPlan):
-        return verify_pair(scenario, plan, spec.claims, stated, spec)
-    return verify_plan(scenario, plan, spec.claims, stated, spec)
+        return with_ranges(scenario, verify_pair(scenario, plan, *said), plan)
+    return with_ranges(scenario, verify_plan(scenario, plan, *said), plan)
 
 
 def refusals(plugins: Sequence[PlugIn], plan: AnyPlan, task: AnyTask) -> list[Violation]:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from autopar import oracle
-from autopar.batches import Intervals, worth_looking
+from autopar.batches import Intervals, Overview
 from autopar.candidates import every_batch, with_batch
 from autopar.costs.analytic import AnalyticCosts
 from autopar.costs.steps import most_sequences
@@ -218,11 +218,10 @@ def test_every_optimum_is_worth_a_look(
     best = min(reached.values(), default=None)
     prepared = prepare(task)
     pruned = prepared.allowed, prepared.optimistic
-    every = worth_looking(task.problem, task.constraints, task.objectives, lambda row: None)
+    overview = Overview.of(task.problem, task.constraints, task.objectives)
+    every = overview.worth_looking(lambda row: None)
     middle = sorted(reached.values())[len(reached) // 2] if reached else None
-    known = worth_looking(
-        task.problem, task.constraints, task.objectives, lambda row: None, better_than=middle
-    )
+    known = overview.worth_looking(lambda row: None, better_than=middle)
     for (rows, matrix), wanted in (
         (pruned, {row for row, vector in reached.items() if vector == best}),
         (every, set(reached)),

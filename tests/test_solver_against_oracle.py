@@ -1,10 +1,11 @@
 """The solver equals exhaustive search: same status, same lexicographic value, a verified plan."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from autopar import oracle, overrides
@@ -12,11 +13,14 @@ from autopar.api import solve
 from autopar.constraints.active import droppable
 from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
 from autopar.diagnose import Question
+from autopar.layouts import Layout
+from autopar.runner_up import lead, next_best
 from autopar.search import make_task, prepare
 from autopar.solver import optimise
 from autopar.specs import LLM, Architecture, Scenario
 from autopar.specs.counting import parameters
 from autopar.unfold import unfold
+from autopar.variables import Choice
 from autopar.verifier import verify_plan
 
 RULES = (
@@ -249,6 +253,49 @@ def test_the_solver_equals_exhaustive_search(
 def test_with_an_open_batch_too(data: st.DataObject, architectures: Callable[..., Any]) -> None:
     """The batch, and the parts in which prompts are computed, are found with the layout."""
     compare_with_oracle(data.draw(scenarios(architectures, is_open=True)))
+
+
+def compare_runner_up(scenario: Scenario) -> str:
+    """The next best layout, its value and its bound, against all plans with other degrees."""
+    task = make_task(scenario)
+    prepared = prepare(task)
+    outcome = optimise(task, prepared)
+    if outcome.choice is None or outcome.vector is None:
+        return "infeasible"
+    assert isinstance(outcome.choice, Choice)
+    metrics = verify_plan(scenario, unfold(
+        task.problem, outcome.choice.candidate, outcome.choice.split
+    )).metrics  # fmt: skip
+    assert metrics is not None
+    found = next_best(task, prepared, outcome, metrics)
+    assert found is not None
+    own = Layout.of(outcome.choice.candidate).matches(task.problem.candidates)
+    others = replace(task.problem, candidates=task.problem.candidates.take(~own))
+    names = [objective.name for objective in task.objectives]
+    best = oracle.best(others, task.constraints, names)
+    first = task.objectives[0]
+    sign = 1 if first.sense == "min" else -1
+    if best is None:
+        assert found.value is None
+        return "alone"
+    assert found.bound is not None
+    bound = round(found.bound / first.quantum) * sign
+    assert task.oriented(outcome.vector)[0] <= bound <= best[0][0]
+    if found.value is None:
+        return "bound"
+    assert best[0][0] <= round(found.value / first.quantum) * sign
+    if scenario.recipe.cp_sat.symmetry == "canonical" and not scenario.rules:
+        assert found.value == found.bound
+        assert found.lead == lead(task.oriented(outcome.vector)[0], best[0][0])
+    return "exact" if found.value == found.bound else "found"
+
+
+@many(60)
+@given(data=st.data(), is_open=st.booleans())
+def test_the_next_best_layout_is_that_of_exhaustive_search(
+    data: st.DataObject, is_open: bool, architectures: Callable[..., Any]
+) -> None:
+    event(compare_runner_up(data.draw(scenarios(architectures, is_open=is_open))))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autopar.results import Explanation
+    from autopar.specs import Scenario
 
 
 @click.command("explain")
@@ -35,12 +36,12 @@ def command(ctx: click.Context, query: Query, output: Output) -> None:
     emit(
         output,
         lambda: explanation_document(explanation),
-        lambda console: _print(console, explanation, scenario.name),
+        lambda console: _print(console, explanation, scenario),
     )
     ctx.exit(EXIT_CODES[explanation.status])
 
 
-def _print(console: "Console", explanation: "Explanation", name: str) -> None:
+def _print(console: "Console", explanation: "Explanation", scenario: "Scenario") -> None:
     from autopar.report.text import print_explanation
 
-    print_explanation(console, explanation, name)
+    print_explanation(console, explanation, scenario)

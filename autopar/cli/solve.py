@@ -24,9 +24,17 @@ EXIT_CODES = {"optimal": 0, "feasible": 0, "infeasible": 3, "unknown": 4}
     metavar="PLAN",
     help="Solve the scenario that PLAN embeds again; exit 1 if the answer differs.",
 )
+@click.option(
+    "--robust",
+    is_flag=True,
+    help="Move each cost within its error band: say whether the layout stays the best, and which "
+    "measurement would settle it. Solves the scenario some twenty times more.",
+)
 @output_options
 @click.pass_context
-def command(ctx: click.Context, query: Query, replay: str | None, output: Output) -> None:
+def command(
+    ctx: click.Context, query: Query, replay: str | None, robust: bool, output: Output
+) -> None:
     """Find the best plan of a scenario, with its proof.
 
     Exits with 3 if there provably is no plan, with 4 if the limit was reached without one.
@@ -36,11 +44,11 @@ def command(ctx: click.Context, query: Query, replay: str | None, output: Output
 
     prepare(output)
     if replay is None:
-        solution = _solve(query, output)
+        solution = _solve(query, output, robust=robust)
         recorded = None
     else:
         recorded = _replay.recorded_answer(replay, query)
-        solution = _solve(_replay.embedded_query(recorded, query), output)
+        solution = _solve(_replay.embedded_query(recorded, query), output, robust=robust)
     emit(
         output,
         lambda: solution_document(solution),
@@ -54,14 +62,21 @@ def command(ctx: click.Context, query: Query, replay: str | None, output: Output
     ctx.exit(EXIT_CODES[solution.status])
 
 
-def _solve(query: Query, output: Output) -> "Solution":
+def _solve(query: Query, output: Output, *, robust: bool) -> "Solution":
     from autopar import api
     from autopar.cli._progress import ProgressLine
+    from autopar.robust import refuse_without_costs
 
     scenario = query.scenario()
     plugins = query.constraints(scenario)
+    if robust:
+        refuse_without_costs(scenario)
     with query.named(), ProgressLine(output) as line:
-        return api.solve(scenario, plugins=plugins, progress=line if line.active else None)
+        progress = line if line.active else None
+        solution = api.solve(scenario, plugins=plugins, progress=progress)
+        if robust:
+            solution = api.robustness(solution, plugins=plugins, progress=progress)
+        return solution
 
 
 def _report_replay(ctx: click.Context, differences: list[str], output: Output) -> None:

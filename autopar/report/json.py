@@ -11,12 +11,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from autopar.pairs import explicit_parts
-from autopar.problem import PLACEMENT_COLUMNS, AnyPlan, Metrics, Plan
+from autopar.problem import PLACEMENT_COLUMNS, AnyPlan, Expected, Metrics, Plan
 from autopar.results import (
     ComparedPlan,
     Comparison,
     Explanation,
     ObjectiveValue,
+    Robustness,
+    RunnerUp,
     Solution,
     SolverInfo,
     VerifyReport,
@@ -28,7 +30,10 @@ Json = dict[str, Any]
 _US_PER_MS = 1e3
 _NO_PLACEMENT = "[]\n}"  # how a document without one ends
 _ENCODER = json.JSONEncoder(allow_nan=False)
-_DEPTH = {"roles": 3}  # levels of a field that have lines of their own, where not one
+_DEPTH = {
+    "roles": 3,
+    "robustness": 2,
+}  # levels of a field that have lines of their own, where not one
 _PLAN_FIELDS = (
     "llm", "cluster", "degrees", "batch", "chunks", "roles", "num_gpus", "stages", "replicas",
 )  # fmt: skip
@@ -58,6 +63,8 @@ def solution_document(solution: Solution) -> Json:
         "binding": None if solution.binding is None else list(solution.binding),
         "conflict": list(solution.conflict),
         "repairs": [asdict(r) for r in solution.repairs],
+        "runner_up": _runner_up(solution.runner_up),
+        "robustness": _robustness(solution.robustness),
         "uniqueness": None if solution.uniqueness is None else asdict(solution.uniqueness),
         "notes": list(solution.notes),
         "solver": solver_document(solution.solver, interrupted=solution.interrupted),
@@ -116,6 +123,23 @@ def metrics_document(metrics: Metrics | None) -> Json | None:
             "activations": metrics.activation_bytes,
             "reserved": metrics.reserved_bytes,
         },
+        "bands": _bands(metrics.expected),
+    }
+
+
+def _bands(expected: Expected | None) -> Json | None:
+    """Return where measured values lie, low and high; None where nothing like it was measured."""
+    if expected is None:
+        return None
+    times = {"ttft_ms": expected.ttft_us, "tpot_ms": expected.tpot_us}
+    rate = expected.tokens_per_s
+    return {
+        "share": expected.share,
+        "tokens_per_s": None if rate is None else list(rate),
+        **{
+            name: None if interval is None else [end / _US_PER_MS for end in interval]
+            for name, interval in times.items()
+        },
     }
 
 
@@ -166,7 +190,12 @@ def comparison_document(comparison: Comparison) -> Json:
 
 def explanation_document(explanation: Explanation) -> Json:
     """Return why a spec has no plan, or what binds the one it has."""
-    return {"schema": SCHEMA_VERSION, "kind": "explanation", **_listed(asdict(explanation))}
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "explanation",
+        **_listed(asdict(explanation)),
+        "runner_up": _runner_up(explanation.runner_up),
+    }
 
 
 def catalog_document(entries: dict[str, list[dict[str, str]]]) -> Json:
@@ -228,6 +257,30 @@ def _finite(value: Any) -> Any:
             return [_finite(item) for item in value]
         case _:
             return value
+
+
+def _runner_up(found: RunnerUp | None) -> Json | None:
+    return None if found is None else {**asdict(found), "within_band": found.within_band}
+
+
+def _robustness(found: Robustness | None) -> Json | None:
+    """Return what each cost does to the plan within its band; None where that was not asked."""
+    if found is None:
+        return None
+    return {
+        "holds": found.holds,
+        "settles": None if found.settles is None else _listed(asdict(found.settles)),
+        "skipped": found.skipped,
+        "costs": [
+            {
+                "kind": doubt.kind,
+                "band": doubt.band,
+                "faster": _listed(asdict(doubt.faster)),
+                "slower": _listed(asdict(doubt.slower)),
+            }
+            for doubt in found.doubts
+        ],
+    }
 
 
 def _listed(document: Json) -> Json:

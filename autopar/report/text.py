@@ -9,13 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from autopar.problem import AnyPlan, Metrics, Plan
-from autopar.report import words
+from autopar.report import certainty, words
 from autopar.report.words import percent, quantity
 from autopar.results import (
     Comparison,
     Explanation,
     ObjectiveValue,
     Repair,
+    Robustness,
+    RunnerUp,
     Solution,
     Verdict,
     VerifyReport,
@@ -44,12 +46,14 @@ def print_solution(console: Console, solution: Solution, *, changed: bool = Fals
     else:
         _plan(console, solution.plan, scenario)
         if solution.metrics is not None:
-            _section(console, "Metrics", _metrics(solution.metrics, scenario, solution.roles))
+            _print_metrics(console, "Metrics", solution.metrics, scenario, solution.roles)
         _section(console, "Objectives, in order", _objectives(solution.objectives))
         _binding(console, solution.binding, solution.because)
+        _robustness(console, solution.robustness, scenario)
     _footer(
         console,
         {
+            "Runner-up": _runner_up(solution.runner_up, scenario),
             "Unique": _uniqueness(solution),
             "Note": solution.notes,
             "Assumed": () if changed else scenario.assumptions,
@@ -76,8 +80,7 @@ def print_verification(console: Console, report: VerifyReport, scenario: Scenari
     console.print(line)
     _pairs(console, "Violations", ((v.kind, v.message) for v in report.violations), "red")
     if report.metrics is not None:
-        table = _metrics(report.metrics, scenario, report.roles)
-        _section(console, "Metrics, recomputed", table)
+        _print_metrics(console, "Metrics, recomputed", report.metrics, scenario, report.roles)
     if report.verdicts:
         _section(console, "Claims", _claims(report.verdicts))
     _footer(console, {"Audit": _audit(report.verdicts), "Note": report.notes})
@@ -102,15 +105,16 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     _footer(console, {"Note": notes, "Solver": _solver(solution)})
 
 
-def print_explanation(console: Console, explanation: Explanation, name: str) -> None:
+def print_explanation(console: Console, explanation: Explanation, scenario: Scenario) -> None:
     """Print which requirements clash and what repairs them, or what binds the optimum."""
     said, style = _STATUS[explanation.status]
-    console.print(Text.assemble(name, ": ", (said, style)))
+    console.print(Text.assemble(scenario.name, ": ", (said, style)))
     if explanation.status == "infeasible":
         print_conflict(console, explanation.conflict, explanation.because, explanation.repairs)
     else:
         _binding(console, explanation.binding, explanation.because)
-    _footer(console, {"Note": explanation.notes})
+    second = _runner_up(explanation.runner_up, scenario)
+    _footer(console, {"Runner-up": second, "Note": explanation.notes})
 
 
 def print_conflict(
@@ -183,7 +187,30 @@ def _layout(console: Console, plan: Plan) -> None:
     _section(console, title, table)
 
 
-def _metrics(metrics: Metrics, scenario: Scenario, roles: Mapping[str, Metrics]) -> Table:
+def _print_metrics(
+    console: Console,
+    title: str,
+    metrics: Metrics,
+    scenario: Scenario,
+    roles: Mapping[str, Metrics],
+) -> None:
+    """Print all metrics, and where measured values of them lie: in a column, if there is room."""
+    ranges = range_rows(metrics)
+    share = 0.0 if metrics.expected is None else metrics.expected.share
+    said = f"here {percent(share)} of measured values lie"
+    if share and not roles:
+        title = f"{title}, and w{said}"
+    _section(console, title, _metrics(metrics, scenario, roles, {} if roles else ranges))
+    if share and roles:
+        _pairs(console, f"W{said}, both roles together", ranges.items(), "")
+
+
+def _metrics(
+    metrics: Metrics,
+    scenario: Scenario,
+    roles: Mapping[str, Metrics],
+    ranges: Mapping[str, str],
+) -> Table:
     """Return a table of all metrics; with roles, a column for each of them."""
     phase = scenario.workload.phase
     columns = {"both": metrics, **roles} if roles else {phase: metrics}
@@ -193,12 +220,26 @@ def _metrics(metrics: Metrics, scenario: Scenario, roles: Mapping[str, Metrics])
         said = name
         if name == "throughput" and not roles:
             said = f"{'input' if phase == 'prefill' else 'output'} throughput"
-        table.add_row(said, *(row[name] for row in rows.values()))
+        measured = [ranges.get(name, "")] if ranges else []
+        table.add_row(said, *(row[name] for row in rows.values()), *measured)
     memory = scenario.cluster.gpu.memory_bytes
     shares = [percent(column.peak_memory_bytes / memory) for column in columns.values()]
     whole = f" of {quantity(memory, 'bytes')}"
     table.add_row("share of its memory", shares[0] + whole, *shares[1:])
     return table
+
+
+def range_rows(metrics: Metrics) -> dict[str, str]:
+    """Return where measured values lie, by the name of the metric in text; those it has."""
+    expected = metrics.expected
+    if expected is None:
+        return {}
+    found = {"throughput": words.interval(expected.tokens_per_s, "tokens/s")}
+    if metrics.ttft_us is not None:
+        found["TTFT"] = words.interval(expected.ttft_us, "us")
+    if metrics.tpot_us is not None:
+        found["TPOT"] = words.interval(expected.tpot_us, "us")
+    return found
 
 
 def metric_rows(metrics: Metrics) -> list[tuple[str, str]]:
@@ -296,6 +337,7 @@ def _metric_cells(metrics: Metrics | None, own: Metrics | None) -> dict[str, str
         "  reserved": ("reserved_bytes", "bytes"),
     }
     cells = {}
+    ranges = {} if metrics is None else range_rows(metrics)
     for name, (key, unit) in fields.items():
         value = getattr(metrics, key) if metrics is not None else None
         text = "not measured" if metrics is None else quantity(value, unit)
@@ -304,6 +346,8 @@ def _metric_cells(metrics: Metrics | None, own: Metrics | None) -> dict[str, str
             apart = words.difference(value, reference)
             text += f" ({apart})" if apart else ""
         cells[name] = text
+        if name in ranges:
+            cells[f"  {name} measured"] = ranges[name]
     return cells
 
 
@@ -333,6 +377,22 @@ def _binding(console: Console, binding: Sequence[str] | None, because: Mapping[s
         return
     rows = ((name, because.get(name, "")) for name in binding)
     _pairs(console, "Binding: without it the plan could be better", rows)
+
+
+def _robustness(console: Console, found: Robustness | None, scenario: Scenario) -> None:
+    if found is None:
+        return
+    table = _table("cost", "times", "layout of the plan, with the best batch")
+    for row in certainty.robust_rows(found, is_moe=scenario.llm.is_moe):
+        table.add_row(*row)
+    _section(console, "Robust: each cost alone, at both ends of its error band", table)
+    _footer(console, {"Verdict": certainty.robust_notes(found)})
+
+
+def _runner_up(found: RunnerUp | None, scenario: Scenario) -> tuple[str, ...]:
+    if found is None:
+        return ()
+    return (certainty.runner_up(found, is_moe=scenario.llm.is_moe),)
 
 
 def _uniqueness(solution: Solution) -> tuple[str, ...]:

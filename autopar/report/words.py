@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from autopar.problem import AnyPlan, DisaggregatedPlan, Plan, Stage
+from autopar.problem import AnyPlan, DisaggregatedPlan, Interval, Plan, Stage
 from autopar.units import format_bytes, format_rate, format_us, plural
 
 DEGREES = ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
@@ -29,6 +29,15 @@ def quantity(value: float | None, unit: str) -> str:
             return format_rate(value)
         case _:
             return f"{value:,.10g} {unit}".strip()
+
+
+def interval(ends: Interval | None, unit: str) -> str:
+    """Return two values with their unit, named once where both have the same: 40.5 to 61.5 ms."""
+    if ends is None:
+        return "no measurement like it"
+    low, high = (quantity(end, unit) for end in ends)
+    (number, _, low_unit), high_unit = low.rpartition(" "), high.rpartition(" ")[2]
+    return f"{number if low_unit == high_unit else low} to {high}"
 
 
 def percent(fraction: float) -> str:
@@ -76,16 +85,22 @@ def layout(plan: AnyPlan) -> str:
     """
     if isinstance(plan, DisaggregatedPlan):
         return " + ".join(f"{role} {layout(part)}" for role, part in plan.roles.items())
-    whole, experts = _shorthand(plan, _WHOLE), _shorthand(plan, _EXPERTS)
-    if not experts or not len(plan.placement):  # a dense model's are those of attention
+    values = {key: plan.degree(key) for key in DEGREES}
+    return shorthand(values, is_moe=bool(len(plan.placement)))
+
+
+def shorthand(values: Mapping[str, int | None], *, is_moe: bool) -> str:
+    """Return degrees as engines write them; None where the stages differ."""
+    whole, experts = _named(values, _WHOLE), _named(values, _EXPERTS)
+    if not experts or not is_moe:  # a dense model's are those of attention
         return whole
     return f"{whole}, experts {experts}"
 
 
-def _shorthand(plan: Plan, names: Mapping[str, str]) -> str:
+def _named(values: Mapping[str, int | None], names: Mapping[str, str]) -> str:
     texts = []
     for key, name in names.items():
-        value = plan.degree(key)
+        value = values[key]
         if value is None:
             texts.append(f"{name.strip()} varies")
         elif value != 1 or key in ("tp", "pp"):

@@ -143,7 +143,9 @@ class PlanSpec(Document):
     binding: list[str] | None = None
     conflict: list[str] | None = None
     repairs: list[dict[str, Any]] | None = None
+    runner_up: dict[str, Any] | None = None
     uniqueness: dict[str, Any] | None = None
+    robustness: dict[str, Any] | None = None
     notes: list[str] | None = None
     spec: dict[str, Any] | None = None  # the resolved scenario, for replay
     solver: dict[str, Any] | None = None

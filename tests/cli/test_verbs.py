@@ -46,6 +46,16 @@ def test_solve_json_is_one_document_and_the_file_holds_the_same(tmp_path):
     assert run("verify", DOCUMENT, file).exit_code == 0
 
 
+def test_robust_moves_the_costs_and_a_document_has_none():
+    asked = ("--model", "llama-3.1-8b", "--cluster", "1xhgx-h100", "--workload", "chat-4k-1k")
+    result = run("solve", *asked, "--tpot", "30ms", "--robust", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["robustness"]["costs"]
+    refused = run("solve", DOCUMENT, "--robust")
+    assert refused.exit_code == 2
+    assert "cost model 'declared' has no costs of operations to move" in refused.stderr
+
+
 @pytest.mark.parametrize(("domain", "pp"), [(32, 16), (128, 4), (256, 2), (512, 1)])
 def test_set_changes_the_answer(domain, pp):
     result = run("solve", DOCUMENT, "--set", f"cluster.gpus_per_domain={domain}", "--json")

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from autopar.api import compare, explain, solve, verify
+from autopar.api import compare, explain, robustness, solve, verify
 from autopar.catalog import load_plan, load_scenario
+from autopar.report import certainty, text, words
 from autopar.report import json as documents
-from autopar.report import text, words
 from autopar.results import (
     Explanation,
     ObjectiveValue,
@@ -19,7 +19,7 @@ from autopar.results import (
     VerifyReport,
     Violation,
 )
-from autopar.specs import PlanSpec
+from autopar.specs import CostFactors, PlanSpec
 
 CONTRACT = {
     "schema", "status", "objective", "degrees", "num_gpus", "idle_gpus", "stages", "placement",
@@ -269,7 +269,7 @@ def test_the_comparison_shows_differences_and_gaps(document_scenario, printed):
 
 def test_the_explanation_gives_reasons(document_scenario, printed):
     explanation = explain(document_scenario({"cluster.gpus_per_domain": 16}))
-    said = printed(text.print_explanation, explanation, "document")
+    said = printed(text.print_explanation, explanation, load_scenario("moe-16x16-512gpu"))
     for name in explanation.conflict:
         assert f"{name} {explanation.because[name]}" in said
     document = documents.explanation_document(explanation)
@@ -278,5 +278,92 @@ def test_the_explanation_gives_reasons(document_scenario, printed):
 
 
 def test_an_optimum_that_nothing_binds_says_so(printed):
-    said = printed(text.print_explanation, Explanation("optimal", (), {}, (), ()), "free")
+    free = Explanation("optimal", (), {}, (), ())
+    said = printed(text.print_explanation, free, load_scenario("moe-16x16-512gpu"))
     assert "no single requirement stands in the way" in said
+
+
+BANDS = {"share", "tokens_per_s", "ttft_ms", "tpot_ms"}
+PARTS = {"llm": "llama-3.1-70b", "cluster": "2xhgx-h100"}
+
+
+@pytest.mark.parametrize("workload", ["chat-4k-1k", "chat-4k-1k-disaggregated"])
+def test_metrics_carry_their_bands_in_the_document_and_in_the_text(workload, printed):
+    limits = ["requirements.max_ttft_us=5s", "requirements.max_tpot_us=50ms"]
+    asked = load_scenario(None, parts=PARTS | {"workload": workload}, overrides=limits)
+    answer = solve(asked, diagnose=False)
+    document = documents.solution_document(answer)
+    bands, metrics = document["metrics"]["bands"], document["metrics"]
+    assert bands.keys() == BANDS
+    low, high = bands["tpot_ms"]
+    assert low < metrics["tpot_ms"] < high
+    report = verify(asked, answer.plan)
+    assert documents.verification_document(report)["metrics"]["bands"] == bands
+    spoken = words.interval(answer.metrics.expected.tpot_us, "us")
+    assert f"here {words.percent(bands['share'])} of measured values lie" in printed(
+        text.print_solution, answer
+    )
+    assert spoken in printed(text.print_solution, answer)
+    assert spoken in printed(text.print_verification, report, asked)
+
+
+def test_a_metric_that_nothing_like_it_was_measured_for_says_so(document_scenario, printed):
+    asked = load_scenario("llama-3.1-70b-16xh100")
+    answer = solve(asked, diagnose=False)
+    none = replace(answer.metrics.expected, tokens_per_s=None, ttft_us=None, tpot_us=None)
+    bare = replace(answer, metrics=replace(answer.metrics, expected=none))
+    bands = documents.solution_document(bare)["metrics"]["bands"]
+    assert [bands[key] for key in ("tokens_per_s", "ttft_ms", "tpot_ms")] == [None] * 3
+    assert "no measurement like it" in printed(text.print_solution, bare)
+
+
+def test_what_a_document_declares_has_no_bands(solution, printed):
+    assert documents.solution_document(solution)["metrics"]["bands"] is None
+    assert "measured values lie" not in printed(text.print_solution, solution)
+
+
+def test_a_comparison_has_the_range_of_every_plan(printed):
+    asked = load_scenario("llama-3.1-70b-16xh100")
+    own = load_plan(documents.solution_document(solve(asked, diagnose=False)))
+    assert "TPOT measured" in printed(text.print_comparison, compare(asked, [own]))
+
+
+def test_the_runner_up_is_in_the_document_and_in_the_text(solution, printed):
+    found = documents.solution_document(solution)["runner_up"]
+    keys = {"objective", "unit", "degrees", "value", "bound", "lead", "band", "decides"}
+    assert found.keys() == keys | {"within_band"}
+    assert found["degrees"].keys() == set(words.DEGREES)
+    assert found["within_band"] is None  # what a document declares has no errors
+    assert f"Runner-up {certainty.runner_up(solution.runner_up, is_moe=True)}" in printed(
+        text.print_solution, solution
+    )
+
+
+def test_the_explanation_has_the_runner_up_too(document_scenario, printed):
+    scenario = document_scenario({"cluster.gpus_per_domain": 128})
+    explanation = explain(scenario)
+    assert documents.explanation_document(explanation)["runner_up"]["degrees"]
+    assert "Runner-up" in printed(text.print_explanation, explanation, scenario)
+
+
+@pytest.mark.parametrize("workload", ["chat-4k-1k", "chat-4k-1k-disaggregated"])
+def test_robustness_is_in_the_document_and_in_the_text(workload, printed):
+    parts = {"llm": "llama-3.1-8b", "cluster": "1xhgx-h100", "workload": workload}
+    asked = load_scenario(None, parts=parts, overrides=["requirements.max_tpot_us=30ms"])
+    answer = solve(asked, diagnose=False)
+    assert documents.solution_document(answer)["robustness"] is None
+    answer = robustness(answer)
+    found = json.loads(documents.solution_text(answer))["robustness"]
+    assert found.keys() == {"holds", "settles", "skipped", "costs"}
+    assert {cost["kind"] for cost in found["costs"]} | found["skipped"].keys() == set(
+        CostFactors.model_fields
+    )
+    for cost in found["costs"]:
+        assert cost.keys() == {"kind", "band", "faster", "slower"}
+        assert cost["slower"]["factor"] == cost["band"]
+        for end in (cost["faster"], cost["slower"]):
+            assert end.keys() == {"factor", "verdict", "regret", "flip", "degrees", "breaks"}
+    assert load_plan(documents.solution_document(answer))
+    said = printed(text.print_solution, answer)
+    assert "Robust: each cost alone, at both ends of its error band" in said
+    assert "host was not moved: no engine is named" in said

@@ -75,3 +75,10 @@ def test_quantities_carry_their_unit():
     assert words.quantity(39062500.0, "bytes") == "39.1 MB"
     assert words.quantity(7.0, "stage boundaries") == "7 stage boundaries"
     assert words.quantity(123456789.0, "GPUs") == "123,456,789 GPUs"
+
+
+def test_an_interval_names_a_common_unit_once():
+    assert words.interval((40.5e3, 61.5e3), "us") == "40.5 to 61.5 ms"
+    assert words.interval((917e3, 2.97e6), "us") == "917 ms to 2.97 s"
+    assert words.interval((14026.0, 21277.0), "tokens/s") == "14,026 to 21,277 tokens/s"
+    assert words.interval(None, "us") == "no measurement like it"

@@ -1,0 +1,169 @@
+"""Where measured values of a plan's metrics are expected, and what an answer must say about it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+
+from autopar.bands import Metric, Range, has_kernels, ranges, values_us
+from autopar.problem import AnyPlan, DisaggregatedPlan, Expected, Interval, Metrics
+from autopar.results import VerifyReport
+from autopar.specs import Scenario
+from autopar.specs.roles import ROLES, requests_per_token, role_scenario
+from autopar.units import format_rate, format_us, plural
+
+# How notes call the times; under more load TTFT holds a queue that sources do not describe.
+_TIMES: Mapping[Metric, str] = {"ttft": "TTFT (one to four clients)", "tpot": "TPOT"}
+
+
+def with_ranges(scenario: Scenario, report: VerifyReport, plan: AnyPlan) -> VerifyReport:
+    """Return a report whose metrics carry their ranges, with the notes that these need."""
+    if report.metrics is None or scenario.cost_model != "analytic":
+        return report
+    roles: dict[str, Metrics] = {
+        role: _with(report.roles[role], ranges(role_scenario(scenario, role)))
+        for role in ROLES
+        if role in report.roles
+    }
+    metrics = _with(report.metrics, ranges(scenario))
+    if roles:
+        expected = replace(_of(metrics), tokens_per_s=_rate_of_both(scenario, roles))
+        metrics = replace(metrics, expected=expected)
+    notes = (*report.notes, *_notes(scenario, metrics, plan))
+    return replace(report, metrics=metrics, roles=roles, notes=notes)
+
+
+def _with(metrics: Metrics, known: Mapping[Metric, Range]) -> Metrics:
+    found: dict[Metric, Interval | None] = {
+        name: None if value is None or name not in known else _scaled(known[name], value)
+        for name, value in values_us(metrics).items()
+    }
+    share = next((known_range.share for known_range in known.values()), 0.0)
+    expected = Expected(share, found["tokens_per_s"], found["ttft"], found["tpot"])
+    return replace(metrics, expected=expected)
+
+
+# The range that the values of an objective have.
+_RANGE_OF = {
+    "throughput": "tokens_per_s",
+    "throughput_per_gpu": "tokens_per_s",
+    "cost": "tokens_per_s",
+    "ttft": "ttft_us",
+    "tpot": "tpot_us",
+}
+
+
+def band_of(objective: str, metrics: Metrics) -> float | None:
+    """Return by how much one plan must be better than another, as a ratio less 1, to be so surely.
+
+    Half of the range, about its middle: what predictions of both miss alike, as a bias does, leaves
+    their order. None where the objective has no range.
+    """
+    interval = getattr(metrics.expected, _RANGE_OF.get(objective, ""), None)
+    return None if interval is None else sqrt(interval[1] / interval[0]) - 1
+
+
+def _scaled(known: Range, value: float) -> Interval:
+    return (value * known.low, value * known.high)
+
+
+def _of(metrics: Metrics) -> Expected:
+    assert metrics.expected is not None  # `_with` has set it
+    return metrics.expected
+
+
+def _rate_of_both(scenario: Scenario, roles: Mapping[str, Metrics]) -> Interval | None:
+    """Return the range of the output rate of two roles: the slower one sets it at either end."""
+    work = scenario.workload
+    ends: list[Interval] = []
+    for role in ROLES:
+        own = _of(roles[role]).tokens_per_s
+        if own is None:
+            return None
+        factor = requests_per_token(work, role) * (work.output_tokens or 1)
+        ends.append((own[0] * factor, own[1] * factor))
+    return (min(low for low, _ in ends), min(high for _, high in ends))
+
+
+def _notes(scenario: Scenario, metrics: Metrics, plan: AnyPlan) -> Iterator[str]:
+    """Yield what a reader must know about the ranges of a plan's metrics."""
+    known = ranges(scenario)
+    basis = [
+        f"{words} from {plural(known[key].basis.rows, 'run')} of "
+        f"{plural(known[key].basis.cells, 'cell')}"
+        for key, words in _TIMES.items()
+        if key in known
+    ]
+    if basis:
+        yield (
+            f"{_of(metrics).share:.0%} of measured runs like this lay in the ranges: "
+            f"{', '.join(basis)}, one model on one GPU of one source each (autopar validate)"
+        ).replace("%", " %")
+    gpu = scenario.cluster.gpu.name
+    if basis and not has_kernels(scenario):
+        yield f"no kernels of {gpu} were measured: its ranges are those of such GPUs, and wider"
+    yield from _limits(scenario, metrics)
+    if _has_groups_between_nodes(scenario, plan):
+        yield (
+            "the plan spans several nodes: of groups over the fabric only wide expert parallelism "
+            "was measured, so that the ranges may be too narrow for others"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """A requirement on a metric: the value that is allowed, predicted, and worst in the range."""
+
+    name: str
+    allowed: str
+    reached: str
+    is_met: bool
+    is_sure: bool
+
+
+def _limits(scenario: Scenario, metrics: Metrics) -> Iterator[str]:
+    """Say which limits the prediction meets, but not the whole of its range."""
+    for limit in _limits_of(scenario, metrics):
+        if limit.is_met and not limit.is_sure:
+            yield (
+                f"{limit.name} meets {limit.allowed} in the prediction; its range reaches "
+                f"{limit.reached}"
+            )
+
+
+def _limits_of(scenario: Scenario, metrics: Metrics) -> Iterator[_Limit]:
+    needs, expected = scenario.requirements, _of(metrics)
+    for name, limit_us, value_us, interval in (
+        ("TTFT", needs.max_ttft_us, metrics.ttft_us, expected.ttft_us),
+        ("TPOT", needs.max_tpot_us, metrics.tpot_us, expected.tpot_us),
+    ):
+        if limit_us is not None and value_us is not None and interval is not None:
+            high = interval[1]
+            yield _Limit(
+                name, format_us(limit_us), format_us(high), value_us <= limit_us, high <= limit_us
+            )
+    rate = expected.tokens_per_s
+    if rate is None:
+        return
+    per_gpu = metrics.tokens_per_s_per_gpu
+    for name, least, value, low in (
+        ("throughput", needs.min_tokens_per_s, metrics.tokens_per_s, rate[0]),
+        (
+            "throughput per GPU",
+            needs.min_tokens_per_s_per_gpu,
+            per_gpu,
+            rate[0] * per_gpu / metrics.tokens_per_s,
+        ),
+    ):
+        if least is not None:
+            yield _Limit(name, format_rate(least), format_rate(low), value >= least, low >= least)
+
+
+def _has_groups_between_nodes(scenario: Scenario, plan: AnyPlan) -> bool:
+    """Whether some replica's GPUs lie in several nodes."""
+    layouts = list(plan.roles.values()) if isinstance(plan, DisaggregatedPlan) else [plan]
+    per_node = scenario.cluster.gpus_per_node
+    return any(
+        len({gpu // per_node for stage in replica for gpu in stage}) > 1
+        for layout in layouts
+        for replica in layout.gpus
+    )

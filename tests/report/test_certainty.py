@@ -1,0 +1,94 @@
+"""Leads and errors in words."""
+
+from dataclasses import replace
+
+import pytest
+
+from autopar.report import certainty
+from autopar.results import Doubt, Measurement, Move, Robustness, RunnerUp
+
+DEGREES = {
+    "replicas": 1, "pp": 2, "tp": 8, "cp": 1, "attn_dp": 1, "ep": 4, "etp": 2, "spread": 1,
+}  # fmt: skip
+FOUND = RunnerUp("throughput", "tokens/s", DEGREES, 500.0, 500.0, 0.1, 0.2, "throughput")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {},
+            (
+                "TP8 x PP2, experts EP4 x ETP2: 500 tokens/s; the plan leads by 10 %, within the "
+                "error of such predictions (20 %): the two are not told apart"
+            ),
+        ),
+        ({"band": 0.05}, "the plan leads by 10 %, more than the error of such predictions (5 %)"),
+        ({"band": None}, "500 tokens/s; the plan leads by 10 %"),
+        ({"lead": 0.0, "decides": "ttft"}, "500 tokens/s, as much as the plan; ttft decides"),
+        ({"lead": 0.0, "decides": None}, "500 tokens/s; as good as the plan in every objective"),
+        (
+            {"degrees": None, "value": None, "band": None},
+            "no other layout beats 500 tokens/s, proven; the plan leads by at least 10 %",
+        ),
+        (
+            {"value": 400.0, "band": None},
+            (
+                "400 tokens/s, found; no other layout beats 500 tokens/s, proven; the plan leads "
+                "by 10 %"
+            ),
+        ),
+        ({"bound": None}, "none: no other layout satisfies the spec"),
+    ],
+)
+def test_a_runner_up_is_named_with_what_tells_it_apart(changes, said):
+    assert certainty.runner_up(replace(FOUND, **changes), is_moe=True).endswith(said)
+
+
+def test_a_pair_of_layouts_is_named_by_its_roles():
+    pair = {"prefill": DEGREES, "decode": DEGREES | {"pp": 1}}
+    said = certainty.layout(pair, is_moe=False)
+    assert said == "prefill TP8 x PP2 + decode TP8 x PP1"
+
+
+STAYS = Move(0.8, "stays", 0.0)
+WINS = Move(1.25, "changes", 0.02, 1.1, DEGREES, ("TPOT over limit",))
+
+
+def robust(slower):
+    doubts = (Doubt("gemm", 1.25, STAYS, slower),)
+    settles = Measurement("gemm", 1.1, 0.427, ("matrix products of 8 rows",))
+    skipped = {"host": "no engine is named"}
+    return Robustness(doubts, skipped, settles if slower.flip is not None else None)
+
+
+def test_ends_of_a_band_that_are_alike_share_a_row():
+    found = robust(replace(STAYS, factor=1.25))
+    assert certainty.robust_rows(found, is_moe=False) == [("gemm", "x 0.8 to x 1.25", "stays")]
+    assert certainty.robust_notes(found) == [
+        "the layout stays the best wherever one of these costs is in its band",
+        "host was not moved: no engine is named",
+    ]
+
+
+def test_a_change_names_the_winner_the_loss_and_what_would_settle_it():
+    rows = certainty.robust_rows(robust(WINS), is_moe=False)
+    assert rows[1] == (
+        "",
+        "x 1.25",
+        (
+            "from x 1.1 on TP8 x PP2 wins; at x 1.25 the plan's layout loses 2 %; with the batch "
+            "of the plan: TPOT over limit"
+        ),
+    )
+    (settles, _) = certainty.robust_notes(robust(WINS))
+    assert settles == (
+        "to settle it measure gemm: matrix products of 8 rows. At 1.1 times what is predicted "
+        "another layout wins, 42.7 % of the way to the x 1.25 that is possible. Then: --set "
+        "cost_factors.gemm=MEASURED/PREDICTED"
+    )
+
+
+def test_a_layout_that_has_no_batch_left_is_named():
+    rows = certainty.robust_rows(robust(replace(WINS, regret=None, breaks=())), is_moe=False)
+    assert rows[1][2].endswith("at x 1.25 no batch of the plan's layout will do")

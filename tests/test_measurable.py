@@ -1,0 +1,60 @@
+"""Operations are named with the size that they have in a plan's steps."""
+
+from collections.abc import Callable
+
+from autopar.api import solve
+from autopar.layouts import candidate_of
+from autopar.measurable import operations
+from autopar.problem import Plan
+from autopar.specs import CostFactors, Scenario
+from autopar.specs.change import changed
+from autopar.variables import Choice
+
+Build = Callable[..., Scenario]
+
+
+def said(scenario: Scenario, kind: str) -> str:
+    plan = solve(scenario, diagnose=False).require_plan()
+    assert isinstance(plan, Plan)
+    rival = Choice(0, candidate_of(plan, one_grid_per_layer=False), (scenario.llm.num_layers,))
+    (words,) = operations(scenario, plan, rival, kind)
+    return words
+
+
+def ruled(build: Build, rule: str, *, num_experts: int = 0) -> Scenario:
+    scenario = build(num_nodes=1, batch=48, sequence_tokens=20, num_experts=num_experts)
+    named = {"name": "shape", "require": rule, "because": "the test asks for it"}
+    return changed(scenario, "rules", [named])
+
+
+def test_an_all_reduce_has_the_tokens_of_a_step(analytic_scenario: Build) -> None:
+    """48 sequences, 1,000 wide, 2 bytes each: 96 kB over the 4 GPUs of TP4."""
+    assert said(ruled(analytic_scenario, "tp == 4"), "all_reduce") == (
+        "all-reduce of 96.0 kB over 4 GPUs"
+    )
+
+
+def test_a_pipeline_sends_a_micro_batch(analytic_scenario: Build) -> None:
+    """48 sequences in 4 micro-batches of 12: 24 kB."""
+    assert said(ruled(analytic_scenario, "pp == 4"), "point_to_point") == (
+        "a message of 24.0 kB from stage to stage"
+    )
+
+
+def test_experts_have_their_share_of_the_tokens(analytic_scenario: Build) -> None:
+    """48 tokens choose 2 of 6 experts, which lie on 3 GPUs, 2 each: 16 tokens for each expert."""
+    scenario = ruled(analytic_scenario, "ep == 3", num_experts=6)
+    assert said(scenario, "experts") == "grouped products of 2 experts on one GPU, 16 tokens each"
+
+
+def test_attention_has_its_context(analytic_scenario: Build) -> None:
+    assert said(ruled(analytic_scenario, "tp == 4"), "attention") == (
+        "attention of 48 running sequences with 20 tokens of context, TP4"
+    )
+
+
+def test_every_kind_of_cost_has_a_name(analytic_scenario: Build) -> None:
+    """Also where no layout has it: neither plan nor rival."""
+    scenario = ruled(analytic_scenario, "tp == 1 and pp == 1")
+    assert all(said(scenario, kind) for kind in CostFactors.model_fields)
+    assert said(scenario, "all_reduce") == "all-reduce"
