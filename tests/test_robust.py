@@ -202,3 +202,19 @@ def test_the_answer_without_a_proof_stays_as_it_is(analytic_scenario: Build) -> 
     scenario = analytic_scenario(num_nodes=1)
     solution = replace(solve(scenario, diagnose=False), status="feasible")
     assert autopar.robustness(solution).robustness is None
+
+
+def test_an_interrupt_leaves_the_answer(
+    analytic_scenario: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solution = solve(analytic_scenario(num_nodes=1), diagnose=False)
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autopar.robust.Moves.under", interrupt)
+    answer = autopar.robustness(solution)
+    assert answer.plan is solution.plan
+    assert answer.interrupted
+    assert answer.robustness is None
+    assert answer.notes[-1] == "interrupted while costs were moved; the answer stands"
