@@ -60,6 +60,7 @@ def lines(found: Validation, command: str, plot: str) -> Iterator[str]:
             yield from markdown_table(header, [cells(group) for group in groups])
     for what, ranked in (
         ("plans", found.ranking),
+        ("plans on equally many GPUs", found.equal_ranking),
         ("layouts of training", found.training_ranking),
     ):
         if ranked is None:

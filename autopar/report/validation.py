@@ -31,6 +31,7 @@ def validation_document(found: Validation, *, rows: bool = False) -> Json:
             for g in found.groups
         ],
         "ranking": _ranking_document(found.ranking),
+        "equal_gpus_ranking": _ranking_document(found.equal_ranking),
         "training_ranking": _ranking_document(found.training_ranking),
         "left_out": found.left_out,
     }
@@ -94,6 +95,7 @@ def print_validation(console: Console, found: Validation) -> None:
             table.add_section()
         console.print(table)
     _ranking(console, found.ranking, "plans")
+    _ranking(console, found.equal_ranking, "plans on equally many GPUs")
     _ranking(console, found.training_ranking, "layouts of training")
     for reason, count in list(found.left_out.items())[:_MOST_REASONS]:
         console.print(Text(f"not predicted: {plural(count, 'row')}: {reason}"))

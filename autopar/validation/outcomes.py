@@ -62,6 +62,7 @@ class Outcome:
     trivial: dict[str, float]
     rate: tuple[float, float] | None = None
     is_held_back: bool = False
+    num_gpus: int = 1
 
     @property
     def ratio(self) -> float:
@@ -129,6 +130,7 @@ def _trained(source: str, case: TrainingCase, row: TrainingRow) -> Iterator[Outc
             measured=measured,
             trivial=trivial,
             rate=(tokens / measured, tokens / predicted) if metric == "step_s" else None,
+            num_gpus=row.num_gpus,
         )
 
 
@@ -157,6 +159,7 @@ def _scored(
             measured=measured,
             trivial=_trivial(metric, row, setup, found),
             is_held_back=_is_held_back(case, row, found),
+            num_gpus=row.num_gpus,
             rate=(rates[0], rates[1]) if rates[0] is not None and rates[1] is not None else None,
         )
 

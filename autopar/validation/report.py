@@ -53,6 +53,7 @@ class Validation:
 
     groups: tuple[Group, ...]
     ranking: Ranking | None
+    equal_ranking: Ranking | None  # of plans on as many GPUs as each other
     training_ranking: Ranking | None
     outcomes: tuple[Outcome, ...]
     left_out: dict[str, int]
@@ -118,6 +119,7 @@ def scored(found: Evaluation) -> Validation:
     return Validation(
         tuple(groups),
         _ranked(found.outcomes, "tpot_ms"),
+        _ranked(found.outcomes, "tpot_ms", on_equal_gpus=True),
         _ranked(found.outcomes, "step_s"),
         found.outcomes,
         found.left_out,
@@ -145,16 +147,21 @@ def _score(rows: Sequence[Outcome], own: Sequence[Outcome]) -> Score:
 
 def _is_inside(outcome: Outcome) -> bool:
     """Whether a measured value lies in the band that answers carry; without one it does not."""
-    which: Literal["ttft", "tpot"] = "ttft" if "ttft" in outcome.metric else "tpot"
+    which: Literal["ttft", "tpot"] = (
+        "ttft" if "ttft" in outcome.metric or outcome.mode == "prefill" else "tpot"
+    )
     band = metric_range(which, is_moe=outcome.is_moe, has_kernels=outcome.has_kernels)
     return band is not None and band.low <= outcome.ratio <= band.high
 
 
-def _ranked(outcomes: Sequence[Outcome], metric: str) -> Ranking | None:
+def _ranked(
+    outcomes: Sequence[Outcome], metric: str, *, on_equal_gpus: bool = False
+) -> Ranking | None:
     """Return the order of plans that answer the same question on the same number of GPUs or not."""
     cases: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.rate is not None and outcome.metric == metric:
-            cases[outcome.case].append(outcome.rate)
+            gpus = f" on {outcome.num_gpus}" if on_equal_gpus else ""
+            cases[outcome.case + gpus].append(outcome.rate)
     plans = [rates for rates in cases.values() if len(rates) > 1]
     return ranking([([r[1] for r in rates], [r[0] for r in rates]) for rates in plans])
