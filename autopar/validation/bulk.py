@@ -97,10 +97,13 @@ def _read(line: Mapping[str, str], bulk: Bulk, place: str) -> None:
     mode = _MODES.get(line["mode"])
     if mode is None:
         return bulk.leave_out(f"mode {shorten(line['mode'])}")
-    if not line["tp"] or not line["isl"]:
+    if _is_empty(line, "tp") or _is_empty(line, "isl"):
         return bulk.leave_out("the layout or the length of prompts is not stated")
-    if mode == "closed_loop" and not line.get("concurrency"):
+    if mode == "closed_loop" and _is_empty(line, "concurrency"):
         return bulk.leave_out("the concurrency is not stated")
+    stated = line.get("precision", "").split(" ")[0]
+    if stated.lower() not in ("", "nan", *_WIDTHS):
+        return bulk.leave_out(f"precision {shorten(stated)} is not known")
     llm = _model(line["model"], line.get("precision", ""))
     if llm is None:
         return bulk.leave_out(f"model {shorten(line['model'])} is not in the catalogue")
@@ -129,6 +132,11 @@ def _read(line: Mapping[str, str], bulk: Bulk, place: str) -> None:
         raise SpecError(f"{place}: {str(error).splitlines()[0]}") from None
     bulk.cases.append((line["source_key"], case))
     return None
+
+
+def _is_empty(line: Mapping[str, str], column: str) -> bool:
+    """Whether a cell says nothing: it is empty, or no count at all."""
+    return (line.get(column) or "").strip() in ("", "0", "0.0")
 
 
 def _number(line: Mapping[str, str], column: str, otherwise: int = 1) -> int:

@@ -132,6 +132,9 @@ def test_modes_have_their_own_work(table):
         ({"mode": "saturated"}, "mode 'saturated'"),
         ({"tp": ""}, "the layout or the length of prompts is not stated"),
         ({"concurrency": ""}, "the concurrency is not stated"),
+        ({"tp": "0.0"}, "the layout or the length of prompts is not stated"),
+        ({"concurrency": "0"}, "the concurrency is not stated"),
+        ({"precision": "foo"}, "precision 'foo' is not known"),
         ({"model": "Grok-9"}, "model 'Grok-9' is not in the catalogue"),
         ({"gpu": "TPU v9"}, "GPU 'TPU v9' is not in the catalogue"),
         (
