@@ -18,7 +18,7 @@ from autopar.errors import SpecError, shorten
 from autopar.resolve import Library, Resolved
 from autopar.shelves import KINDS, data_root, entries, is_path, kind_of, user_catalogs
 from autopar.spec_errors import spec_error
-from autopar.specs import Document, Gpu, PlanSpec, Scenario
+from autopar.specs import LLM, Document, Gpu, PlanSpec, Scenario
 
 __all__ = [
     "data_root",
@@ -107,6 +107,11 @@ def load_plan(source: str | Path | Mapping[str, Any], *, catalogs: Sequence[Path
 def load_gpu(source: str, *, catalogs: Sequence[Path] = (), option: str = "") -> Gpu:
     """Return the GPU that a name or a path describes, checked; option: how messages name it."""
     return _validated(Gpu, Library(catalogs).find(KINDS["gpu"], source, None, option))
+
+
+def load_llm(source: str, *, catalogs: Sequence[Path] = (), option: str = "") -> LLM:
+    """Return the LLM that a name, a path or a config.json describes, checked; option as above."""
+    return _validated(LLM, Library(catalogs).find(KINDS["llm"], source, None, option))
 
 
 def _validated(model: type[_Model], resolved: Resolved, before: Resolved | None = None) -> _Model:

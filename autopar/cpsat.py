@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autopar.errors import AutoparError
@@ -25,10 +25,17 @@ _POLL_S = 0.05
 class Session:
     """One model with its solver: repeated solves share limits, seed and interruption."""
 
-    def __init__(self, model: "cp_model.CpModel", parameters: CpSatParameters) -> None:
+    def __init__(
+        self,
+        model: "cp_model.CpModel",
+        parameters: CpSatParameters,
+        tuning: Mapping[str, int] | None = None,
+    ) -> None:
+        """tuning: further fields of CP-SAT's parameters, for a model of its own kind."""
         self.cp = load_cp_model()
         self.model: Any = model  # ortools types some of its methods, not all
         self.parameters = parameters
+        self.tuning = tuning or {}
         self.deterministic_time = 0.0
         self.interrupted = False
         self.started = time.perf_counter()
@@ -50,6 +57,8 @@ class Session:
         # Paths of equal cost make probing long and teach it nothing: 3.8 s against 0.2 s where the
         # TTFT of 64 equal layers over 3 stages is all that counts (OR-Tools 9.15).
         solver.parameters.cp_model_probing_level = 0
+        for name, value in self.tuning.items():
+            setattr(solver.parameters, name, value)
         if self.parameters.num_workers > 1:
             solver.parameters.interleave_search = True  # many workers, one answer
         left = self.parameters.deterministic_time_limit - self.deterministic_time

@@ -87,6 +87,18 @@ def parse(text: str, label: str, constant: Callable[[str], Any] | None = None) -
     return data
 
 
+def parse_any(text: str, label: str) -> Any:
+    """Return what a JSON text holds, or a YAML one with a mapping: arrays of arrays too.
+
+    Raises SpecError, which names the label, for what is neither, and for NaN and infinities.
+    """
+    if not text.lstrip().startswith("["):
+        return parse(text, label)
+    data = _parse_json(text, label)
+    _refuse_non_finite(data, label)
+    return data
+
+
 def parse_value(text: str, label: str) -> Any:
     """Return the value of a YAML scalar or flow collection, as `--set` takes it."""
     if len(text) > MAX_SPEC_BYTES:

@@ -31,6 +31,11 @@ def rates_to_int(tokens_per_s: NDArray[np.float64]) -> NDArray[np.int64]:
     return _round(tokens_per_s / RATE_QUANTUM_TOKENS_PER_S, up=False)
 
 
+def loads_to_int(load: NDArray[np.float64], quantum: float) -> NDArray[np.int64]:
+    """Multiples of a quantum, rounded up; loads of experts have no unit of their own."""
+    return _round(load / quantum, up=True)
+
+
 def error_bound(quantum: float, terms: int, value: float) -> float:
     """Return the most by which an integer total of `terms` rounded numbers differs from the float.
 

@@ -1,0 +1,1 @@
+"""Experts to GPUs under measured load: replicas, a placement, and a bound that no other beats."""

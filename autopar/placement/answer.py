@@ -1,0 +1,265 @@
+"""From a request for a placement to its answer."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from autopar.errors import SpecError, VerificationError
+from autopar.placement.machine import (
+    FloatArray,
+    IntArray,
+    LayerTask,
+    Machine,
+    gpu_loads,
+    replica_counts,
+)
+from autopar.placement.placing import PlacedLayer, fullest, placed, with_cp_sat
+from autopar.placement.replan import kept_in_place, num_moves, replanned
+from autopar.placement.results import Answer, LayerAnswer, Request, WindowGain
+from autopar.placement.rules import broken
+from autopar.placement.starts import has_twins
+from autopar.placement.traffic import coactivation, gathered, nodes_per_token
+from autopar.units import plural
+
+
+def answer(request: Request) -> Answer:
+    """Return the placement that was asked for.
+
+    Raises SpecError for a request that cannot be stated, InfeasibleError if the rules leave no
+    placement, VerificationError if ours breaks one.
+    """
+    started = time.perf_counter()
+    refuse(request)
+    measured, machine = request.measured, request.machine
+    planned_on = measured.counts[: measured.num_windows - request.hold_out]
+    loads = planned_on.sum(axis=0)
+    before = _before(request)
+    notes: list[str] = []
+    if request.max_moves is None:
+        layers = placed(loads, machine, request.rules, request.options)
+        layers = _gathered(request, loads, layers, notes)
+    else:
+        layers = _replanned(request, loads, before, notes)
+    slots = np.array([layer.slots for layer in layers])
+    if request.current is not None:
+        pairs = zip(slots, before, strict=True)
+        slots = np.array([kept_in_place(now, old, machine.num_gpus) for now, old in pairs])
+    _verify(request, loads, slots)
+    answers = tuple(_layer_answers(request, loads, layers, slots, before))
+    scale = loads.sum(axis=1) / machine.num_gpus
+    tops = [np.array([getattr(a, key) for a in answers]) @ scale for key in _SUMMED]
+    total = float(scale.sum())
+    moves = [a.moves for a in answers if a.moves is not None]
+    return Answer(
+        request=request,
+        layers=answers,
+        max_over_mean=float(tops[0]) / total,
+        bound=float(tops[1]) / total,
+        gap=max(0.0, float(tops[0] / tops[1]) - 1),
+        before=float(tops[2]) / total,
+        planned=_gain(planned_on, slots, before, machine),
+        held_out=_gain(measured.counts[len(planned_on) :], slots, before, machine)
+        if request.hold_out
+        else None,
+        notes=tuple(notes),
+        wall_s=time.perf_counter() - started,
+        moves=sum(moves) if moves else (0 if request.current is not None else None),
+    )
+
+
+_SUMMED = ("max_over_mean", "bound", "before")
+
+
+def refuse(request: Request) -> None:
+    """Raise SpecError for a request that has no answer by its form."""
+    machine, rules, experts = request.machine, request.rules, request.measured.num_experts
+    if machine.num_slots < experts:
+        raise SpecError(
+            f"{plural(machine.num_slots, 'slot')} for {plural(experts, 'expert')}; expected at "
+            f"least {-(-experts // machine.num_gpus) * machine.num_gpus} on "
+            f"{plural(machine.num_gpus, 'GPU')}"
+        )
+    if machine.slots_per_gpu > experts:
+        raise SpecError(
+            f"{machine.slots_per_gpu} slots per GPU for {plural(experts, 'expert')}: a GPU would "
+            f"hold one twice; expected at most {experts * machine.num_gpus} slots"
+        )
+    most = rules.most_replicas(machine) * experts
+    if machine.num_slots > most:
+        raise SpecError(
+            f"{plural(machine.num_slots, 'slot')}: the rules allow at most {most}, "
+            f"{rules.most_replicas(machine)} per expert"
+        )
+    groups, nodes = rules.num_groups, machine.num_nodes
+    if groups > 1 and (experts % groups or groups % nodes):
+        raise SpecError(
+            f"{groups} groups: expected as many experts in each ({experts} experts) and as many "
+            f"groups on each of {plural(nodes, 'node')}"
+        )
+    for pair in rules.forbidden_pairs:
+        if pair[0] == pair[1] or not all(0 <= expert < experts for expert in pair):
+            raise SpecError(
+                f"forbidden pair {pair[0]},{pair[1]}: expected two experts of 0 to {experts - 1}"
+            )
+    _refuse_current(request)
+    if request.hold_out and request.hold_out >= request.measured.num_windows:
+        raise SpecError(
+            f"{request.hold_out} of {plural(request.measured.num_windows, 'window')} held out; "
+            "expected at least one to plan on"
+        )
+
+
+def _refuse_current(request: Request) -> None:
+    current, experts = request.current, request.measured.num_experts
+    if current is None:
+        if request.max_moves is not None:
+            raise SpecError("a limit on moves needs the current placement")
+        return
+    if request.max_moves is not None and request.rules.num_groups > 1:
+        raise SpecError("a limit on moves and groups of experts on nodes do not go together yet")
+    missing = sorted(set(request.measured.layers) - set(current.layers))
+    if missing:
+        raise SpecError(f"the current placement has no layer {missing[0]}, which has loads")
+    if current.slots.shape[1] != request.machine.num_slots:
+        raise SpecError(
+            f"the current placement has {current.slots.shape[1]} slots, but "
+            f"{request.machine.num_slots} are asked for"
+        )
+    lost = replica_counts(current.slots, max(experts, int(current.slots.max()) + 1)) == 0
+    if current.slots.max() >= experts or lost[:, :experts].any():
+        what = (
+            "an expert that there is not" if current.slots.max() >= experts else "not every expert"
+        )
+        raise SpecError(f"the current placement has {what}; the loads are of {experts} experts")
+
+
+def _before(request: Request) -> IntArray:
+    """Return the placement now, or the one that engines begin with; shape (layers, slots)."""
+    measured, num_slots = request.measured, request.machine.num_slots
+    if request.current is None:
+        trivial = np.arange(num_slots) % measured.num_experts
+        return np.broadcast_to(trivial, (len(measured.layers), num_slots))
+    rows = [request.current.layers.index(layer) for layer in measured.layers]
+    return request.current.slots[rows]
+
+
+def _gathered(
+    request: Request, loads: FloatArray, layers: list[PlacedLayer], notes: list[str]
+) -> list[PlacedLayer]:
+    """Trade balance, as much as was allowed, for fewer nodes per token."""
+    measured, tolerance = request.measured, request.balance_tolerance
+    if tolerance <= 0:
+        return layers
+    if measured.routing is None and measured.coactivation is None:
+        raise SpecError("a balance tolerance needs routing or coactivation in the loads")
+    if request.machine.num_nodes == 1:
+        raise SpecError("a balance tolerance needs several nodes: on one, no token leaves it")
+    moved = []
+    for number, layer in enumerate(layers):
+        task = LayerTask(loads[number], request.machine, request.rules)
+        if measured.coactivation is not None:
+            together = measured.coactivation[number]
+        else:
+            assert measured.routing is not None
+            together = coactivation(measured.routing[number], measured.num_experts)
+        slots = gathered(task, layer.slots, together, layer.max_load * (1 + tolerance))
+        if broken(task, slots):
+            slots = layer.slots
+        moved.append(replace(layer, slots=slots, max_load=fullest(task, slots)))
+    notes.append(
+        f"up to {tolerance:.2%} of balance was given for fewer nodes per token; the gap counts it"
+    )
+    return moved
+
+
+def _replanned(
+    request: Request, loads: FloatArray, before: IntArray, notes: list[str]
+) -> list[PlacedLayer]:
+    """Change the current placement with few moves; bounds are those of any number of moves."""
+    machine, rules, most = request.machine, request.rules, request.max_moves
+    assert most is not None
+    free = placed(loads, machine, rules, replace(request.options, effort="quick"))
+    tasks = [LayerTask(load, machine, rules, now) for load, now in zip(loads, before, strict=True)]
+    found = replanned(tasks, [layer.bound for layer in free], most)
+    layers: list[PlacedLayer] = []
+    for task, slots, layer in zip(tasks, found, free, strict=True):
+        moves = num_moves(slots, before[len(layers)], machine.num_gpus)
+        own = PlacedLayer(slots, fullest(task, slots), layer.bound, layer.proof)
+        limited = replace(task, max_moves=moves)
+        if request.options.effort != "quick" and own.gap > request.options.tolerance:
+            own = with_cp_sat(limited, own, request.options)
+        layers.append(own)
+    unlimited = sum(layer.max_load for layer in free) / float(loads.sum()) * machine.num_gpus
+    notes.append(f"without a limit on moves the load of the fullest GPU would be {unlimited:.4f}")
+    notes.append(
+        "bounds are of placements with any number of moves, but for layers that CP-SAT proved"
+    )
+    if has_twins(before, machine).any():
+        notes.append(
+            "the current placement has an expert twice on one GPU; taking it away counts as a move"
+        )
+    return layers
+
+
+def _verify(request: Request, loads: FloatArray, slots: IntArray) -> None:
+    """Check every rule once more, on what is handed out."""
+    for number, row in enumerate(slots):
+        task = LayerTask(loads[number], request.machine, request.rules)
+        for said in broken(task, row):
+            raise VerificationError(f"layer {request.measured.layers[number]} breaks {said}")
+
+
+def _layer_answers(
+    request: Request,
+    loads: FloatArray,
+    layers: list[PlacedLayer],
+    slots: IntArray,
+    before: IntArray,
+) -> list[LayerAnswer]:
+    machine, measured = request.machine, request.measured
+    mean = loads.sum(axis=1) / machine.num_gpus
+    now = gpu_loads(loads, slots, machine).max(axis=1)
+    then = gpu_loads(loads, before, machine).max(axis=1)
+    counts = replica_counts(slots, measured.num_experts)
+    answers = []
+    for i, (number, layer) in enumerate(zip(measured.layers, layers, strict=True)):
+        bound = min(layer.bound, float(now[i]))
+        answers.append(
+            LayerAnswer(
+                layer=number,
+                slots=slots[i],
+                replicas=counts[i],
+                max_over_mean=float(now[i] / mean[i]),
+                bound=float(bound / mean[i]),
+                gap=max(0.0, float(now[i] / bound) - 1),
+                proof=layer.proof,
+                before=float(then[i] / mean[i]),
+                moves=None
+                if request.current is None
+                else num_moves(slots[i], before[i], machine.num_gpus),
+                **_nodes(request, i, slots[i], before[i]),
+            )
+        )
+    return answers
+
+
+def _nodes(request: Request, row: int, slots: IntArray, before: IntArray) -> dict[str, float]:
+    routing, machine = request.measured.routing, request.machine
+    if routing is None or machine.num_nodes == 1:
+        return {}
+    return {
+        "nodes_per_token": nodes_per_token(slots, routing[row], machine),
+        "nodes_per_token_before": nodes_per_token(before, routing[row], machine),
+    }
+
+
+def _gain(counts: FloatArray, slots: IntArray, before: IntArray, machine: Machine) -> WindowGain:
+    """Return the mean over windows of fullest over mean load; empty windows do not count."""
+    busy = [window for window in counts if window.any()]
+    means = np.array([window.sum() / machine.num_gpus for window in busy])
+    tops = [
+        np.array([gpu_loads(window, place, machine).max(axis=1).sum() for window in busy])
+        for place in (before, slots)
+    ]
+    return WindowGain(len(busy), *(float((top / means).mean()) for top in tops))

@@ -1,0 +1,174 @@
+"""A placement in the files of the engines that take one, and those files read back.
+
+Formats and their sources: docs/placement.md, "Files for engines".
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from autopar.documents import label_of, parse_any, read_text
+from autopar.errors import SpecError, VerificationError
+from autopar.placement.files.maps import ExpertMap, table_of
+from autopar.placement.files.tensorrt import balancer_text, read_balancer
+
+Target = Literal["sglang", "tensorrt-llm", "vllm-ascend", "vllm"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+
+def text_for(
+    target: Target,
+    placement: ExpertMap,
+    num_gpus: int,
+    num_experts: int,
+    num_layers: int | None = None,
+    num_groups: int = 1,
+) -> str:
+    """Return the file with which an engine starts from a placement.
+
+    num_layers: decoder layers of the model, dense ones too; None where nobody said. num_groups: of
+    experts that the router picks among first.
+    Raises SpecError for what the engine cannot express.
+    """
+    match target:
+        case "sglang":
+            return _sglang(placement, num_experts, num_layers)
+        case "tensorrt-llm":
+            return balancer_text(placement)
+        case "vllm-ascend":
+            return _ascend(placement, num_gpus)
+        case "vllm":
+            return _permutation(placement, num_gpus, num_experts, num_groups)
+
+
+def read_map(source: str, target: Target | None = None) -> ExpertMap:
+    """Return the placement in an engine's file, or in a document of `autopar place`.
+
+    target: whose; found out where it is None. For SGLang every layer comes back, dense ones too.
+    Raises SpecError if it is none of them.
+    """
+    label = label_of(source)
+    if target == "tensorrt-llm":
+        return read_balancer(source)
+    data = parse_any(read_text(source), label)
+    if not isinstance(data, dict):
+        return _numbered(label, table_of(label, data), None)
+    if "initial_global_assignments" in data and target is None:
+        return read_balancer(source)
+    if "physical_to_logical_map" in data:
+        if target == "sglang" and len(data) > 1:
+            raise SpecError(f"{label}: SGLang takes physical_to_logical_map and no other field")
+        rows = table_of(f"{label}: physical_to_logical_map", data["physical_to_logical_map"])
+        listed = data.get("layers")
+        numbers = [row.get("layer") for row in listed] if isinstance(listed, list) else None
+        return _numbered(label, rows, numbers)
+    if "layer_list" in data:
+        return _read_ascend(label, data)
+    if "new_to_old_expert" in data:
+        return _read_permutation(label, data)
+    raise SpecError(
+        f"{label}: no placement: expected physical_to_logical_map (SGLang, autopar), "
+        "initial_global_assignments (TensorRT-LLM), layer_list (vllm-ascend) or new_to_old_expert"
+    )
+
+
+def verify_file(path: Path, target: Target, placement: ExpertMap, num_layers: int | None) -> None:
+    """Read a file that was written and compare it with the placement, slot by slot.
+
+    Raises VerificationError where it says something else.
+    """
+    found = read_map(str(path), target)
+    if target == "sglang" and num_layers is not None:
+        rows = [found.layers.index(layer) for layer in placement.layers]
+        found = ExpertMap(found.slots[rows], placement.layers)
+    elif target in ("sglang", "vllm-ascend"):  # which number rows from 0
+        found = ExpertMap(found.slots, placement.layers)
+    for said in placement.differences(found):
+        raise VerificationError(f"{label_of(path)}: read back, it has {said}")
+
+
+def _sglang(placement: ExpertMap, num_experts: int, num_layers: int | None) -> str:
+    """One row per decoder layer: the row of a dense layer is not looked at, but must be there."""
+    count = max(placement.layers) + 1 if num_layers is None else num_layers
+    num_slots = placement.slots.shape[1]
+    idle = [slot % num_experts for slot in range(num_slots)]
+    rows = [idle] * count
+    for layer, row in zip(placement.layers, placement.slots.tolist(), strict=True):
+        rows[layer] = row
+    return json.dumps({"physical_to_logical_map": rows}) + "\n"
+
+
+def _ascend(placement: ExpertMap, num_gpus: int) -> str:
+    layers = []
+    for number, row in enumerate(placement.slots.reshape(len(placement.layers), num_gpus, -1)):
+        devices = [{"device_id": g, "device_expert": held} for g, held in enumerate(row.tolist())]
+        layers.append({"layer_id": number, "device_count": num_gpus, "device_list": devices})
+    return json.dumps({"moe_layer_count": len(layers), "layer_list": layers}) + "\n"
+
+
+def _read_ascend(label: str, data: dict[str, Any]) -> ExpertMap:
+    try:
+        layers = sorted(data["layer_list"], key=lambda layer: layer["layer_id"])
+        rows = [
+            [
+                expert
+                for device in sorted(layer["device_list"], key=lambda device: device["device_id"])
+                for expert in device["device_expert"]
+            ]
+            for layer in layers
+        ]
+        numbers = [layer["layer_id"] for layer in layers]
+    except (KeyError, TypeError):
+        raise SpecError(f"{label}: layer_list: expected layer_id and device_list of each") from None
+    return _numbered(label, table_of(f"{label}: layer_list", rows), numbers)
+
+
+def _permutation(placement: ExpertMap, num_gpus: int, num_experts: int, num_groups: int) -> str:
+    """VLLM takes no map: the same placement by another order of the checkpoint's experts."""
+    if placement.slots.shape[1] != num_experts:
+        raise SpecError(
+            f"vllm: {placement.slots.shape[1]} slots for {num_experts} experts: vLLM takes no map "
+            "of experts, and a permutation of the checkpoint has no replicas; expected as many "
+            "slots as experts"
+        )
+    if num_groups > 1:
+        size = num_experts // num_groups
+        groups = (placement.slots // size).reshape(len(placement.layers), num_groups, size)
+        if (groups != groups[:, :, :1]).any():
+            raise SpecError(
+                "vllm: the router picks among groups of consecutive experts, which a permutation "
+                "would tear apart; expected a placement of whole groups"
+            )
+    return (
+        json.dumps(
+            {
+                "what": "expert i of the permuted checkpoint is expert new_to_old_expert[layer][i] "
+                "of the original: permute the experts' weights, the rows of the router's weight "
+                "and, where there is one, its bias; vLLM's linear placement then puts them as "
+                "planned",
+                "expert_parallel_size": num_gpus,
+                "layers": list(placement.layers),
+                "new_to_old_expert": placement.slots.tolist(),
+            }
+        )
+        + "\n"
+    )
+
+
+def _read_permutation(label: str, data: dict[str, Any]) -> ExpertMap:
+    rows = table_of(f"{label}: new_to_old_expert", data["new_to_old_expert"])
+    for number, row in enumerate(rows):
+        if sorted(row.tolist()) != list(range(len(row))):
+            raise SpecError(f"{label}: new_to_old_expert[{number}]: no permutation of the experts")
+    return _numbered(label, rows, data.get("layers"))
+
+
+def _numbered(label: str, slots: Any, numbers: Sequence[Any] | None) -> ExpertMap:
+    if numbers is None:
+        return ExpertMap(slots, tuple(range(len(slots))))
+    if len(numbers) != len(slots) or not all(type(number) is int for number in numbers):
+        raise SpecError(f"{label}: layers: expected a number for each of {len(slots)} layers")
+    return ExpertMap(np.asarray(slots), tuple(numbers))
