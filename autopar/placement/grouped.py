@@ -2,18 +2,28 @@
 
 import numpy as np
 
+from autopar.errors import InfeasibleError, SolveLimitError
 from autopar.placement.bounds import quick_bounds
 from autopar.placement.improve import search
 from autopar.placement.machine import FloatArray, IntArray, LayerTask, Machine, Rules
-from autopar.placement.starts import starts
+from autopar.placement.starts import found_by_cp_sat, starts
 
 
 def grouped(task: LayerTask, tolerance: float, rounds: int, seed: int) -> IntArray:
     """Return a placement in which each group of consecutive experts lies on one node.
 
     Each group is an item and each node a GPU of the first problem; each node's experts on its GPUs
-    are the second, with replicas inside the node.
+    are the second, with replicas inside the node. Where the rules leave a node none, CP-SAT looks
+    for groups that they do.
+    Raises InfeasibleError if there are provably none.
     """
+    try:
+        return _in_two_steps(task, tolerance, rounds, seed)
+    except (InfeasibleError, SolveLimitError):
+        return found_by_cp_sat(task)
+
+
+def _in_two_steps(task: LayerTask, tolerance: float, rounds: int, seed: int) -> IntArray:
     machine, rules = task.machine, task.rules
     size = len(task.load) // rules.num_groups
     of_groups = task.load.reshape(rules.num_groups, size).sum(axis=1)
