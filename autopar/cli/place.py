@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # The names of `autopar.placement.files.engines.TARGETS`, written out for --help.
 _TARGETS = ("sglang", "tensorrt-llm", "vllm-ascend", "vllm")
+# SGLang tells a file from text by its ending; TensorRT-LLM reads YAML.
+_ENDINGS = {"sglang": (".json",), "tensorrt-llm": (".yaml", ".yml")}
 
 
 @click.command("place")
@@ -207,7 +209,7 @@ def _pairs(texts: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     pairs = []
     for text in texts:
         numbers = text.split(",")
-        if len(numbers) != 2 or not all(n.strip().isdecimal() for n in numbers):
+        if len(numbers) != 2 or not all(n.strip().isdecimal() and len(n) < 9 for n in numbers):
             raise SpecError(f"--forbid: found {text[:40]!r}, expected two experts: 3,17")
         pairs.append((int(numbers[0]), int(numbers[1])))
     return tuple(pairs)
@@ -219,7 +221,7 @@ def _numbers(option: str, text: str) -> Iterator[int]:
     for part in text.split(","):
         first, mark, last = part.strip().partition("-")
         ends = (first, last) if mark else (first, first)
-        if not all(end.isdecimal() and len(end) < 7 for end in ends):
+        if not all(e.isdecimal() and len(e) < 7 for e in ends) or int(ends[0]) > int(ends[1]):
             raise SpecError(f"{option}: found {part[:40]!r}, expected layers: 0-2 or 0,4")
         yield from range(int(ends[0]), int(ends[1]) + 1)
 
@@ -259,7 +261,7 @@ def _moves(text: str | None, num_slots: int) -> int | None:
     if text is None:
         return None
     if text.endswith("%"):
-        return int(_fraction("--max-moves", text) * num_slots)
+        return int(_fraction("--max-moves", text) * num_slots * (1 + 1e-12))  # 29 % of 100 is 29
     if not text.isdecimal() or len(text) > 12:
         raise SpecError(
             f"--max-moves: found {text[:40]!r}, expected a number or a share such as 5%"
@@ -279,6 +281,9 @@ def _targets(exports: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
                 f"--export: no engine {target[:40]!r}{suggest(target, _TARGETS)}; expected one of "
                 f"{', '.join(_TARGETS)}"
             )
+        endings = _ENDINGS.get(target, ())
+        if endings and not file.endswith(endings):
+            raise SpecError(f"--export: {target}: found {file[-60:]!r}, expected *{endings[0]}")
         refuse_unwritable(Path(file), "--export")
         yield target, Path(file)
 

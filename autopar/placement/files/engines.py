@@ -4,16 +4,15 @@ Formats and their sources: docs/placement.md, "Files for engines".
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
-
-import numpy as np
 
 from autopar.documents import label_of, parse_any, read_text
 from autopar.errors import SpecError, VerificationError
 from autopar.placement.files.maps import ExpertMap, table_of
-from autopar.placement.files.tensorrt import balancer_text, read_balancer
+from autopar.placement.files.measured import numbered
+from autopar.placement.files.tensorrt import balancer_map, balancer_text
+from autopar.placement.machine import IntArray
 
 Target = Literal["sglang", "tensorrt-llm", "vllm-ascend", "vllm"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -51,20 +50,19 @@ def read_map(source: str, target: Target | None = None) -> ExpertMap:
     Raises SpecError if it is none of them.
     """
     label = label_of(source)
-    if target == "tensorrt-llm":
-        return read_balancer(source)
     data = parse_any(read_text(source), label)
+    if target == "tensorrt-llm" or (target is None and _is_balancer(data)):
+        return balancer_map(label, data)
     if not isinstance(data, dict):
         return _numbered(label, table_of(label, data), None)
-    if "initial_global_assignments" in data and target is None:
-        return read_balancer(source)
     if "physical_to_logical_map" in data:
         if target == "sglang" and len(data) > 1:
             raise SpecError(f"{label}: SGLang takes physical_to_logical_map and no other field")
         rows = table_of(f"{label}: physical_to_logical_map", data["physical_to_logical_map"])
         listed = data.get("layers")
-        numbers = [row.get("layer") for row in listed] if isinstance(listed, list) else None
-        return _numbered(label, rows, numbers)
+        if isinstance(listed, list):  # ours has a mapping per layer
+            listed = [row.get("layer") if isinstance(row, dict) else row for row in listed]
+        return _numbered(label, rows, listed)
     if "layer_list" in data:
         return _read_ascend(label, data)
     if "new_to_old_expert" in data:
@@ -75,17 +73,25 @@ def read_map(source: str, target: Target | None = None) -> ExpertMap:
     )
 
 
+def _is_balancer(data: Any) -> bool:
+    return isinstance(data, dict) and "initial_global_assignments" in data
+
+
 def verify_file(path: Path, target: Target, placement: ExpertMap, num_layers: int | None) -> None:
     """Read a file that was written and compare it with the placement, slot by slot.
 
     Raises VerificationError where it says something else.
     """
     found = read_map(str(path), target)
-    if target == "sglang" and num_layers is not None:
-        rows = [found.layers.index(layer) for layer in placement.layers]
-        found = ExpertMap(found.slots[rows], placement.layers)
-    elif target in ("sglang", "vllm-ascend"):  # which number rows from 0
-        found = ExpertMap(found.slots, placement.layers)
+    if target == "sglang":  # a row per decoder layer
+        count = max(placement.layers) + 1 if num_layers is None else num_layers
+        if len(found.slots) != count:
+            raise VerificationError(
+                f"{label_of(path)}: read back, it has {len(found.slots)} layers; expected {count}"
+            )
+        found = ExpertMap(found.slots[list(placement.layers)], placement.layers)
+    elif target == "vllm-ascend" and len(found.slots) == len(placement.layers):
+        found = ExpertMap(found.slots, placement.layers)  # numbered from 0 there
     for said in placement.differences(found):
         raise VerificationError(f"{label_of(path)}: read back, it has {said}")
 
@@ -166,9 +172,5 @@ def _read_permutation(label: str, data: dict[str, Any]) -> ExpertMap:
     return _numbered(label, rows, data.get("layers"))
 
 
-def _numbered(label: str, slots: Any, numbers: Sequence[Any] | None) -> ExpertMap:
-    if numbers is None:
-        return ExpertMap(slots, tuple(range(len(slots))))
-    if len(numbers) != len(slots) or not all(type(number) is int for number in numbers):
-        raise SpecError(f"{label}: layers: expected a number for each of {len(slots)} layers")
-    return ExpertMap(np.asarray(slots), tuple(numbers))
+def _numbered(label: str, slots: IntArray, numbers: object) -> ExpertMap:
+    return ExpertMap(slots, numbered(f"{label}: layers", numbers, len(slots)))

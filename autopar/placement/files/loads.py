@@ -2,7 +2,6 @@
 
 import csv
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from autopar.placement.files.torch_file import read_torch
 _BESIDE = ("rank", "average_utilization_rate_over_window", "physical_to_logical_map")
 _KNOWN = ("loads", "logical_count", "windows", "layers", "routing", "coactivation")
 _MAX_BYTES = 2_000_000_000
+_MOST_COUNTS = 100_000_000  # made of CSV, whose rows may be few and far apart
 
 
 def read_loads(source: str) -> Measured:
@@ -102,42 +102,53 @@ def _refuse_unreadable(path: Path, label: str) -> None:
 def _arrays(path: Path, label: str) -> dict[str, Any]:
     """Return the arrays of a numpy file; objects in it, which could run code, are refused."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"loads": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise SpecError(f"{label}: no numpy file of numbers: {error}") from None
+        with path.open("rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"loads": loaded}
+            with loaded:
+                return {name: loaded[name] for name in loaded.files}
+    except Exception as error:  # noqa: BLE001  numpy raises anything on what is damaged
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise SpecError(f"{label}: no numpy file of numbers: {said}") from None
 
 
 def _from_csv(label: str, text: str) -> Measured:
-    rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
-    header = [cell.strip().lower() for cell in rows[0]]
+    reader = csv.reader(io.StringIO(text))
+    try:
+        numbered_rows = [
+            (reader.line_num, row) for row in reader if any(cell.strip() for cell in row)
+        ]
+    except csv.Error as error:
+        raise SpecError(f"{label}: line {reader.line_num}: {error}") from None
+    if not numbered_rows:
+        raise SpecError(f"{label}: the file is empty; expected loads of experts")
+    header = [cell.strip().lower() for cell in numbered_rows[0][1]]
     if "layer" in header and "expert" in header:
-        return _from_triples(label, header, rows[1:])
+        return _from_triples(label, header, numbered_rows[1:])
     if not _is_number(header[0]):
         raise SpecError(
-            f"{label}: line 1: found {header[0]!r}; expected a number for each expert, or a header "
-            "with layer, expert, count (and window)"
+            f"{label}: line 1: found {header[0][:40]!r}; expected a number for each expert, or a "
+            "header with layer, expert, count (and window)"
         )
     values = [
         [_cell(label, line, column, cell) for column, cell in enumerate(row, 1)]
-        for line, row in enumerate(rows, 1)
+        for line, row in numbered_rows
     ]
     counts = counted(label, values)
     return Measured(counts, tuple(range(counts.shape[1])))
 
 
-def _from_triples(label: str, header: list[str], rows: list[list[str]]) -> Measured:
+def _from_triples(label: str, header: list[str], rows: list[tuple[int, list[str]]]) -> Measured:
     """Return loads from rows of layer, expert, count and perhaps window; what is absent is 0."""
     names = ["window", "layer", "expert", "count"]
-    unknown = [name for name in header if name not in names]
-    if unknown or "count" not in header:
-        wrong = f"unknown column {unknown[0]!r}" if unknown else "no column count"
-        raise SpecError(f"{label}: line 1: {wrong}; expected layer, expert, count (and window)")
+    wrong = [f"unknown column {name[:40]!r}" for name in header if name not in names]
+    wrong += [f"column {name!r} stands twice" for name in names if header.count(name) > 1]
+    if wrong or "count" not in header:
+        said = wrong[0] if wrong else "no column count"
+        raise SpecError(f"{label}: line 1: {said}; expected layer, expert, count (and window)")
     read: dict[tuple[int, int, int], float] = {}
-    for line, row in enumerate(rows, 2):
+    for line, row in rows:
         if len(row) != len(header):
             raise SpecError(f"{label}: line {line}: {len(row)} values for {len(header)} columns")
         cells = {
@@ -145,7 +156,7 @@ def _from_triples(label: str, header: list[str], rows: list[list[str]]) -> Measu
             for column, (name, cell) in enumerate(zip(header, row, strict=True), 1)
         }
         place = [cells.get(name, 0.0) for name in names[:3]]
-        if any(value < 0 or value != int(value) or value > 1e6 for value in place):
+        if not all(0 <= value <= 1e6 and value.is_integer() for value in place):
             raise SpecError(f"{label}: line {line}: expected whole numbers of layer and expert")
         window, layer, expert = (int(value) for value in place)
         if (window, layer, expert) in read:
@@ -155,10 +166,18 @@ def _from_triples(label: str, header: list[str], rows: list[list[str]]) -> Measu
         raise SpecError(f"{label}: no rows below the header; expected counts")
     windows, layers = (sorted({key[i] for key in read}) for i in (0, 1))
     num_experts = max(key[2] for key in read) + 1
-    counted(label, np.zeros((1, len(layers), num_experts)))  # its size, before it is made
+    size = len(layers) * num_experts
+    if len(windows) * size > max(_MOST_COUNTS, size):
+        raise SpecError(
+            f"{label}: {len(windows):,} windows of {len(layers):,} layers with {num_experts:,} "
+            f"experts; expected at most {_MOST_COUNTS:,} counts"
+        )
+    counted(label, np.broadcast_to(0.0, (1, len(layers), num_experts)))  # its size, before it is
+    places = {number: at for at, number in enumerate(windows)}
+    rows_of = {number: at for at, number in enumerate(layers)}
     counts = np.zeros((len(windows), len(layers), num_experts))
     for (window, layer, expert), count in read.items():
-        counts[windows.index(window), layers.index(layer), expert] = count
+        counts[places[window], rows_of[layer], expert] = count
     return Measured(counted(label, counts), tuple(layers))
 
 

@@ -10,6 +10,7 @@ from autopar.units import plural
 
 MOST_EXPERTS = 4096
 MOST_LAYERS = 1024
+_MOST = 1e18  # tokens in one count; sums of more lose what is of interest
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +60,19 @@ def counted(label: str, values: object) -> FloatArray:
             f"{label}: found {array.shape[1]:,} layers of {array.shape[2]:,} experts, expected at "
             f"most {MOST_LAYERS:,} and {MOST_EXPERTS:,}"
         )
-    for problem, wrong in (("not a finite number", ~np.isfinite(array)), ("negative", array < 0)):
+    problems = {
+        "not a finite number": ~np.isfinite(array),
+        "negative": array < 0,
+        "too large": array > _MOST,
+    }
+    for problem, wrong in problems.items():
         if wrong.any():
             window, layer, expert = (int(i) for i in np.argwhere(wrong)[0])
             place = f"layer {layer}, expert {expert}"
             place = f"window {window}, {place}" if len(array) > 1 else place
             raise SpecError(
                 f"{label}: {place}: found {array[window, layer, expert]:g}, which is {problem}; "
-                "expected a count of at least 0"
+                f"expected a count of 0 to {_MOST:g}"
             )
     return array
 
@@ -84,9 +90,9 @@ def experts_of_tokens(label: str, values: object, num_layers: int, num_experts: 
             f"{label}: found an array of shape {array.shape}, expected "
             f"[{num_layers} layers][tokens][experts of a token]"
         )
-    whole = array.astype(np.int64)
-    if (whole != array).any() or whole.min() < 0 or whole.max() >= num_experts:
+    if not ((array >= 0) & (array < num_experts) & (array == np.floor(array))).all():
         raise SpecError(f"{label}: expected numbers of experts, 0 to {num_experts - 1}")
+    whole = array.astype(np.int64)
     ordered = np.sort(whole, axis=2)
     if (np.diff(ordered, axis=2) == 0).any():
         layer, token = (int(i) for i in np.argwhere((np.diff(ordered, axis=2) == 0).any(axis=2))[0])

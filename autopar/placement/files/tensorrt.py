@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from autopar.documents import MAX_SPEC_BYTES, label_of, parse_any, read, read_text
+from autopar.documents import MAX_SPEC_BYTES, label_of, read
 from autopar.errors import SpecError
 from autopar.placement.files.maps import ExpertMap, table_of
-from autopar.placement.files.measured import Measured, counted
+from autopar.placement.files.measured import Measured, counted, numbered
 from autopar.placement.machine import IntArray
 
 _KEY = re.compile(r"(\d{1,9})_(\d{1,9})", re.ASCII)
@@ -88,15 +88,21 @@ def read_tensors(path: Path) -> dict[str, Any]:
         if name == "__metadata__":
             continue
         try:
-            kind, shape = _TYPES[entry["dtype"]], tuple(int(n) for n in entry["shape"])
-            begin, end = (int(n) for n in entry["data_offsets"])
-            tensors[name] = np.frombuffer(body[begin : max(end, begin)], dtype=kind).reshape(shape)
-        except (KeyError, TypeError, ValueError):
+            tensors[name] = _array(entry, body)
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise SpecError(
                 f"{label}: {name[:60]}: expected whole numbers or floats, with offsets "
                 "inside the file"
             ) from None
     return tensors
+
+
+def _array(entry: Any, body: memoryview) -> Any:
+    kind, shape = _TYPES[entry["dtype"]], tuple(int(n) for n in entry["shape"])
+    begin, end = (int(n) for n in entry["data_offsets"])
+    if not 0 <= begin <= end <= len(body):
+        raise ValueError(f"{begin} to {end} of {len(body)}")
+    return np.frombuffer(body[begin:end], dtype=kind).reshape(shape)
 
 
 def balancer_text(placement: ExpertMap) -> str:
@@ -111,13 +117,11 @@ def balancer_text(placement: ExpertMap) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_balancer(source: str) -> ExpertMap:
-    """Return the map in a load balancer's configuration.
+def balancer_map(label: str, data: object) -> ExpertMap:
+    """Return the map in a load balancer's configuration, which `label` names.
 
     Raises SpecError if it has none, or one of another form.
     """
-    label = label_of(source)
-    data = parse_any(read_text(source), label)
     if not isinstance(data, dict) or "initial_global_assignments" not in data:
         raise SpecError(f"{label}: no initial_global_assignments; expected a slot list per layer")
     known = {"num_slots", "layer_updates_per_iter", "initial_global_assignments"}
@@ -130,7 +134,7 @@ def read_balancer(source: str) -> ExpertMap:
     if not isinstance(rows, dict) or not rows:
         raise SpecError(f"{label}: initial_global_assignments: expected a mapping of layers")
     try:
-        layers = tuple(int(key) for key in rows)
+        numbers = [int(key) for key in rows]
     except (TypeError, ValueError):
         raise SpecError(
             f"{label}: initial_global_assignments: expected numbers of layers"
@@ -138,4 +142,5 @@ def read_balancer(source: str) -> ExpertMap:
     slots: IntArray = table_of(f"{label}: initial_global_assignments", list(rows.values()))
     if data.get("num_slots") != slots.shape[1]:
         raise SpecError(f"{label}: num_slots: expected {slots.shape[1]}, as the lists are long")
+    layers = numbered(f"{label}: initial_global_assignments", numbers, len(slots))
     return ExpertMap(slots, layers)

@@ -34,16 +34,13 @@ def read_torch(path: Path, label: str) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if len(names) != 1:
-                raise SpecError(f"{label}: no file of torch.save: it has no data.pkl")
-            folder = names[0].removesuffix("data.pkl")
-            with archive.open(names[0]) as stream:
-                data = _Reader(io.BytesIO(stream.read(1 << 24)), archive, folder, label).load()
+            data = _unpickled(archive, label)
+    except SpecError:
+        raise
     except (zipfile.BadZipFile, KeyError, EOFError, OSError) as error:
         raise SpecError(f"{label}: no file of torch.save: {error}") from None
-    except (pickle.UnpicklingError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise SpecError(f"{label}: not read: {error}") from None
+    except Exception as error:  # noqa: BLE001  a damaged pickle or archive raises anything
+        raise SpecError(f"{label}: not read: {str(error) or type(error).__name__}") from None
     if not isinstance(data, dict):
         raise SpecError(
             f"{label}: found {type(data).__name__}, expected a mapping with logical_count"
@@ -54,6 +51,15 @@ def read_torch(path: Path, label: str) -> dict[str, Any]:
             "logical_count"
         )
     return {str(key): value for key, value in data.items()}
+
+
+def _unpickled(archive: zipfile.ZipFile, label: str) -> Any:
+    names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    if len(names) != 1:
+        raise SpecError(f"{label}: no file of torch.save: it has no data.pkl")
+    with archive.open(names[0]) as stream:
+        content = io.BytesIO(stream.read(1 << 24))
+    return _Reader(content, archive, names[0].removesuffix("data.pkl"), label).load()
 
 
 class _Storage:
