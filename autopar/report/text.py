@@ -195,14 +195,14 @@ def _print_metrics(
     roles: Mapping[str, Metrics],
 ) -> None:
     """Print all metrics, and where measured values of them lie: in a column, if there is room."""
-    ranges = range_rows(metrics)
     share = 0.0 if metrics.expected is None else metrics.expected.share
     said = f"here {percent(share)} of measured values lie"
     if share and not roles:
         title = f"{title}, and w{said}"
-    _section(console, title, _metrics(metrics, scenario, roles, {} if roles else ranges))
+    ranges = {} if roles else range_rows(metrics)
+    _section(console, title, _metrics(metrics, scenario, roles, ranges))
     if share and roles:
-        _pairs(console, f"W{said}, both roles together", ranges.items(), "")
+        _section(console, f"W{said}", _role_ranges({"both": metrics, **roles}))
 
 
 def _metrics(
@@ -229,17 +229,35 @@ def _metrics(
     return table
 
 
+def _role_ranges(columns: Mapping[str, Metrics]) -> Table:
+    """Return where measured values of each role lie, those of both together first."""
+    table = _table("", *columns)
+    rows = {key: range_rows(column) for key, column in columns.items()}
+    for name in dict.fromkeys(name for row in rows.values() for name in row):
+        table.add_row(name, *(row.get(name, "") for row in rows.values()))
+    return table
+
+
 def range_rows(metrics: Metrics) -> dict[str, str]:
-    """Return where measured values lie, by the name of the metric in text; those it has."""
+    """Return where measured values lie, by the name of the metric in text; those it has.
+
+    Of a value that lies outside, how many times as much was measured.
+    """
     expected = metrics.expected
     if expected is None:
         return {}
-    found = {"throughput": words.interval(expected.tokens_per_s, "tokens/s")}
-    if metrics.ttft_us is not None:
-        found["TTFT"] = words.interval(expected.ttft_us, "us")
-    if metrics.tpot_us is not None:
-        found["TPOT"] = words.interval(expected.tpot_us, "us")
-    return found
+    per_gpu = metrics.tokens_per_s_per_gpu
+    found = {
+        "throughput": (metrics.tokens_per_s, expected.tokens_per_s, "tokens/s"),
+        "per GPU": (per_gpu, expected.per_gpu(metrics.tokens_per_s / per_gpu), "tokens/s"),
+        "TTFT": (metrics.ttft_us, expected.ttft_us, "us"),
+        "TPOT": (metrics.tpot_us, expected.tpot_us, "us"),
+    }
+    return {
+        name: words.around(value, interval, unit)
+        for name, (value, interval, unit) in found.items()
+        if value is not None
+    }
 
 
 def metric_rows(metrics: Metrics) -> list[tuple[str, str]]:

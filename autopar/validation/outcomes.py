@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from autopar.errors import SpecError
 from autopar.specs import ServingCase, ServingRow, TrainingCase, TrainingRow
+from autopar.specs.bands import TimeBand
 from autopar.specs.counting import active_parameters
 from autopar.validation.serving import (
     FEW,
@@ -32,6 +33,14 @@ _METRICS = {
     "ttft_ms": "ttft_ms",
     "ttft_few_ms": "ttft_ms",
     "e2e_s": "e2e_s",
+}
+
+# The bands of answers (`autopar.bands.bands_for`) that figures of each metric are in.
+_BANDS: Mapping[str, TimeBand] = {
+    "tpot_ms": "tpot",
+    "e2e_s": "static",
+    "ttft_ms": "prompt",
+    "ttft_few_ms": "ttft",
 }
 
 
@@ -68,6 +77,13 @@ class Outcome:
     def ratio(self) -> float:
         """Measured over predicted."""
         return self.measured / self.predicted
+
+    @property
+    def band(self) -> TimeBand | None:
+        """The error band that the figure is in; None for what no answer of `solve` states."""
+        if self.metric == "us_per_token":
+            return "prompt" if self.mode == "prefill" else "tpot"
+        return _BANDS.get(self.metric)
 
 
 @dataclass(frozen=True, slots=True)

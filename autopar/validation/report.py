@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from autopar.bands import default_bands, metric_range
 from autopar.errors import SpecError, shorten, suggest
@@ -24,8 +23,6 @@ METRICS: Mapping[str, str] = {
     "state_gib": "training: parameters, gradients, optimizer",
     "activation_gib": "training: activations",
 }
-# What no answer of `solve` states, so that it has no band.
-_WITHOUT_BAND = ("step_s", "state_gib", "activation_gib")
 # Views of the rows: how a group is named, in the order of the report.
 _BY: Mapping[str, Callable[[Outcome], str]] = {
     "all": lambda _: "all",
@@ -140,17 +137,16 @@ def _score(rows: Sequence[Outcome], own: Sequence[Outcome]) -> Score:
     return score(
         [outcome.predicted for outcome in rows],
         [outcome.measured for outcome in rows],
-        inside=None if own[0].metric in _WITHOUT_BAND else [_is_inside(o) for o in rows],
+        inside=None if own[0].band is None else [_is_inside(o) for o in rows],
         baselines={name: [values[p] for p in places] for name, values in trivial.items()},
     )
 
 
 def _is_inside(outcome: Outcome) -> bool:
     """Whether a measured value lies in the band that answers carry; without one it does not."""
-    which: Literal["ttft", "tpot"] = (
-        "ttft" if "ttft" in outcome.metric or outcome.mode == "prefill" else "tpot"
-    )
-    band = metric_range(which, is_moe=outcome.is_moe, has_kernels=outcome.has_kernels)
+    if outcome.band is None:
+        return False
+    band = metric_range(outcome.band, is_moe=outcome.is_moe, has_kernels=outcome.has_kernels)
     return band is not None and band.low <= outcome.ratio <= band.high
 
 

@@ -125,12 +125,21 @@ class Band:
 _TAILS = (0.10, 0.09, 0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01, 0.0)
 
 
-def fitted_band(ratios: Sequence[float], cells: Sequence[str], share: float) -> Band:
+def fitted_band(
+    ratios: Sequence[float], cells: Sequence[str], share: float, *, at_least: Band | None = None
+) -> Band:
     """Return the narrowest band that holds `share` of the rows of cells that it is not from.
 
-    ratios: measured / predicted, one for each row. Where even all rows of the other cells leave
-    more of a cell outside, the band of all rows is returned with its coverage.
+    ratios: measured / predicted, one for each row. at_least: a band that every band holds. Where
+    even all rows of the other cells leave more of a cell outside, the band of all rows is returned
+    with its coverage.
     """
+    least = (0.0, 0.0) if at_least is None else (np.log(at_least.low), np.log(at_least.high))
+
+    def band_of(some: NDArray[np.bool_], tail: float) -> tuple[float, float]:
+        low, high = weighted_quantiles(logs[some], weights[some], (tail, 1 - tail))
+        return (low, high) if at_least is None else (min(low, least[0]), max(high, least[1]))
+
     logs, names = np.log(np.asarray(ratios, dtype=np.float64)), np.asarray(cells)
     weights = cell_weights(cells)
     band = Band(1.0, 1.0, 0.0)
@@ -139,9 +148,9 @@ def fitted_band(ratios: Sequence[float], cells: Sequence[str], share: float) -> 
         for cell in np.unique(names):
             held = names == cell
             others = ~held if (~held).any() else held
-            low, high = weighted_quantiles(logs[others], weights[others], (tail, 1 - tail))
+            low, high = band_of(others, tail)
             inside[held] = (logs[held] >= low) & (logs[held] <= high)
-        low, high = weighted_quantiles(logs, weights, (tail, 1 - tail))
+        low, high = band_of(np.ones(len(logs), dtype=np.bool_), tail)
         band = Band(float(np.exp(low)), float(np.exp(high)), float(inside.mean()))
         if band.coverage >= share:
             break

@@ -283,7 +283,7 @@ def test_an_optimum_that_nothing_binds_says_so(printed):
     assert "no single requirement stands in the way" in said
 
 
-BANDS = {"share", "tokens_per_s", "ttft_ms", "tpot_ms"}
+BANDS = {"share", "tokens_per_s", "tokens_per_s_per_gpu", "ttft_ms", "tpot_ms", "biased"}
 PARTS = {"llm": "llama-3.1-70b", "cluster": "2xhgx-h100"}
 
 
@@ -297,6 +297,9 @@ def test_metrics_carry_their_bands_in_the_document_and_in_the_text(workload, pri
     assert bands.keys() == BANDS
     low, high = bands["tpot_ms"]
     assert low < metrics["tpot_ms"] < high
+    assert [end * answer.plan.num_gpus for end in bands["tokens_per_s_per_gpu"]] == pytest.approx(
+        bands["tokens_per_s"]
+    )
     report = verify(asked, answer.plan)
     assert documents.verification_document(report)["metrics"]["bands"] == bands
     spoken = words.interval(answer.metrics.expected.tpot_us, "us")
