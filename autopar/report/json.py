@@ -290,6 +290,7 @@ def _robustness(found: Robustness | None) -> Json | None:
                 "band": doubt.band,
                 "faster": _listed(asdict(doubt.faster)),
                 "slower": _listed(asdict(doubt.slower)),
+                "overtakes": doubt.overtakes,
             }
             for doubt in found.doubts
         ],

@@ -16,7 +16,6 @@ from autopar.results import (
     Explanation,
     ObjectiveValue,
     Repair,
-    Robustness,
     RunnerUp,
     Solution,
     Verdict,
@@ -49,11 +48,11 @@ def print_solution(console: Console, solution: Solution, *, changed: bool = Fals
             _print_metrics(console, "Metrics", solution.metrics, scenario, solution.roles)
         _section(console, "Objectives, in order", _objectives(solution.objectives))
         _binding(console, solution.binding, solution.because)
-        _robustness(console, solution.robustness, scenario)
+        _robustness(console, solution)
     _footer(
         console,
         {
-            "Runner-up": _runner_up(solution.runner_up, scenario),
+            "Runner-up": _runner_up(solution.runner_up, scenario) or _not_sought(solution),
             "Unique": _uniqueness(solution),
             "Note": solution.notes,
             "Assumed": () if changed else scenario.assumptions,
@@ -397,20 +396,30 @@ def _binding(console: Console, binding: Sequence[str] | None, because: Mapping[s
     _pairs(console, "Binding: without it the plan could be better", rows)
 
 
-def _robustness(console: Console, found: Robustness | None, scenario: Scenario) -> None:
+def _robustness(console: Console, solution: Solution) -> None:
+    found = solution.robustness
     if found is None:
         return
-    table = _table("cost", "times", "layout of the plan, with the best batch")
-    for row in certainty.robust_rows(found, is_moe=scenario.llm.is_moe):
+    table = _table("cost", "times", "layout of the plan, with the best batch", "runner-up ahead")
+    for row in certainty.robust_rows(found, is_moe=solution.scenario.llm.is_moe):
         table.add_row(*row)
     _section(console, "Robust: each cost alone, at both ends of its error band", table)
-    _footer(console, {"Verdict": certainty.robust_notes(found)})
+    _footer(console, {"Verdict": certainty.robust_notes(found, solution.runner_up)})
 
 
 def _runner_up(found: RunnerUp | None, scenario: Scenario) -> tuple[str, ...]:
     if found is None:
         return ()
     return (certainty.runner_up(found, is_moe=scenario.llm.is_moe),)
+
+
+def _not_sought(solution: Solution) -> tuple[str, ...]:
+    """Say why an answer about two roles names no runner-up."""
+    if solution.status != "optimal" or isinstance(solution.plan, Plan | None):
+        return ()
+    if solution.robustness is not None:
+        return ("not decided within the limits",)
+    return ("of two roles it takes as long as two solves: --robust looks for it",)
 
 
 def _uniqueness(solution: Solution) -> tuple[str, ...]:

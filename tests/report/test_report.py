@@ -362,10 +362,18 @@ def test_robustness_is_in_the_document_and_in_the_text(workload, printed):
         CostFactors.model_fields
     )
     for cost in found["costs"]:
-        assert cost.keys() == {"kind", "band", "faster", "slower"}
+        assert cost.keys() == {"kind", "band", "faster", "slower", "overtakes"}
         assert cost["slower"]["factor"] == cost["band"]
         for end in (cost["faster"], cost["slower"]):
-            assert end.keys() == {"factor", "verdict", "regret", "flip", "degrees", "breaks"}
+            assert end.keys() == {
+                "factor",
+                "verdict",
+                "regret",
+                "flip",
+                "degrees",
+                "breaks",
+                "lead",
+            }
     assert load_plan(documents.solution_document(answer))
     said = printed(text.print_solution, answer)
     assert "Robust: each cost alone, at both ends of its error band" in said
