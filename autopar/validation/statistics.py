@@ -1,7 +1,7 @@
 """Errors of predictions: how large, in which direction, inside the band or not, in which order."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +50,15 @@ def score(
 
 
 def scaled_to_fit(values: Sequence[float], measured: Sequence[float]) -> list[float]:
-    """Return values times the one constant that makes their median ratio to the measured 1."""
+    """Return values times the one constant that makes their MAPE least.
+
+    With r = value / measured it is the mean of r |constant - 1 / r|, least where half of the weight
+    r lies on either side: at the median of 1 / r with weights r.
+    """
     guesses, truth = np.asarray(values, dtype=np.float64), np.asarray(measured, dtype=np.float64)
-    return [float(guess) for guess in guesses / np.median(guesses / truth)]
+    ratios = np.sort(guesses / truth)[::-1]  # so that 1 / r ascends
+    place = int(np.searchsorted(np.cumsum(ratios), ratios.sum() / 2))
+    return [float(guess) for guess in guesses / ratios[min(place, len(ratios) - 1)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Ranking:
     tau: (pairs in order - pairs out of order) / pairs, over all pairs of all cases: Kendall's tau
     of the cases, weighted by their pairs. best_found: share of cases whose best plan is
     predicted to be the best; lost: mean share of the best throughput that the predicted best
-    plan gives away.
+    plan gives away. trivial: tau of each trivial order.
     """
 
     cases: int
@@ -70,6 +76,7 @@ class Ranking:
     tau: float
     best_found: float
     lost: float
+    trivial: Mapping[str, float] = field(default_factory=dict)
 
 
 def ranking(cases: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ranking | None:

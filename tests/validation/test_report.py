@@ -1,6 +1,7 @@
 """Scores by group, and how they are said."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -43,11 +44,17 @@ def test_groups_are_scored_apart_and_together():
 
 
 def test_a_trivial_model_has_one_constant_for_all_groups():
-    """5 and 10 for 10 and 10: the median ratio of 0.75 makes 6.7 and 13.3, a third off each."""
+    """5 and 10 for 10 and 10: a constant of 1 errs by 1/2 and 0, one of 2 by 0 and 1."""
     found = scores(outcome(), outcome(trivial={"flops": 10.0, "bytes": 20.0}, gpu="other"))
-    assert found.group("tpot_ms").baselines["flops"] == pytest.approx(1 / 3)
-    assert found.group("tpot_ms", "gpu", "other").baselines["flops"] == pytest.approx(1 / 3)
+    assert found.group("tpot_ms").baselines["flops"] == pytest.approx(1 / 4)
+    assert found.group("tpot_ms", "gpu", "other").baselines["flops"] == pytest.approx(0.0)
+    assert found.group("tpot_ms", "gpu", "h100-sxm-80gb").baselines["flops"] == pytest.approx(1 / 2)
     assert found.group("tpot_ms").baselines["bytes"] == pytest.approx(0.0)
+
+
+def test_a_single_row_has_no_trivial_model():
+    """One constant makes any model right there."""
+    assert scores(outcome()).group("tpot_ms").baselines == {}
 
 
 def test_a_row_is_inside_the_band_that_answers_carry():
@@ -58,16 +65,51 @@ def test_a_row_is_inside_the_band_that_answers_carry():
     assert scores(*beyond).group("tpot_ms").inside == 0
 
 
-def test_a_row_without_a_band_is_outside():
-    nothing = outcome(is_moe=True, has_kernels=False, metric="ttft_ms")
-    if metric_range("ttft", is_moe=True, has_kernels=False) is None:
-        assert scores(nothing).group("ttft_ms").inside == 0
+def test_a_row_without_a_band_is_outside(monkeypatch):
+    monkeypatch.setattr("autopar.validation.report.metric_range", lambda *_, **__: None)
+    assert scores(outcome()).group("tpot_ms").inside == 0
+    assert scores(outcome(metric="step_s", mode="training")).group("step_s").inside is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "band"),
+    [
+        ("tpot_ms", "closed_loop", "tpot"),
+        ("tpot_ms", "decode", "tpot"),
+        ("e2e_s", "static", "static"),
+        ("ttft_ms", "closed_loop", "prompt"),
+        ("ttft_ms", "static", "prompt"),
+        ("ttft_few_ms", "closed_loop", "ttft"),
+        ("us_per_token", "prefill", "prompt"),
+        ("us_per_token", "decode", "tpot"),
+        ("step_s", "training", None),
+        ("state_gib", "training", None),
+    ],
+)
+def test_a_figure_is_scored_in_the_band_that_answers_carry(metric, mode, band):
+    assert outcome(metric=metric, mode=mode).band == band
 
 
 def test_plans_of_one_question_are_ordered_by_their_rates():
-    found = scores(outcome(rate=(100.0, 90.0)), outcome(rate=(50.0, 95.0)))
-    assert found.ranking.tau == -1
-    assert scores(outcome(rate=(100.0, 90.0), case="a"), outcome(rate=(5.0, 9.0))).ranking is None
+    one, two = outcome(rate=(100.0, 90.0), layout="a"), outcome(rate=(50.0, 95.0), layout="b")
+    assert scores(one, two).ranking.tau == -1
+    assert scores(replace(one, case="other"), two).ranking is None
+
+
+def test_runs_of_one_layout_are_one_plan():
+    """Twice a at 100 and 40, so 70, and b at 60: in order, though one of the two runs is not."""
+    runs = [outcome(rate=(rate, 90.0), layout="a") for rate in (100.0, 40.0)]
+    found = scores(*runs, outcome(rate=(60.0, 50.0), layout="b"))
+    assert (found.ranking.pairs, found.ranking.tau) == (1, 1)
+    assert scores(*runs).ranking is None
+
+
+def test_trivial_orders_stand_beside():
+    """Fewer GPUs first is wrong here; the fewer bytes, over all GPUs, are right."""
+    best = outcome(rate=(9.0, 1.0), layout="a", num_gpus=4, trivial={"bytes": 1.0})
+    other = outcome(rate=(5.0, 2.0), layout="b", num_gpus=2, trivial={"bytes": 8.0})
+    found = scores(best, other).ranking
+    assert (found.tau, dict(found.trivial)) == (-1, {"1 / GPUs": -1, "bytes": 1})
 
 
 def test_rows_that_were_held_back_are_a_group():
