@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -150,13 +151,68 @@ def test_an_unknown_source_is_refused_with_the_known_ones():
         validate(only=["nims"])
 
 
+RECORDED = Path(__file__).parents[2] / "results" / "validation" / "shipped.md"
+TITLES = {title.lower(): metric for metric, title in METRICS.items()}
+
+
+def recorded():
+    """Yield metric, group, rows, MAPE and share in the band (None without one) of the record."""
+    metric = None
+    for line in RECORDED.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            metric = TITLES.get(line.removeprefix("## ").lower())
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if metric and cells[0].strip("*-: ") not in ("", "group") and len(cells) == 8:
+            inside = float(cells[5].strip("%")) / 100 if cells[5] else None
+            rows, error = int(cells[1].replace(",", "")), float(cells[2].strip("%")) / 100
+            yield metric, cells[0].strip("*"), rows, error, inside
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return validate()
+
+
 @pytest.mark.measured
-def test_shipped_measurements_are_predicted_within_the_stated_errors():
-    """As results/validation/shipped.md says, with a little room for a change of constants."""
-    found = validate()
-    most = {"tpot_ms": 0.20, "e2e_s": 0.12, "ttft_ms": 0.25, "us_per_token": 0.12}
-    for metric, error in most.items():
-        assert found.group(metric).mape <= error, METRICS[metric]
-    assert found.group("tpot_ms", "load", "admitted").mape <= 0.15
-    assert found.ranking.tau >= 0.8
-    assert not found.left_out
+def test_shipped_measurements_are_predicted_as_recorded(shipped):
+    """The record is of another run, perhaps on another machine: to its last digit, and no more."""
+    lines = list(recorded())
+    assert len(lines) > 60
+    scores_of = {(g.metric, g.name): g.score for g in shipped.groups}
+    assert {(metric, name) for metric, name, *_ in lines} == scores_of.keys()
+    for metric, name, rows, error, inside in lines:
+        score = scores_of[metric, name]
+        assert score.rows == rows, (metric, name)
+        assert score.mape == pytest.approx(error, abs=0.0006), (metric, name)
+        assert (score.inside is None) is (inside is None)
+        assert inside is None or score.inside == pytest.approx(inside, abs=0.006), (metric, name)
+    assert not shipped.left_out
+
+
+@pytest.mark.measured
+@pytest.mark.parametrize(
+    ("metric", "by", "name", "most"),
+    [
+        ("tpot_ms", "load", "admitted", 0.14),
+        ("tpot_ms", "gpu", "b200-sxm-180gb", 0.20),
+        ("tpot_ms", "gpu", "h100-sxm-80gb", 0.20),
+        ("tpot_ms", "gpu", "h200-sxm-141gb", 0.20),
+        ("e2e_s", "all", "all", 0.12),
+        ("ttft_ms", "all", "all", 0.25),
+        ("state_gib", "all", "all", 0.08),
+        ("activation_gib", "all", "all", 0.08),
+    ],
+)
+def test_shipped_measurements_are_predicted_within_what_was_asked(shipped, metric, by, name, most):
+    """GB200 is not among them: it misses (results/validation/misses.md)."""
+    assert shipped.group(metric, by, name).mape <= most
+
+
+@pytest.mark.measured
+def test_plans_and_bands_are_as_good_as_was_asked(shipped):
+    """Bands are fitted to the whole table, of which these rows are a sample."""
+    assert shipped.ranking.tau >= 0.7
+    assert shipped.training_ranking.tau >= 0.7
+    for metric in ("e2e_s", "ttft_ms"):
+        assert shipped.group(metric).inside >= 0.8
+    assert shipped.group("tpot_ms", "load", "admitted").inside >= 0.7
