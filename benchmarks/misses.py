@@ -48,8 +48,8 @@ SWAPPED = """\
 The table at the end of table.md counts them: all swaps that are left are of inferencex_slo, above.
 Left out are 15 runs of gpt-oss-120b on H200 (TensorRT-LLM) whose columns say TP4 with EP2 and whose
 names say tp2_ep2. Their tp_size is 4 = 2 x 2, as that of the runs named tp4_ep4 is 16, and they are
-as fast as TP2 on two GPUs: TPOT is within 2.6 % in all 15, and 13 to 37 % longer than that of TP4 on
-four GPUs (with 4 clients 5.90 ms, 5.85 and 4.98). As plans on four GPUs they lost 14 pairs that
+as fast as TP2 on two GPUs: TPOT is within 2.6 % in all 15, and 13 to 37 % longer than that of TP4
+on four GPUs (with 4 clients 5.90 ms, 5.85 and 4.98). As plans on four GPUs they lost 14 pairs that
 predictions order the other way. 28 more pairs were two runs of one layout, which tie. With both,
 tau was 0.29 of 87 pairs.
 """

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from autopar.problem import AnyPlan, Metrics, Plan
 from autopar.report import certainty, words
+from autopar.report.remarks import remarks
 from autopar.report.words import percent, quantity
 from autopar.results import (
     Comparison,
@@ -49,7 +50,7 @@ def print_solution(console: Console, solution: Solution, *, changed: bool = Fals
         _section(console, "Objectives, in order", _objectives(solution.objectives))
         _binding(console, solution.binding, solution.because)
         _robustness(console, solution)
-    _footer(
+    remarks(
         console,
         {
             "Runner-up": _runner_up(solution.runner_up, scenario) or _not_sought(solution),
@@ -82,7 +83,7 @@ def print_verification(console: Console, report: VerifyReport, scenario: Scenari
         _print_metrics(console, "Metrics, recomputed", report.metrics, scenario, report.roles)
     if report.verdicts:
         _section(console, "Claims", _claims(report.verdicts))
-    _footer(console, {"Audit": _audit(report.verdicts), "Note": report.notes})
+    remarks(console, {"Audit": _audit(report.verdicts), "Note": report.notes})
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
@@ -101,7 +102,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         _relaxed(console, solution, comparison.relaxed)
     gap = "gap: to what no plan of the spec beats in that objective alone, as proven"
     notes = (gap, *comparison.notes, *solution.notes)
-    _footer(console, {"Note": notes, "Solver": _solver(solution)})
+    remarks(console, {"Note": notes, "Solver": _solver(solution)})
 
 
 def print_explanation(console: Console, explanation: Explanation, scenario: Scenario) -> None:
@@ -113,7 +114,7 @@ def print_explanation(console: Console, explanation: Explanation, scenario: Scen
     else:
         _binding(console, explanation.binding, explanation.because)
     second = _runner_up(explanation.runner_up, scenario)
-    _footer(console, {"Runner-up": second, "Note": explanation.notes})
+    remarks(console, {"Runner-up": second, "Note": explanation.notes})
 
 
 def print_conflict(
@@ -387,10 +388,10 @@ def _relaxed(console: Console, solution: Solution, relaxed: Solution) -> None:
 
 def _binding(console: Console, binding: Sequence[str] | None, because: Mapping[str, str]) -> None:
     if binding is None:
-        _footer(console, {"Binding": ("not determined",)})
+        remarks(console, {"Binding": ("not determined",)})
         return
     if not binding:
-        _footer(console, {"Binding": ("no single requirement stands in the way of a better plan",)})
+        remarks(console, {"Binding": ("no single requirement stands in the way of a better plan",)})
         return
     rows = ((name, because.get(name, "")) for name in binding)
     _pairs(console, "Binding: without it the plan could be better", rows)
@@ -404,7 +405,7 @@ def _robustness(console: Console, solution: Solution) -> None:
     for row in certainty.robust_rows(found, is_moe=solution.scenario.llm.is_moe):
         table.add_row(*row)
     _section(console, "Robust: each cost alone, at both ends of its error band", table)
-    _footer(console, {"Verdict": certainty.robust_notes(found, solution.runner_up)})
+    remarks(console, {"Verdict": certainty.robust_notes(found, solution.runner_up)})
 
 
 def _runner_up(found: RunnerUp | None, scenario: Scenario) -> tuple[str, ...]:
@@ -471,16 +472,3 @@ def _pairs(
         table.add_row(Text(name, style), Text(text))
     if table.row_count:
         _section(console, title, table)
-
-
-def _footer(console: Console, items: Mapping[str, Sequence[str]]) -> None:
-    """Print named remarks, one row each, the name once."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, texts in items.items():
-        for place, text in enumerate(texts):
-            table.add_row(Text(name if place == 0 else "", "bold"), Text(text))
-    if table.row_count:
-        console.print()
-        console.print(table)
