@@ -77,6 +77,8 @@ def _verdict(found: Robustness, second: RunnerUp | None) -> str:
     else:
         kinds = [d.kind for d in found.doubts if any(m.verdict != "stays" for m in d.moves)]
         said = f"the layout does not stay the best wherever one cost is in its band: {_and(kinds)}"
+    if second is not None and second.bound is None:
+        return f"{said}; no other layout satisfies the spec, so that none is to be told apart"
     if second is None or second.within_band is None:
         return said
     band = percent(second.band or 0.0)

@@ -87,6 +87,9 @@ def test_a_layout_that_stays_and_is_not_told_apart_is_one_sentence():
         f"{STAYS_SAID}; it leads its runner-up by 50 %, more than the error of such predictions "
         "(20 %)"
     )
+    alone = replace(FOUND, degrees=None, value=None, bound=None, lead=None)
+    verdict = certainty.robust_notes(robust(replace(STAYS, factor=1.25)), alone)[0]
+    assert verdict.endswith("no other layout satisfies the spec, so that none is to be told apart")
     assert certainty.robust_notes(robust(WINS), FOUND)[0].startswith(
         "the layout does not stay the best wherever one cost is in its band: gemm; and it leads"
     )
