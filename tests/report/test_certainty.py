@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from autopar.calibration.cases import NAMES
 from autopar.report import certainty
 from autopar.results import Doubt, Measurement, Move, Robustness, RunnerUp
+from autopar.specs import CostFactors
 
 DEGREES = {
     "replicas": 1, "pp": 2, "tp": 8, "cp": 1, "attn_dp": 1, "ep": 4, "etp": 2, "spread": 1,
@@ -104,6 +106,15 @@ def test_where_the_runner_up_overtakes_is_a_column(overtakes, lead, said):
     doubts = (replace(found.doubts[0], overtakes=overtakes),)
     [row] = certainty.robust_rows(replace(found, doubts=doubts), is_moe=False)
     assert row[3] == said
+
+
+def test_every_kind_of_cost_is_timed_or_known_not_to_be():
+    """calibrate times products, experts, attention, copies and collectives of its own GPUs."""
+    untimed = {"point_to_point", "host"}
+    assert set(certainty._TIMED) | untimed == set(CostFactors.model_fields)
+    operations = " ".join([*NAMES, *NAMES["collectives"]])
+    for kind in certainty._TIMED:
+        assert {"gather": "all_gather"}.get(kind, kind) in operations
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,25 @@ def test_metrics_carry_their_bands_in_the_document_and_in_the_text(workload, pri
     assert spoken in printed(text.print_verification, report, asked)
 
 
+def test_the_ranges_of_each_role_are_printed(printed):
+    parts = PARTS | {"workload": "chat-4k-1k-disaggregated"}
+    answer = solve(load_scenario(None, parts=parts), diagnose=False)
+    said = printed(text.print_solution, answer)
+    for role, name in (("prefill", "ttft_us"), ("decode", "tpot_us")):
+        interval = getattr(answer.roles[role].expected, name)
+        assert words.interval(interval, "us") in said
+    assert "biased: " in said  # of both together: clients queue for a service, not for a role
+
+
+def test_an_answer_about_two_roles_says_who_looks_for_the_runner_up(printed):
+    parts = PARTS | {"workload": "chat-4k-1k-disaggregated"}
+    answer = solve(load_scenario(None, parts=parts), diagnose=False)
+    assert answer.runner_up is None
+    assert "Runner-up of two roles" in printed(text.print_solution, answer)
+    one = solve(load_scenario(None, parts=PARTS | {"workload": "chat-4k-1k"}), diagnose=False)
+    assert "Runner-up" not in printed(text.print_solution, one)
+
+
 def test_a_metric_that_nothing_like_it_was_measured_for_says_so(document_scenario, printed):
     asked = load_scenario("llama-3.1-70b-16xh100")
     answer = solve(asked, diagnose=False)
