@@ -42,6 +42,8 @@ another model or GPU may hope for; the scores of table.md are in this sense near
 rows that bands were fitted to. Rows whose requests were held back are not among them, nor is
 inferencex_slo. Whether requests were held back is decided from the measured TTFT: who asks for a
 plan does not know it beforehand, so that a service which is held back lies outside more often.
+Where kernels are assumed, every band holds that of measured kernels, which knows the cell that is
+left out: their last column is no clean test.
 """
 FEWEST_CELLS = 2  # of a band: one is left out, another must be left
 ASSUMED_OF = "h100-sxm-80gb"  # whose constants are assumed for all others
