@@ -157,7 +157,9 @@ def robustness(
         if isinstance(task, PairTask) and isinstance(plan, DisaggregatedPlan):
             assert solution.metrics is not None  # there is a plan
             second = next_best_pair(task, plan, solution.metrics)
-        found = robust.robustness(scenario, plan, plugins=every_plugin, progress=progress)
+        found = robust.robustness(
+            scenario, plan, second=second, plugins=every_plugin, progress=progress
+        )
     except KeyboardInterrupt:
         note = "interrupted while costs were moved; the answer stands"
         return replace(solution, notes=(*solution.notes, note), interrupted=True)
