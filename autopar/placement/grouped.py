@@ -4,8 +4,8 @@ import numpy as np
 
 from autopar.placement.bounds import quick_bounds
 from autopar.placement.improve import search
+from autopar.placement.lawful import lawful_starts
 from autopar.placement.machine import FloatArray, IntArray, LayerTask, Machine, Rules
-from autopar.placement.starts import starts
 
 
 def grouped(task: LayerTask, tolerance: float, rounds: int, seed: int) -> IntArray:
@@ -47,4 +47,4 @@ def _placed(
 ) -> IntArray:
     task = LayerTask(load, machine, rules)
     goal = float(quick_bounds(load[None], machine, rules)[0]) * (1 + tolerance)
-    return search(task, starts(load[None], machine, rules)[0][0], goal, rounds, seed)
+    return search(task, lawful_starts(load[None], machine, rules)[0][0], goal, rounds, seed)
