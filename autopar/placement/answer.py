@@ -181,7 +181,8 @@ def _replanned(
     assert most is not None
     free = placed(loads, machine, rules, replace(request.options, effort="quick"))
     tasks = [LayerTask(load, machine, rules, now) for load, now in zip(loads, before, strict=True)]
-    found = replanned(tasks, [layer.bound for layer in free], most)
+    enough = 1 + request.options.tolerance
+    found = replanned(tasks, [layer.bound * enough for layer in free], most)
     layers: list[PlacedLayer] = []
     for task, slots, layer in zip(tasks, found, free, strict=True):
         moves = num_moves(slots, before[len(layers)], machine.num_gpus)
