@@ -22,7 +22,7 @@ from autopar.placement.machine import (
 from autopar.placement.model import refuse_idle_layers
 from autopar.placement.options import DEFAULT, Options
 from autopar.placement.placing import PlacedLayer, fullest, placed, with_cp_sat
-from autopar.placement.replan import kept_in_place, num_moves, replanned
+from autopar.placement.replan import kept_in_place, num_moves, replanned, without_twins
 from autopar.placement.results import Answer, LayerAnswer, Request, WindowGain
 from autopar.placement.rules import broken
 from autopar.placement.starts import has_twins
@@ -79,6 +79,7 @@ def answer(request: Request) -> Answer:
     measured, machine = request.measured, request.machine
     planned_on = measured.counts[: measured.num_windows - request.hold_out]
     loads = planned_on.sum(axis=0)
+    _refuse_empty(request, loads)
     before = _before(request)
     notes: list[str] = []
     if request.max_moves is None:
@@ -155,12 +156,27 @@ def refuse(request: Request) -> None:
         )
 
 
+def _refuse_empty(request: Request, loads: FloatArray) -> None:
+    """Raise SpecError where nothing was counted in what is planned on, or in what is held out."""
+    for layer, load in zip(request.measured.layers, loads, strict=True):
+        if not load.any():
+            raise SpecError(f"layer {layer}: all loads of the windows that are planned on are 0")
+    held_out = request.measured.counts[request.measured.num_windows - request.hold_out :]
+    if request.hold_out and not held_out.any():
+        raise SpecError(
+            f"all loads of the {plural(request.hold_out, 'window')} held out are 0; expected "
+            "counts, or another number of windows to hold out"
+        )
+
+
 def _refuse_current(request: Request) -> None:
     current, experts = request.current, request.measured.num_experts
     if current is None:
         if request.max_moves is not None:
             raise SpecError("a limit on moves needs the current placement")
         return
+    if request.max_moves is not None and request.balance_tolerance > 0:
+        raise SpecError("a limit on moves and a balance tolerance do not go together yet")
     if request.max_moves is not None and request.rules.num_groups > 1:
         raise SpecError("a limit on moves and groups of experts on nodes do not go together yet")
     missing = sorted(set(request.measured.layers) - set(current.layers))
@@ -226,20 +242,31 @@ def _replanned(
     assert most is not None
     free = placed(loads, machine, rules, replace(request.options, effort="quick"))
     tasks = [LayerTask(load, machine, rules, now) for load, now in zip(loads, before, strict=True)]
+    for number, task in zip(request.measured.layers, tasks, strict=True):
+        for said in broken(task, without_twins(task)):
+            raise SpecError(
+                f"layer {number}: the current placement breaks {said}; expected one that keeps "
+                "the rules, or no limit on moves"
+            )
     enough = 1 + request.options.tolerance
     found = replanned(tasks, [layer.bound * enough for layer in free], most)
+    pairs = zip(found, before, strict=True)
+    left = most - sum(num_moves(slots, now, machine.num_gpus) for slots, now in pairs)
     layers: list[PlacedLayer] = []
-    for task, slots, layer in zip(tasks, found, free, strict=True):
-        moves = num_moves(slots, before[len(layers)], machine.num_gpus)
+    for task, slots, now, layer in zip(tasks, found, before, free, strict=True):
         own = PlacedLayer(slots, fullest(task, slots), layer.bound, layer.proof)
-        limited = replace(task, max_moves=moves)
         if request.options.effort != "quick" and own.gap > request.options.tolerance:
-            own = with_cp_sat(limited, own, request.options)
+            limit = num_moves(slots, now, machine.num_gpus) + left
+            own = with_cp_sat(replace(task, max_moves=limit), own, request.options)
+            if limit < most:  # with moves of other layers this one may have less than was proved
+                own = replace(own, bound=layer.bound, proof=layer.proof)
+            left = limit - num_moves(own.slots, now, machine.num_gpus)
         layers.append(own)
     unlimited = sum(layer.max_load for layer in free) / float(loads.sum()) * machine.num_gpus
     notes.append(f"without a limit on moves the load of the fullest GPU would be {unlimited:.4f}")
     notes.append(
-        "bounds are of placements with any number of moves, but for layers that CP-SAT proved"
+        "bounds are of placements with any number of moves"
+        + (", but for what CP-SAT proved" if len(layers) == 1 else "")
     )
     if has_twins(before, machine).any():
         notes.append(

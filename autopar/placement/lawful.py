@@ -1,5 +1,7 @@
 """A placement that keeps the user's rules, for the local search to start from."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from autopar.errors import InfeasibleError, SolveLimitError
@@ -34,9 +36,19 @@ def _lawful(task: LayerTask, slots: IntArray) -> IntArray:
     found = _Packing(task).filled(counts)
     if found is not None and not broken(task, found):
         return found
+    return found_by_cp_sat(task, {e: [int(c)] for e, c in enumerate(counts)})
+
+
+def found_by_cp_sat(task: LayerTask, counts: Mapping[int, Sequence[int]] | None = None) -> IntArray:
+    """Return slots that keep all rules, with the counts that are tried first or with any.
+
+    Raises InfeasibleError if there is provably none, SolveLimitError if none was found in time.
+    """
     from autopar.placement.exact import open_counts, solved  # noqa: PLC0415  ortools
 
-    for choices in ({e: [int(c)] for e, c in enumerate(counts)}, open_counts(task, np.inf)):
+    for choices in (counts, open_counts(task, np.inf)):
+        if choices is None:
+            continue
         answer = solved(task, choices, None, 0.0, _FEASIBILITY_S)
         if answer.slots is not None:
             return answer.slots
@@ -49,6 +61,7 @@ def _asked(task: LayerTask) -> list[str]:
     asked = {
         "distinct_nodes": task.rules.distinct_nodes,
         "forbidden_pairs": bool(task.rules.forbidden_pairs),
+        "groups_on_nodes": task.rules.num_groups > 1,
     }
     return [name for name, is_asked in asked.items() if is_asked]
 

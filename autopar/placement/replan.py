@@ -12,6 +12,7 @@ import numpy as np
 from autopar.errors import InfeasibleError
 from autopar.placement.board import Board
 from autopar.placement.machine import BoolArray, FloatArray, IntArray, LayerTask
+from autopar.placement.rules import Refusals
 
 _LEVELS = 14  # loads of the fullest GPU that each layer is brought down to, from now to the bound
 _SHARES = 3  # of the moves, evenly shared out, that one layer may take at most
@@ -88,7 +89,7 @@ def _steps(task: LayerTask, goal: float, max_moves: int) -> list[Step]:
     right for a lower one (5 % of the gain, measured on 288 slots).
     """
     assert task.current is not None
-    start = _without_twins(task)
+    start = without_twins(task)
     board = Board(task.load, start, task.machine, task.rules)
     now = float(board.pace.max())
     steps = [Step(num_moves(start, task.current, task.machine.num_gpus), now, start)]
@@ -105,20 +106,25 @@ def _steps(task: LayerTask, goal: float, max_moves: int) -> list[Step]:
     return steps
 
 
-def _without_twins(task: LayerTask) -> IntArray:
+def without_twins(task: LayerTask) -> IntArray:
     """Return the placement now, but that a second replica on a GPU makes room for another expert.
 
-    Each time for the one with most load per replica that the GPU lacks.
+    Each time for the one with most load per replica that the rules let come to the GPU.
     """
     assert task.current is not None
-    board = task.current.reshape(task.machine.num_gpus, -1).copy()
-    for row in board:
+    machine = task.machine
+    board = task.current.reshape(machine.num_gpus, -1).copy()
+    clash = Refusals(machine, task.rules, len(task.load)).clash
+    for gpu, row in enumerate(board):
         kept: set[int] = set()
         for place, expert in enumerate(row.tolist()):
             if expert in kept:
                 counts = np.bincount(board.ravel(), minlength=len(task.load))
                 share = task.load / np.maximum(counts, 1)
-                share[row] = -1.0
+                share[clash[:, np.delete(row, place)].any(axis=1)] = -1.0
+                if task.rules.distinct_nodes:
+                    share[board[machine.node_of == machine.node_of[gpu]].ravel()] = -1.0
+                share[row] = -2.0
                 row[place] = int(share.argmax())
             kept.add(int(row[place]))
     return board.ravel()
