@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autopar.errors import SolveLimitError as SolveLimitError
     from autopar.errors import SpecError as SpecError
     from autopar.errors import VerificationError as VerificationError
+    from autopar.placement.answer import place as place
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _HOME = {
     "compare": "autopar.api",
     "explain": "autopar.api",
     "robustness": "autopar.api",
+    "place": "autopar.placement.answer",
     "load_scenario": "autopar.catalog",
     "load_plan": "autopar.catalog",
     "register": "autopar.constraints",

@@ -17,8 +17,8 @@ from importlib.metadata import version
 import numpy as np
 
 import autopar
+from autopar import loaded, robust
 from autopar import plugins as plugin_files
-from autopar import robust
 from autopar.comparing import (
     beyond_notes,
     gaps,
@@ -111,20 +111,25 @@ def solve(
     metrics = None if report is None else report.metrics
     found = _diagnose(task, prepared, outcome, asked, metrics)
     tied = _tied_levels(task, prepared, outcome)
+    values, status = _objective_values(task, outcome, tied), outcome.status
     clock.lap("diagnose")
+    if loaded.is_measured(scenario) and status == "optimal" and not found.interrupted:
+        values = loaded.widened(scenario, values, every_plugin)
+        status = "optimal" if loaded.is_closed(values) else "feasible"
+        clock.lap("placement_bound")
     return Solution(
         scenario=scenario,
-        status=outcome.status,
+        status=status,
         plan=plan,
         metrics=metrics,
         roles={} if report is None else report.roles,
-        objectives=_objective_values(task, outcome, tied),
+        objectives=values,
         binding=found.binding,
         conflict=found.clashes[0] if found.clashes else (),
         repairs=found.repairs,
         uniqueness=outcome.uniqueness,
         notes=(
-            *(searched(scenario), *task.notes),
+            *(searched(scenario), *task.notes, *loaded.placement_notes(scenario, plan)),
             *(() if report is None else report.notes),  # on this plan, by the second opinion
             *(*found.notes, *_ties(task, outcome, tied)),
         ),
@@ -157,7 +162,9 @@ def robustness(
         if isinstance(task, PairTask) and isinstance(plan, DisaggregatedPlan):
             assert solution.metrics is not None  # there is a plan
             second = next_best_pair(task, plan, solution.metrics)
-        found = robust.robustness(scenario, plan, plugins=every_plugin, progress=progress)
+        found = robust.robustness(
+            scenario, plan, second=second, plugins=every_plugin, progress=progress
+        )
     except KeyboardInterrupt:
         note = "interrupted while costs were moved; the answer stands"
         return replace(solution, notes=(*solution.notes, note), interrupted=True)

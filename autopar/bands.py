@@ -11,10 +11,12 @@ from typing import Literal
 
 from autopar.catalog import read_document
 from autopar.problem import Metrics
-from autopar.specs import CostFactors, ErrorBands, MetricBand, Scenario
+from autopar.specs import CostFactors, ErrorBands, MetricBand, Scenario, Workload
+from autopar.specs.bands import TimeBand
 
 Metric = Literal["tokens_per_s", "ttft", "tpot"]
 _DEFAULT = "default"
+_TIMES: tuple[Literal["ttft", "tpot"], ...] = ("ttft", "tpot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,11 @@ class Range:
         """The range of the rate whose time has this one."""
         return Range(1 / self.high, 1 / self.low, self.share, self.basis)
 
+    @property
+    def is_biased(self) -> bool:
+        """Whether measured values lie on one side of the predicted one."""
+        return not self.low <= 1 <= self.high
+
 
 @lru_cache(maxsize=1)
 def default_bands() -> ErrorBands:
@@ -41,15 +48,25 @@ def default_bands() -> ErrorBands:
     return ErrorBands.model_validate(read_document("bands", _DEFAULT))
 
 
-def metric_range(
-    metric: Literal["tpot", "ttft"], *, is_moe: bool, has_kernels: bool
-) -> Range | None:
+def metric_range(metric: TimeBand, *, is_moe: bool, has_kernels: bool) -> Range | None:
     """Return the range of one time; None where nothing like it was measured."""
     bands = default_bands()
     for band in bands.metrics:
-        if (band.metric, band.is_moe, band.has_kernels) == (metric, is_moe, has_kernels):
+        kind = is_moe if band.is_moe is None else band.is_moe
+        if (band.metric, kind, band.has_kernels) == (metric, is_moe, has_kernels):
             return Range(band.low, band.high, bands.share, band)
     return None
+
+
+def bands_for(metric: Literal["ttft", "tpot"], workload: Workload) -> tuple[TimeBand, ...]:
+    """Return which bands a time of an answer has, the nearest to it first.
+
+    Prompts of a phase of their own wait for nobody's turn, as a lone request does. A given batch
+    decodes as a static one, whose prompts were all there before.
+    """
+    if metric == "ttft":
+        return ("prompt",) if workload.is_prefill else ("ttft",)
+    return ("tpot",) if workload.is_open else ("static", "tpot")
 
 
 def ranges(scenario: Scenario) -> dict[Metric, Range]:
@@ -58,12 +75,15 @@ def ranges(scenario: Scenario) -> dict[Metric, Range]:
         return {}
     kind = {"is_moe": scenario.llm.is_moe, "has_kernels": has_kernels(scenario)}
     found: dict[Metric, Range] = {}
-    phase = scenario.workload.phase
-    for metric in ("ttft", "tpot"):
-        known = metric_range(metric, **kind)
-        if known is not None and metric not in (scenario.absent_time or ())[:1]:
-            found[metric] = known
-    decides = found.get("ttft" if phase == "prefill" else "tpot")
+    for metric in _TIMES:
+        if metric in (scenario.absent_time or ())[:1]:
+            continue
+        wanted = bands_for(metric, scenario.workload)
+        known = (metric_range(band, **kind) for band in wanted)
+        nearest = next((one for one in known if one is not None), None)
+        if nearest is not None:
+            found[metric] = nearest
+    decides = found.get("ttft" if scenario.workload.is_prefill else "tpot")
     return found if decides is None else {"tokens_per_s": decides.of_a_rate, **found}
 
 

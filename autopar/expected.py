@@ -1,6 +1,6 @@
 """Where measured values of a plan's metrics are expected, and what an answer must say about it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 
@@ -8,11 +8,20 @@ from autopar.bands import Metric, Range, has_kernels, ranges, values_us
 from autopar.problem import AnyPlan, DisaggregatedPlan, Expected, Interval, Metrics
 from autopar.results import VerifyReport
 from autopar.specs import Scenario
+from autopar.specs.bands import TimeBand
 from autopar.specs.roles import ROLES, requests_per_token, role_scenario
 from autopar.units import format_rate, format_us, plural
 
-# How notes call the times; under more load TTFT holds a queue that sources do not describe.
-_TIMES: Mapping[Metric, str] = {"ttft": "TTFT (one to four clients)", "tpot": "TPOT"}
+# How notes call the runs of each band; more clients wait in a queue that sources do not describe.
+_RUNS: Mapping[TimeBand, str] = {
+    "ttft": "TTFT (two to four clients)",
+    "prompt": "prompts alone",
+    "tpot": "TPOT",
+    "static": "static batches",
+}
+# Of the memory of a GPU: by so much predicted states of training runs were off, the only memory
+# that was published (results/training-fits.md: state, mean error).
+_MEMORY_ERROR = 0.025
 
 
 def with_ranges(scenario: Scenario, report: VerifyReport, plan: AnyPlan) -> VerifyReport:
@@ -86,27 +95,63 @@ def _rate_of_both(scenario: Scenario, roles: Mapping[str, Metrics]) -> Interval 
 
 def _notes(scenario: Scenario, metrics: Metrics, plan: AnyPlan) -> Iterator[str]:
     """Yield what a reader must know about the ranges of a plan's metrics."""
-    known = ranges(scenario)
+    known = _known(scenario)
     basis = [
-        f"{words} from {plural(known[key].basis.rows, 'run')} of "
-        f"{plural(known[key].basis.cells, 'cell')}"
-        for key, words in _TIMES.items()
-        if key in known
+        f"{_RUNS[band]} from {plural(one.basis.rows, 'run')} of {plural(one.basis.cells, 'cell')}"
+        for band, one in known.items()
     ]
     if basis:
         yield (
             f"{_of(metrics).share:.0%} of measured runs like this lay in the ranges: "
             f"{', '.join(basis)}, one model on one GPU of one source each (autopar validate)"
         ).replace("%", " %")
-    gpu = scenario.cluster.gpu.name
+    yield from _biases(known.values())
     if basis and not has_kernels(scenario):
-        yield f"no kernels of {gpu} were measured: its ranges are those of such GPUs, and wider"
+        gpus = sorted({gpu for one in known.values() for gpu in one.basis.gpus})
+        yield (
+            f"no kernels of {scenario.cluster.gpu.name} were measured: its ranges are wider, and "
+            f"of runs on {', '.join(gpus)} predicted as if theirs were not known either; no "
+            "GPU of another maker was tried"
+        )
     yield from _limits(scenario, metrics)
+    yield from _fullness(scenario, metrics)
     if _has_groups_between_nodes(scenario, plan):
         yield (
             "the plan spans several nodes: of groups over the fabric only wide expert parallelism "
             "was measured, so that the ranges may be too narrow for others"
         )
+
+
+def _known(scenario: Scenario) -> dict[TimeBand, Range]:
+    """Return the bands that an answer draws on, of both roles where there are two."""
+    asked = [scenario]
+    if scenario.workload.phase == "disaggregated":
+        asked += [role_scenario(scenario, role) for role in ROLES]
+    found = [one for part in asked for key, one in ranges(part).items() if key != "tokens_per_s"]
+    bands = {one.basis.metric: one for one in found}
+    return {band: bands[band] for band in _RUNS if band in bands}
+
+
+def _biases(known: Iterable[Range]) -> Iterator[str]:
+    """Say of which times measured values lie on one side of the predicted one."""
+    for one in known:
+        if one.is_biased:
+            yield (
+                f"{_RUNS[one.basis.metric]} is biased: published runs waited {one.low:.3g} to "
+                f"{one.high:.3g} times as long as predicted, in a queue of their benchmark that "
+                "no source describes; the value is that of requests which come one by one"
+            )
+
+
+def _fullness(scenario: Scenario, metrics: Metrics) -> Iterator[str]:
+    """Say so where the fullest GPU has less room left than memory may be off by."""
+    share = metrics.peak_memory_bytes / scenario.cluster.gpu.memory_bytes
+    if share > 1 - _MEMORY_ERROR:
+        yield (
+            f"the fullest GPU is at {share:.1%} of its memory, which has no range: no published "
+            f"run of an engine states it; that of training was {_MEMORY_ERROR:.1%} off, so that an "
+            "engine may have to take fewer sequences"
+        ).replace("%", " %")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The layout of a plan, its batch and the parts of its prompts aside, and a task with it alone."""
 
 from dataclasses import dataclass, fields, replace
+from typing import cast
 
 import numpy as np
 
@@ -57,6 +58,18 @@ def layouts_of(plan: AnyPlan, *, one_grid_per_layer: bool) -> tuple[Layout, ...]
     parts = [plan] if isinstance(plan, Plan) else list(plan.roles.values())
     return tuple(
         Layout.of(candidate_of(part, one_grid_per_layer=one_grid_per_layer)) for part in parts
+    )
+
+
+def layouts_of_degrees(
+    degrees: Degrees | dict[str, Degrees], *, one_grid_per_layer: bool
+) -> tuple[Layout, ...]:
+    """Return the layout with these degrees, or that of each role."""
+    roles = [own for own in degrees.values() if isinstance(own, dict)] or [cast("Degrees", degrees)]
+    # Stages of one grid per layer have what their layers bring; candidates say 0.
+    open_keys = ("attn_dp", "spread") if one_grid_per_layer else ()
+    return tuple(
+        Layout(tuple(0 if key in open_keys else own[key] or 0 for key in _FIXED)) for own in roles
     )
 
 

@@ -29,20 +29,24 @@ _NAMES = {
 
 
 def operations(
-    scenario: Scenario, plan: AnyPlan, rival: Choice | PairChoice, kind: str
+    scenario: Scenario, plan: AnyPlan, rival: Choice | PairChoice | None, kind: str
 ) -> tuple[str, ...]:
-    """Return the operations of one kind in a plan, in words; the rival's, where it has none."""
+    """Return the operations of one kind in a plan, in words; the rival's, where it has none.
+
+    rival: None where none wins.
+    """
     partition = scenario.requirements.coverage == "partition"
     if isinstance(plan, DisaggregatedPlan):
-        assert isinstance(rival, PairChoice)
         ours = [candidate_of(plan.roles[role], one_grid_per_layer=False) for role in ROLES]
-        theirs = [rival.prefill.candidate, rival.decode.candidate]
         asked = [(f"{role}: ", role_scenario(scenario, role)) for role in ROLES]
     else:
-        assert isinstance(rival, Choice)
         ours = [candidate_of(plan, one_grid_per_layer=partition)]
-        theirs, asked = [rival.candidate], [("", scenario)]
-    for candidates in (ours, theirs):
+        asked = [("", scenario)]
+    if isinstance(rival, PairChoice):
+        theirs = [rival.prefill.candidate, rival.decode.candidate]
+    else:
+        theirs = [] if rival is None else [rival.candidate]
+    for candidates in filter(None, (ours, theirs)):
         said = [
             f"{before}{words}"
             for (before, part), candidate in zip(asked, candidates, strict=True)

@@ -172,6 +172,11 @@ class CostModel(Protocol):
 Interval = tuple[float, float]  # low, high
 
 
+def is_outside(value: float, interval: Interval) -> bool:
+    """Whether a predicted value lies beside where measured ones do: the prediction is biased."""
+    return not interval[0] <= value <= interval[1]
+
+
 @dataclass(frozen=True, slots=True)
 class Expected:
     """Where measured values of metrics are expected; None where nothing like it was measured.
@@ -183,6 +188,13 @@ class Expected:
     tokens_per_s: Interval | None = None
     ttft_us: Interval | None = None
     tpot_us: Interval | None = None
+
+    def per_gpu(self, num_gpus: float) -> Interval | None:
+        """Return where the rate of one GPU is expected."""
+        if self.tokens_per_s is None:
+            return None
+        low, high = self.tokens_per_s
+        return (low / num_gpus, high / num_gpus)
 
 
 @dataclass(frozen=True, slots=True)

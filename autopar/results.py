@@ -93,7 +93,9 @@ class Move:
     the best; "no plan" where nothing satisfies the spec any more. regret: the share of the first
     objective that keeping the layout gives away; None where there is none to keep, or no plan.
     flip: the factor from which on another layout wins, and degrees: those of it, of each role where
-    there are two. breaks: what the plan as it stands, with its own batch, violates then.
+    there are two. breaks: what the plan as it stands, with its own batch, violates then. lead: of
+    the plan's layout over that of the named runner-up, as better / worse - 1, below 0 where the
+    runner-up is ahead; None where one of them has no plan, or no runner-up is named.
     """
 
     factor: float
@@ -102,37 +104,53 @@ class Move:
     flip: float | None = None
     degrees: Degrees | dict[str, Degrees] | None = None
     breaks: tuple[str, ...] = ()
+    lead: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """One kind of cost, moved to both ends of its band."""
+    """One kind of cost, moved to both ends of its band.
+
+    overtakes: the factor from which on the named runner-up is ahead of the plan's layout; None
+    where it is not inside the band.
+    """
 
     kind: str
     band: float
     faster: Move
     slower: Move
+    overtakes: float | None = None
+
+    @property
+    def moves(self) -> tuple[Move, Move]:
+        """Both ends."""
+        return self.faster, self.slower
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """The measurement that would settle which layout is best: of the cost that decides first.
 
-    part: of its band, in logarithms, at which another layout wins. what: the operations, in words.
+    flip: the factor at which another layout wins, part: of its band, in logarithms, that this is;
+    None where no cost alone makes another layout win: then the cost is the one that takes most of
+    the lead over the runner-up, at `end` of its band, and lead is what is left. what: the
+    operations, in words.
     """
 
     kind: str
-    flip: float
-    part: float
+    flip: float | None
+    part: float | None
     what: tuple[str, ...]
+    end: float | None = None
+    lead: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
     """Whether the plan's layout stays the best where each cost is off as far as it may be.
 
-    skipped: kinds of cost that the scenario does not have, and why. settles: None where no move of
-    a single cost changes the layout.
+    skipped: kinds of cost that the scenario does not have, and why. settles: None where no other
+    layout has a plan.
     """
 
     doubts: tuple[Doubt, ...]
@@ -142,7 +160,7 @@ class Robustness:
     @property
     def holds(self) -> bool:
         """Whether the layout stays the best under every move, as proven."""
-        moves = [move for doubt in self.doubts for move in (doubt.faster, doubt.slower)]
+        moves = [move for doubt in self.doubts for move in doubt.moves]
         return all(move.verdict == "stays" for move in moves)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autopar.costs.expert_law import placed_counts
 from autopar.problem import Candidate, IntArray, Plan, Problem, Stage
 from autopar.specs import LLM
 from autopar.topology import Topology
@@ -58,10 +59,26 @@ def unfold(
         pp=len(split),
         stages=stages,
         gpus=gpus,
-        placement=place_experts(stages, gpus, llm, expert_ranks),
+        placement=place_experts(
+            stages,
+            gpus,
+            llm,
+            _measured_ranks(problem, candidate) if expert_ranks is None else expert_ranks,
+        ),
         batch=candidate.batch,
         chunks=candidate.chunks,
     )
+
+
+def _measured_ranks(problem: Problem, candidate: Candidate) -> IntArray | None:
+    """Return the rank of each expert, shape (layers, experts), where counts of tokens decide it."""
+    scenario = problem.scenario
+    counts, experts = scenario.workload.expert_counts, scenario.llm.expert_layers
+    if counts is None:
+        return None
+    ranks = np.zeros((scenario.llm.num_layers, scenario.llm.num_experts), dtype=np.int64)
+    ranks[list(experts)] = placed_counts(counts).ranks(candidate.ep)
+    return ranks
 
 
 def place_experts(

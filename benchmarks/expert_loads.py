@@ -14,6 +14,7 @@ from typing import get_args
 
 from measure import RESULTS, describe_machine, machine, markdown_table, write
 
+from autopar.specs import ServingCase
 from autopar.specs.workload import ExpertLoad
 from autopar.validation.bulk import read_bulk
 from autopar.validation.outcomes import evaluate
@@ -28,7 +29,11 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     options = parser.parse_args()
     laws: tuple[ExpertLoad, ...] = get_args(ExpertLoad)
-    cases = [(s, c) for s, c in read_bulk(options.table).cases if s != LEFT_ASIDE]
+    cases = [
+        (source, case)
+        for source, case in read_bulk(options.table).cases
+        if source != LEFT_ASIDE and isinstance(case, ServingCase)
+    ]
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for law in laws:
         moved = [(s, c.model_copy(update={"expert_load": law})) for s, c in cases]

@@ -6,28 +6,46 @@ TABLE.csv: measured runs, as `autopar validate --data` reads them. A band is the
 quantiles of measured / predicted that holds 80 % of the rows of cells (source, model, GPU) that it
 was not fitted to; a cell of n rows weighs as much as sqrt(n). Left aside: runs whose requests were
 held back, and a source that contradicts another one (CONTRADICTED).
+Which band a figure is in, `Outcome.band` says, as for the scores of `autopar validate`. Models with
+and without experts share a band where one kind alone has a single cell.
 Without measured kernels: predictions as if none of a GPU's kernels were known, for GPUs whose
-kernels are not those that are assumed. The bands of costs are the errors of the fits of kernels
-(results/kernel-fits.md), and what is said beside them.
+kernels are not those that are assumed; never narrower than the band of measured GPUs, for nobody
+knows those better that nobody measured. The bands of costs are the errors of the fits of kernels
+(results/kernel-fits.md), and what is said beside them. --write also writes
+results/validation/bands.md.
 """
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from measure import RESULTS
+from measure import RESULTS, describe_machine, machine, markdown_table, write
 
+from autopar.specs.bands import TimeBand
 from autopar.validation.bulk import read_bulk
 from autopar.validation.outcomes import Outcome, evaluate
-from autopar.validation.statistics import fitted_band
+from autopar.validation.statistics import Band, fitted_band
 
 SHARE = 0.8
 # An experimental folder whose servers are not described: prompts take five times as long as in the
 # main table for the same model, GPU and engine.
 CONTRADICTED = ("inferencex_slo", "inferencex-slo")
 FILE = Path(__file__).parents[1] / "models" / "bands" / "default.yaml"
-METRICS = {"tpot": ("tpot_ms", "e2e_s", "us_per_token"), "ttft": ("ttft_ms", "ttft_few_ms")}
+WORDS = """\
+Where {share:.0%} of measured values lie, as multiples of the predicted ones. Inside: share of the
+rows that a band is fitted to, which is what table.md counts too. Left out: share of the rows of a
+cell (source, model, GPU) that lie in the band of all other cells, which is what a prediction for
+another model or GPU may hope for; the scores of table.md are in this sense nearly those of the
+rows that bands were fitted to. Rows whose requests were held back are not among them, nor is
+inferencex_slo. Whether requests were held back is decided from the measured TTFT: who asks for a
+plan does not know it beforehand, so that a service which is held back lies outside more often.
+Where kernels are assumed, every band holds that of measured kernels, which knows the cell that is
+left out: their last column is no clean test.
+"""
+FEWEST_CELLS = 2  # of a band: one is left out, another must be left
 ASSUMED_OF = "h100-sxm-80gb"  # whose constants are assumed for all others
 # Kernels of each cost in results/kernel-fits.md; the p90 error of the GPU in the middle counts.
 KERNELS = {
@@ -50,28 +68,107 @@ WIDER = (
 )
 
 
-def metric_lines(measured: Sequence[Outcome], bare: Sequence[Outcome]) -> list[str]:
-    """Return the bands of metrics as YAML."""
-    lines = []
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A band with the rows that it is from; is_moe: None for models of both kinds."""
+
+    metric: TimeBand
+    is_moe: bool | None
+    has_kernels: bool
+    band: Band
+    rows: tuple[Outcome, ...]
+
+    @property
+    def cells(self) -> int:
+        """How many cells the rows are of."""
+        return len({row.cell for row in self.rows})
+
+    @property
+    def gpus(self) -> list[str]:
+        """The kinds of GPUs that the rows are of."""
+        return sorted({row.gpu for row in self.rows})
+
+    @property
+    def inside(self) -> float:
+        """Share of the rows that lie in the band that is fitted to them."""
+        within = [self.band.low <= row.ratio <= self.band.high for row in self.rows]
+        return sum(within) / len(within)
+
+    def yaml(self) -> str:
+        """Return the band as a line of the file."""
+        kind = "" if self.is_moe is None else f"is_moe: {str(self.is_moe).lower()}, "
+        return (
+            f"  - {{metric: {self.metric}, {kind}has_kernels: {str(self.has_kernels).lower()}, "
+            f"low: {self.band.low:.3g}, high: {self.band.high:.3g}, rows: {len(self.rows)}, "
+            f"cells: {self.cells}, gpus: [{', '.join(self.gpus)}], "
+            f"coverage: {self.band.coverage:.2f}}}"
+        )
+
+
+def fitted(measured: Sequence[Outcome], bare: Sequence[Outcome]) -> Iterator[Fitted]:
+    """Yield all bands, those of measured GPUs first."""
+    known: dict[tuple[TimeBand, bool | None], Band] = {}
+    shared = {metric for metric in get_args(TimeBand) if _share(measured, metric)}
     for has_kernels, outcomes in ((True, measured), (False, bare)):
-        for metric, names in METRICS.items():
-            for is_moe in (False, True):
-                own = [
-                    o
-                    for o in outcomes
-                    if o.metric in names and o.is_moe == is_moe and not o.is_held_back
-                ]
-                cells = [o.cell for o in own]
-                if len(set(cells)) < 2:
+        for metric in get_args(TimeBand):
+            own = [o for o in outcomes if o.band == metric and not o.is_held_back]
+            for is_moe, rows in _by_kind(own, is_shared=metric in shared):
+                cells = [row.cell for row in rows]
+                if len(set(cells)) < FEWEST_CELLS:
                     continue
-                band = fitted_band([o.ratio for o in own], cells, SHARE)
-                lines.append(
-                    f"  - {{metric: {metric}, is_moe: {str(is_moe).lower()}, "
-                    f"has_kernels: {str(has_kernels).lower()}, low: {band.low:.3g}, "
-                    f"high: {band.high:.3g}, rows: {len(own)}, cells: {len(set(cells))}, "
-                    f"coverage: {band.coverage:.2f}}}"
-                )
-    return lines
+                least = None if has_kernels else known.get((metric, is_moe))
+                band = fitted_band([row.ratio for row in rows], cells, SHARE, at_least=least)
+                known.setdefault((metric, is_moe), band)
+                yield Fitted(metric, is_moe, has_kernels, band, tuple(rows))
+
+
+def _share(rows: Sequence[Outcome], metric: TimeBand) -> bool:
+    """Whether models of both kinds share a band, as one kind alone has too few cells."""
+    cells = [{o.cell for o in rows if (o.band, o.is_moe) == (metric, k)} for k in (False, True)]
+    return any(0 < len(own) < FEWEST_CELLS for own in cells)
+
+
+def _by_kind(
+    rows: Sequence[Outcome], *, is_shared: bool
+) -> Iterator[tuple[bool | None, Sequence[Outcome]]]:
+    """Yield dense models and those with experts, or both as one."""
+    if is_shared:
+        yield None, rows
+        return
+    for is_moe in (False, True):
+        yield is_moe, [row for row in rows if row.is_moe == is_moe]
+
+
+def table(bands: Sequence[Fitted]) -> Iterator[str]:
+    """Yield the page on what the bands are worth."""
+    yield "# Bands of predictions"
+    yield f"\n{describe_machine(machine())} `python benchmarks/fit_bands.py TABLE.csv --write`.\n"
+    yield WORDS.format(share=SHARE)
+    header = ["band", "models", "kernels", "low", "high", "rows", "cells", "inside", "left out"]
+    words = {None: "all", False: "dense", True: "experts"}
+    rows = [
+        [
+            one.metric,
+            words[one.is_moe],
+            "measured" if one.has_kernels else "assumed",
+            f"{one.band.low:.3g}",
+            f"{one.band.high:.3g}",
+            f"{len(one.rows):,}",
+            f"{one.cells}",
+            f"{one.inside:.0%}",
+            f"{one.band.coverage:.0%}",
+        ]
+        for one in bands
+    ]
+    yield from markdown_table(header, rows)
+    yield ""
+    for metric in get_args(TimeBand):
+        for has_kernels in (True, False):
+            own = [one for one in bands if (one.metric, one.has_kernels) == (metric, has_kernels)]
+            gpus = sorted({gpu for one in own for gpu in one.gpus})
+            what = "measured" if has_kernels else "assumed"
+            yield f"- {metric}, kernels {what}: {', '.join(gpus) or 'none'}"
+    yield "\nAll are NVIDIA's: on no other GPU has a prediction been held against a measurement."
 
 
 def cost_lines() -> list[str]:
@@ -97,11 +194,12 @@ def main() -> None:
     """Fit and print, or write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path)
-    parser.add_argument("--write", action="store_true", help=f"write {FILE.name}")
+    parser.add_argument("--write", action="store_true", help=f"write {FILE.name} and bands.md")
     options = parser.parse_args()
     cases = [(s, c) for s, c in read_bulk(options.table).cases if s not in CONTRADICTED]
     measured = evaluate(cases).outcomes
     bare = [o for o in evaluate(cases, bare=True).outcomes if o.gpu != ASSUMED_OF]
+    bands = list(fitted(measured, bare))
     lines = [
         "schema: 1",
         "kind: bands",
@@ -114,12 +212,13 @@ def main() -> None:
         '  - "costs: errors of the fits of kernels, results/kernel-fits.md"',
         f"share: {SHARE}",
         "metrics:",
-        *metric_lines(measured, bare),
+        *(band.yaml() for band in bands),
         *cost_lines(),
     ]
     text = "\n".join(lines) + "\n"
     if options.write:
         FILE.write_text(text, encoding="utf-8")
+        write(RESULTS / "validation" / "bands.md", list(table(bands)))
     print(text)
 
 

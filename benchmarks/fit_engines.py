@@ -144,7 +144,9 @@ def main() -> None:
     cases = [
         (source, case)
         for source, case in read_bulk(options.table).cases
-        if case.mode in ("closed_loop", "static") and source != "inferencex_slo"
+        if isinstance(case, ServingCase)
+        and case.mode in ("closed_loop", "static")
+        and source != "inferencex_slo"
     ]
     lines = [
         "# What engines add to the time of their GPUs",

@@ -87,8 +87,6 @@ FABRIC_OF_H100 = {
     False: {"fabric_fraction": 0.925, "fabric_steps": 1.65, "doubling_steps": 0.667},
     True: {"fabric_fraction": 0.761, "fabric_steps": 3.72, "doubling_steps": 5.46},
 }
-# Chips that differ from a measured one in their links alone.
-TWINS = {"h100-sxm-80gb": ("h800-sxm-80gb",)}
 
 
 def fit_form(fit: Fit, form: Form) -> None:
@@ -285,8 +283,6 @@ def main() -> int:
         print(document(fits[-1]))
         if options.write:
             write(fits[-1])
-            for twin in TWINS.get(name, ()):
-                write(fits[-1], twin)
     text = report(fits, f"python {SCRIPT} DIRECTORY --write --report")
     print(text)
     if options.report:

@@ -84,14 +84,12 @@ class Fit:
         return Device.of(self.gpu.model_copy(update={"kernels": fitted}))
 
 
-def document(fit: Fit, note: str = "") -> str:
+def document(fit: Fit) -> str:
     """Return the section `kernels` as YAML, a line for each fit with its errors."""
     lines = [
         f"# fitted: {SCRIPT}, to {fit.source.system} of {PACKAGE}; median and p90 error per line",
         "kernels:",
     ]
-    if note:
-        lines.append(f"  note: {note}")
     section = fit.section()
     for operation in FIT_TYPES:
         of_operation = [result for result in fit.results if result.operation == operation]
@@ -117,12 +115,11 @@ def document(fit: Fit, note: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(fit: Fit, twin: str = "") -> None:
-    """Replace the section `kernels` at the end of the file of the GPU, or of its twin."""
-    path = MODELS / f"{twin or fit.name}.yaml"
-    note = f"kernels of {twin} are those of {fit.name}, scaled to its links" if twin else ""
+def write(fit: Fit) -> None:
+    """Replace the section `kernels` at the end of the file of the GPU."""
+    path = MODELS / f"{fit.name}.yaml"
     kept = path.read_text(encoding="utf-8").split("# fitted: " + SCRIPT)[0]
-    path.write_text(kept.rstrip() + "\n" + document(fit, note), encoding="utf-8")
+    path.write_text(kept.rstrip() + "\n" + document(fit), encoding="utf-8")
 
 
 def report(fits: Sequence[Fit], command: str) -> str:

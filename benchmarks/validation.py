@@ -9,22 +9,33 @@ table.md and table.png besides. Needs matplotlib for the plots.
 
 import argparse
 import importlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from measure import RESULTS, describe_machine, machine, markdown_table, write
 
 from autopar.validation.outcomes import TRIVIAL, Outcome
-from autopar.validation.report import METRICS, Group, Validation, validate
+from autopar.validation.report import (
+    METRICS,
+    Group,
+    RankedPlan,
+    Validation,
+    plans_of,
+    validate,
+)
 from autopar.validation.statistics import Score
 
 FOLDER = RESULTS / "validation"
 LEGEND = """\
 MAPE and median are of |predicted / measured - 1|; bias is the median of predicted / measured,
 less 1. In band: the share of rows in the band that answers carry, which claims {share:.0%}. flops,
-bytes: MAPE of two trivial models with one constant each, fitted to these rows: all work at a share
-of the peak rate; bytes of running sequences at a share of the bandwidth, with prompts at the peak.
+bytes: MAPE of two trivial models with one constant each, which makes the MAPE of all rows of the
+metric least: all work at a share of the peak rate; bytes of running sequences at a share of the
+bandwidth, with prompts at the peak. In band is nearly in-sample: the bands are fitted to the rows
+of table.md; bands.md has the share of cells that were left out.
 Held back: requests waited for longer than the prompts of all clients take, so that the engine let
 fewer run than its source says.
 """
@@ -58,6 +69,15 @@ def lines(found: Validation, command: str, plot: str) -> Iterator[str]:
         if groups:
             yield f"\n## {title[0].upper()}{title[1:]}\n"
             yield from markdown_table(header, [cells(group) for group in groups])
+    yield from orders(found)
+    if found.left_out:
+        yield "\n## Not predicted\n"
+        reasons = sorted(found.left_out.items(), key=lambda pair: -pair[1])
+        yield from (f"- {count:,} rows: {reason}" for reason, count in reasons)
+
+
+def orders(found: Validation) -> Iterator[str]:
+    """Yield how well plans are ordered, beside trivial orders, and which pairs are swapped."""
     for what, ranked in (
         ("plans", found.ranking),
         ("plans on equally many GPUs", found.equal_ranking),
@@ -68,10 +88,31 @@ def lines(found: Validation, command: str, plot: str) -> Iterator[str]:
         yield f"\n## Order of {what}\n"
         yield f"Of those that answer the same question ({ranked.cases} questions, {ranked.pairs:,}"
         yield f"pairs): Kendall tau {ranked.tau:.2f}; the best is found in {ranked.best_found:.0%},"
-        yield f"and {ranked.lost:.1%} of throughput per GPU is lost on average."
-    if found.left_out:
-        yield "\n## Not predicted\n"
-        yield from (f"- {count} rows: {reason}" for reason, count in found.left_out.items())
+        yield f"and {ranked.lost:.1%} of throughput per GPU is lost on average. Runs of one layout"
+        yield "are one plan. Of orders that need no cost model: " + ", ".join(
+            f"tau {tau:.2f} by {name}" for name, tau in ranked.trivial.items()
+        )
+    pairs: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    for plans in plans_of(found.outcomes, "tpot_ms", on_equal_gpus=True):
+        for one, other in combinations(sorted(plans, key=lambda p: -p.measured), 2):
+            words = one.case.split(" in ")[0].split()
+            pairs[" ".join(words[:-1]), one.layout, other.layout][_order(one, other)] += 1
+    if pairs:
+        yield "\nPairs on equally many GPUs, by the layouts that were faster and slower in fact:\n"
+        header = ["source, model, GPU, engine", "faster", "slower", *_ORDERS]
+        yield from markdown_table(
+            header,
+            [[*names, *(str(counts[o]) for o in _ORDERS)] for names, counts in pairs.items()],
+        )
+
+
+_ORDERS = ("in order", "tied", "swapped")
+
+
+def _order(faster: RankedPlan, slower: RankedPlan) -> str:
+    if faster.predicted == slower.predicted:
+        return "tied"
+    return "in order" if faster.predicted > slower.predicted else "swapped"
 
 
 def plot(outcomes: Sequence[Outcome], file: Path) -> None:

@@ -3,12 +3,18 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autopar.api import solve, verify
-from autopar.bands import default_bands, metric_range, ranges
-from autopar.catalog import load_plan, load_scenario
-from autopar.expected import band_of
+from autopar.bands import default_bands, metric_range
+from autopar.catalog import load_plan, load_scenario, names
+from autopar.expected import band_of, with_ranges
 from autopar.problem import Expected
+from autopar.report.json import metrics_document
+from autopar.report.text import range_rows
+from autopar.results import VerifyReport
+from autopar.specs import ErrorBands
 from autopar.specs.change import changed
 
 PARTS = {"llm": "llama-3.1-70b", "cluster": "2xhgx-h100", "workload": "chat-4k-1k"}
@@ -26,17 +32,109 @@ def solution(scenario):
     return solve(scenario, diagnose=False)
 
 
-def test_every_metric_that_was_measured_has_its_range(solution):
-    known, metrics = ranges(solution.scenario), solution.metrics
-    expected = metrics.expected
-    assert expected.share == default_bands().share
-    assert expected.tpot_us == pytest.approx(
-        (metrics.tpot_us * known["tpot"].low, metrics.tpot_us * known["tpot"].high)
+@pytest.fixture
+def planted(monkeypatch):
+    """Bands whose ends are easy to multiply by, the same for all models and GPUs."""
+    ends = {"tpot": (0.8, 1.25), "static": (0.9, 1.1), "ttft": (2.0, 4.0), "prompt": (0.5, 2.0)}
+    basis = {"rows": 7, "cells": 2, "gpus": ["some-gpu"], "coverage": 0.5}
+    metrics = [
+        {"metric": name, "has_kernels": known, "low": low, "high": high, **basis}
+        for name, (low, high) in ends.items()
+        for known in (True, False)
+    ]
+    document = default_bands().document() | {"share": 0.7, "metrics": metrics}
+    bands = ErrorBands.model_validate(document)
+    monkeypatch.setattr("autopar.bands.default_bands", lambda: bands)
+
+
+@pytest.mark.usefixtures("planted")
+def test_times_are_multiplied_and_rates_divided(scenario, solution):
+    """A service: TPOT and its rate by the band of TPOT, TTFT by that of clients who queue."""
+    metrics = verify(scenario, solution.plan).metrics
+    expected, rate = metrics.expected, metrics.tokens_per_s
+    assert expected.share == 0.7
+    assert expected.tpot_us == pytest.approx((0.8 * metrics.tpot_us, 1.25 * metrics.tpot_us))
+    assert expected.ttft_us == pytest.approx((2 * metrics.ttft_us, 4 * metrics.ttft_us))
+    assert expected.tokens_per_s == pytest.approx((0.8 * rate, 1.25 * rate))
+    each = metrics.tokens_per_s_per_gpu
+    assert expected.per_gpu(solution.plan.num_gpus) == pytest.approx((0.8 * each, 1.25 * each))
+
+
+@pytest.mark.usefixtures("planted")
+@pytest.mark.parametrize(
+    ("workload", "ttft", "tpot", "rate"),
+    [
+        ("chat-4k-1k", (2.0, 4.0), (0.8, 1.25), (0.8, 1.25)),
+        ("prefill-8k", (0.5, 2.0), None, (0.5, 2.0)),
+        ("prefill-10240", (0.5, 2.0), None, (0.5, 2.0)),
+        ("decode-256x4k", None, (0.9, 1.1), (1 / 1.1, 1 / 0.9)),
+    ],
+)
+def test_each_kind_of_work_has_the_band_of_runs_like_it(solution, workload, ttft, tpot, rate):
+    """Prompts alone wait for nobody; a given batch is decoded as a static one."""
+    asked = load_scenario(None, parts=PARTS | {"workload": workload})
+    metrics = replace(solution.metrics, tokens_per_s=1.0, ttft_us=1.0, tpot_us=1.0)
+    found = with_ranges(asked, report_of(metrics), solution.plan).metrics.expected
+    for own, ends in ((found.ttft_us, ttft), (found.tpot_us, tpot), (found.tokens_per_s, rate)):
+        assert own == (None if ends is None else pytest.approx(ends))
+
+
+def report_of(metrics):
+    return VerifyReport("plan", violations=(), metrics=metrics)
+
+
+@given(
+    st.sampled_from(["llama-3.1-70b", "gpt-oss-120b"]),
+    st.sampled_from(["2xhgx-h100", "1xhgx-h800", "1x8-mi300x"]),
+    st.sampled_from(names("workload")),
+    st.tuples(*[st.floats(1e-3, 1e9)] * 3),
+)
+def test_a_value_lies_in_its_range_unless_the_answer_calls_it_biased(
+    solution, llm, cluster, workload, values
+):
+    parts = {"llm": llm, "cluster": cluster, "workload": workload}
+    rate, ttft_us, tpot_us = values
+    metrics = replace(
+        solution.metrics,
+        tokens_per_s=rate,
+        tokens_per_s_per_gpu=rate / 16,
+        ttft_us=ttft_us,
+        tpot_us=tpot_us,
     )
-    assert expected.ttft_us[1] == pytest.approx(metrics.ttft_us * known["ttft"].high)
-    assert expected.tokens_per_s == pytest.approx(
-        (metrics.tokens_per_s / known["tpot"].high, metrics.tokens_per_s / known["tpot"].low)
-    )
+    report = with_ranges(load_scenario(None, parts=parts), report_of(metrics), solution.plan)
+    document = metrics_document(report.metrics)
+    bands, rows = document["bands"], range_rows(report.metrics)
+    for name, said in (("ttft_ms", "TTFT"), ("tpot_ms", "TPOT"), ("tokens_per_s", "throughput")):
+        if bands[name] is None:
+            assert rows[said] == "no measurement like it"
+            continue
+        low, high = bands[name]
+        outside = not low <= document[name] <= high
+        assert (name in bands["biased"]) is outside
+        assert rows[said].startswith("biased: ") is outside
+        assert not outside or any("is biased: published runs" in note for note in report.notes)
+
+
+def test_a_gpu_that_is_nearly_full_is_named(scenario, solution):
+    """97.5 % of memory is the most that an error of 2.5 % leaves room for."""
+    room = scenario.cluster.gpu.memory_bytes
+    said = []
+    for share in (0.97, 0.98):
+        metrics = replace(solution.metrics, peak_memory_bytes=round(share * room))
+        notes = with_ranges(scenario, report_of(metrics), solution.plan).notes
+        said.append(any("of its memory, which has no range" in note for note in notes))
+    assert said == [False, True]
+
+
+def test_kernels_of_a_sibling_are_not_those_of_the_gpu(scenario):
+    """Nobody measured an H800: it has the kernels of the H100, and the wider band."""
+    own = load_scenario(None, parts=PARTS | {"cluster": "2xhgx-h800"}, overrides=LIMITS)
+    answers = [solve(asked, diagnose=False) for asked in (scenario, own)]
+    width = [a.metrics.expected.tpot_us[1] / a.metrics.tpot_us for a in answers]
+    assert width[1] > width[0]
+    [note] = [n for n in answers[1].notes if "no kernels of h800-sxm-80gb were measured" in n]
+    assert "no GPU of another maker was tried" in note
+    assert not any("no kernels of" in n for n in answers[0].notes)
 
 
 def test_the_second_opinion_on_the_same_plan_has_the_same_ranges(scenario, solution):

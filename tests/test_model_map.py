@@ -1,4 +1,4 @@
-"""docs/model.md maps every formula to a function and to tests that are there."""
+"""docs/model.md and measured.md map every formula to a function and to tests that are there."""
 
 import ast
 import re
@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
+PAGE = "\n".join(
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("model.md", "measured.md")
+)
 PACKAGES = ("autopar.costs.operations", "autopar.costs", "autopar")  # below which names are told
 MAPPED = ("function", "source", "test")
 WITHOUT_FORMULAS = {("metric", "meaning"), ("symbol", "meaning"), ("measured", "error")}
@@ -33,7 +35,7 @@ class Row:
 
 
 def tables() -> Iterator[tuple[int, tuple[str, ...], list[Row]]]:
-    """Every table of the page: its line, its header, its rows."""
+    """Every table of the pages, one after the other: its line, its header, its rows."""
     header: tuple[str, ...] = ()
     start, rows = 0, []
     for number, line in enumerate([*PAGE.splitlines(), ""], 1):

@@ -87,6 +87,56 @@ def test_the_winner_flips_where_hand_and_bisection_say(analytic_scenario: Build)
     assert not found.holds
 
 
+def test_the_named_runner_up_overtakes_where_the_winner_flips(analytic_scenario: Build) -> None:
+    scenario, flip = planted(analytic_scenario)
+    solution = solve(scenario)
+    assert solution.runner_up is not None
+    assert solution.runner_up.degrees is not None
+    found = robustness(scenario, solution.require_plan(), second=solution.runner_up)
+    doubt = next(d for d in found.doubts if d.kind == "all_reduce")
+    step = doubt.band ** (1 / 64)
+    assert doubt.overtakes is not None
+    assert flip / 1.001 <= doubt.overtakes <= flip * step * 1.001
+    assert doubt.faster.lead is not None
+    assert doubt.slower.lead is not None
+    assert doubt.slower.lead < 0 < doubt.faster.lead
+
+
+def test_the_leads_are_what_the_verifier_says_of_both_layouts(analytic_scenario: Build) -> None:
+    """TP1 has no all-reduce and leads at any price of it; a lower one takes most of the lead."""
+    scenario = two_layouts(analytic_scenario, all_reduce=50.0)
+    solution = solve(scenario)
+    assert solution.require_plan().degree("tp") == 1
+    found = robustness(scenario, solution.require_plan(), second=solution.runner_up)
+    assert found.holds
+    assert all(doubt.overtakes is None for doubt in found.doubts)
+    doubt = next(d for d in found.doubts if d.kind == "all_reduce")
+    for move in (doubt.faster, doubt.slower):
+        one, two = (
+            tpot_us(two_layouts(analytic_scenario, all_reduce=50.0 * move.factor), tp)
+            for tp in (1, 2)
+        )
+        assert move.lead == pytest.approx(two / one - 1, rel=1e-3)
+    assert found.settles is not None
+    leads = [m.lead for d in found.doubts for m in (d.faster, d.slower) if m.lead is not None]
+    assert found.settles.lead == min(leads)
+    assert found.settles.flip is None
+    assert found.settles.what
+
+
+def test_another_winner_than_the_runner_up_does_not_hide_where_that_overtakes(
+    analytic_scenario: Build,
+) -> None:
+    """A layout is named that wins nowhere: it is ahead of the plan only where a solve says so."""
+    scenario, _ = planted(analytic_scenario)
+    solution = solve(scenario)
+    assert solution.runner_up is not None
+    alone = replace(solution.runner_up, degrees={**solution.runner_up.degrees, "replicas": 7})  # type: ignore[dict-item, union-attr]
+    found = robustness(scenario, solution.require_plan(), second=alone)
+    assert all(doubt.overtakes is None for doubt in found.doubts)
+    assert all(m.lead is None for d in found.doubts for m in (d.faster, d.slower))
+
+
 def test_the_regret_is_what_the_verifier_says_of_both_layouts(analytic_scenario: Build) -> None:
     scenario, _ = planted(analytic_scenario)
     doubt = doubts_of(scenario)["all_reduce"]

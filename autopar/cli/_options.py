@@ -52,11 +52,14 @@ class Query:
     engines: tuple[str, ...] = ()
     options: Mapping[str, str] | None = None  # what messages call parts and overrides
     objective: str | None = None
+    expert_loads: str | None = None
 
     @property
     def changes_spec(self) -> bool:
         """Whether the scenario is another than the one that its author wrote."""
-        return bool(self.overrides or self.parts or self.engines or self.objective)
+        return bool(
+            self.overrides or self.parts or self.engines or self.objective or self.expert_loads
+        )
 
     @property
     def is_complete_without_spec(self) -> bool:
@@ -75,6 +78,8 @@ class Query:
             catalogs=self.catalogs,
             options=self.options,
         )
+        if self.expert_loads is not None:
+            scenario = self._loaded(scenario, self.expert_loads)
         if self.objective is None:
             return scenario
         from autopar.errors import SpecError
@@ -89,6 +94,28 @@ class Query:
             )
         others = [name for name in scenario.recipe.objectives if name != self.objective]
         return changed(scenario, "recipe.objectives", (self.objective, *others))
+
+    def _loaded(self, scenario: "Scenario", source: str) -> "Scenario":
+        """Return the scenario with the counts of a file, summed over its windows."""
+        from autopar.errors import SpecError
+        from autopar.placement.files.loads import read_loads
+        from autopar.placement.model import of_model, refuse_idle_layers
+        from autopar.specs.change import changed
+
+        if source == "-" and self.spec == "-":
+            raise SpecError("SPEC and --expert-loads are both -; standard input can be read once")
+        measured = of_model(read_loads(source), scenario.llm)
+        refuse_idle_layers(measured)
+        if measured.layers != scenario.llm.expert_layers:
+            raise SpecError(
+                f"--expert-loads: loads of {len(measured.layers)} layers; expected all "
+                f"{len(scenario.llm.expert_layers)} layers with experts of the model"
+            )
+        counts = measured.counts.sum(axis=0).tolist()
+        workload = scenario.workload.document()
+        return changed(
+            scenario, "workload", workload | {"expert_load": "measured", "expert_counts": counts}
+        )
 
     def _engine(self) -> dict[str, str]:
         """Return the engine as a part: its host is waited for where it is the only one named."""
@@ -167,6 +194,12 @@ def scenario_options(command: _F) -> _F:
             metavar="NAME|FILE",
             help="Hold the rules of an engine (vllm, sglang, tensorrt-llm, megatron) and count its "
             "host time; given several times, hold the rules of all and count none.",
+        ),
+        click.option(
+            "--expert-loads",
+            metavar="FILE",
+            help="Tokens that each expert got (as autopar place reads them): expert parallel "
+            "sizes are weighed with the imbalance that their placement reaches.",
         ),
         click.option(
             "--plugin",
@@ -343,6 +376,7 @@ def _with_query(command: _F) -> _F:
             allow_plugins=values.pop("allow_plugins"),
             engines=values.pop("engines"),
             objective=values.pop("objective"),
+            expert_loads=values.pop("expert_loads"),
         )
 
     return _collecting(command, collect)

@@ -46,7 +46,9 @@ def command(
 
     SOURCES are names of measurements (autopar catalog measurements), or keys of sources in the
     table of --data; all where none is given. Nothing of the measured figures goes into a
-    prediction. docs/model.md, "Measured runs", says what is predicted and how.
+    prediction. docs/measured.md, "Measured runs", says what is predicted and how. In a table,
+    notes with the word EPLB stand for experts with an even load; rows that are not predicted are
+    counted by reason.
     """
     from autopar.report.validation import validation_document
     from autopar.validation.report import validate

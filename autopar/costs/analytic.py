@@ -117,6 +117,11 @@ class AnalyticCosts:
             notes.append(f"times are moved by cost_factors: {words}")
         if self._physics.shape.num_experts and self._workload.expert_load == "even":
             notes.append("experts are taken as evenly loaded (workload.expert_load)")
+        if self._workload.expert_load == "measured":
+            notes.append(
+                "counts of tokens load the experts of all layers alike, with the mean imbalance of "
+                "layers; how rows spread over the experts of one rank is taken as random"
+            )
         if self._workload.phase == "serving":
             notes.append(
                 "TTFT is a mean: requests come at random, one by one, each waits for half a step "

@@ -154,7 +154,7 @@ class Store:
         held = ceil_div(part.num_experts, rows.ep)
         routed, even = (
             busiest_rows(step.stage_tokens, held, part.num_experts, part.experts_per_token, law)
-            for law in (self.shape.workload.expert_load, "even")
+            for law in (self.shape.law, "even")
         )
         received = np.minimum(received * (routed / even), step.stage_tokens)
         experts = parts.activation_bytes(received, 2 * width)

@@ -5,7 +5,9 @@ from typing import Self
 
 import numpy as np
 
+from autopar.costs.expert_law import law_of
 from autopar.costs.operations.arrays import real
+from autopar.costs.operations.loads import Law, RankFactors
 from autopar.errors import SpecError
 from autopar.problem import FloatArray, IntArray
 from autopar.specs import LLM, Architecture, Layer, Precisions, Workload
@@ -17,13 +19,14 @@ KV_PAGE_TOKENS = 16  # vLLM `--block-size`; its default on CUDA GPUs
 class Shape:
     """What is computed and on what, whatever the degrees.
 
-    kinds: the different layers. counts: shape (kinds, layers + 1), how many of the first i layers
-    are of each kind.
+    law: how tokens spread over experts. kinds: the different layers. counts: shape (kinds, layers +
+    1), how many of the first i layers are of each kind.
     """
 
     architecture: Architecture
     precisions: Precisions
     workload: Workload
+    law: Law | RankFactors
     kinds: tuple[Layer, ...]
     counts: IntArray
 
@@ -48,7 +51,14 @@ class Shape:
         one_hot = kinds[None, :] == np.arange(len(architecture.layer_kinds))[:, None]
         counts = np.zeros((len(one_hot), len(kinds) + 1), dtype=np.int64)
         counts[:, 1:] = one_hot.cumsum(axis=1)
-        return cls(architecture, llm.precisions, workload, architecture.layer_kinds, counts)
+        return cls(
+            architecture,
+            llm.precisions,
+            workload,
+            law_of(workload),
+            architecture.layer_kinds,
+            counts,
+        )
 
     @property
     def num_layers(self) -> int:

@@ -4,16 +4,23 @@ import time
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from autopar.errors import SpecError, VerificationError
+from autopar.placement.files.maps import ExpertMap
+from autopar.placement.files.measured import Measured, counted
 from autopar.placement.machine import (
+    NO_RULES,
     FloatArray,
     IntArray,
     LayerTask,
     Machine,
+    Rules,
     gpu_loads,
     replica_counts,
 )
+from autopar.placement.model import refuse_idle_layers
+from autopar.placement.options import DEFAULT, Options
 from autopar.placement.placing import PlacedLayer, fullest, placed, with_cp_sat
 from autopar.placement.replan import kept_in_place, num_moves, replanned, without_twins
 from autopar.placement.results import Answer, LayerAnswer, Request, WindowGain
@@ -21,6 +28,44 @@ from autopar.placement.rules import broken
 from autopar.placement.starts import has_twins
 from autopar.placement.traffic import coactivation, gathered, nodes_per_token
 from autopar.units import plural
+
+
+def place(
+    loads: ArrayLike,
+    *,
+    num_gpus: int,
+    num_slots: int | None = None,
+    num_nodes: int = 1,
+    rules: Rules = NO_RULES,
+    options: Options = DEFAULT,
+    current: ArrayLike | None = None,
+    max_moves: int | None = None,
+) -> Answer:
+    """Place the experts of each layer on GPUs, with a proved bound.
+
+    loads: tokens of each expert, shape (layers, experts) or (windows, layers, experts). num_slots:
+    of all GPUs together; the fewest that hold all experts where it is None. current: the expert in
+    each slot now, shape (layers, slots).
+    Raises as `answer` does.
+    """
+    counts = counted("loads", np.asarray(loads))
+    measured = Measured(counts, tuple(range(counts.shape[1])))
+    refuse_idle_layers(measured)
+    most = max(num_gpus, 1)  # Machine refuses less
+    total = -(-measured.num_experts // most) * most if num_slots is None else num_slots
+    if total % most:
+        raise SpecError(f"{total} slots on {num_gpus} GPUs: expected as many on each")
+    now = None if current is None else np.asarray(current, dtype=np.int64)
+    return answer(
+        Request(
+            measured=measured,
+            machine=Machine(num_gpus, total // most, num_nodes),
+            rules=rules,
+            options=options,
+            current=None if now is None else ExpertMap(now, measured.layers),
+            max_moves=max_moves,
+        )
+    )
 
 
 def answer(request: Request) -> Answer:
@@ -203,7 +248,8 @@ def _replanned(
                 f"layer {number}: the current placement breaks {said}; expected one that keeps "
                 "the rules, or no limit on moves"
             )
-    found = replanned(tasks, [layer.bound for layer in free], most)
+    enough = 1 + request.options.tolerance
+    found = replanned(tasks, [layer.bound * enough for layer in free], most)
     pairs = zip(found, before, strict=True)
     left = most - sum(num_moves(slots, now, machine.num_gpus) for slots, now in pairs)
     layers: list[PlacedLayer] = []

@@ -5,36 +5,63 @@ import numpy as np
 from autopar.errors import InfeasibleError, SolveLimitError
 from autopar.placement.bounds import quick_bounds
 from autopar.placement.improve import search
-from autopar.placement.machine import FloatArray, IntArray, LayerTask, Machine, Rules
-from autopar.placement.starts import found_by_cp_sat, starts
+from autopar.placement.lawful import found_by_cp_sat, lawful_starts
+from autopar.placement.machine import (
+    NO_RULES,
+    FloatArray,
+    IntArray,
+    LayerTask,
+    Machine,
+    Rules,
+    gpu_loads,
+)
+from autopar.placement.starts import starts
 
 
 def grouped(task: LayerTask, tolerance: float, rounds: int, seed: int) -> IntArray:
     """Return a placement in which each group of consecutive experts lies on one node.
 
     Each group is an item and each node a GPU of the first problem; each node's experts on its GPUs
-    are the second, with replicas inside the node. Where the rules leave a node none, CP-SAT looks
-    for groups that they do.
+    are the second, with replicas inside the node. The most even nodes need not be the best: the
+    greedy packing of groups, which EPLB takes, is tried too. Where the rules leave a node none,
+    CP-SAT looks for groups that they do.
     Raises InfeasibleError if there are provably none.
     """
-    try:
-        return _in_two_steps(task, tolerance, rounds, seed)
-    except (InfeasibleError, SolveLimitError):
+    found = []
+    for nodes in _groups_on_nodes(task, tolerance, rounds, seed):
+        try:
+            found.append(_on_gpus(task, nodes, tolerance, rounds, seed))
+        except (InfeasibleError, SolveLimitError):
+            continue
+    if not found:
         return found_by_cp_sat(task)
+    tops = gpu_loads(np.tile(task.load, (len(found), 1)), np.array(found), task.machine).max(axis=1)
+    return found[int(tops.argmin())]
 
 
-def _in_two_steps(task: LayerTask, tolerance: float, rounds: int, seed: int) -> IntArray:
-    machine, rules = task.machine, task.rules
-    size = len(task.load) // rules.num_groups
-    of_groups = task.load.reshape(rules.num_groups, size).sum(axis=1)
+def _groups_on_nodes(
+    task: LayerTask, tolerance: float, rounds: int, seed: int
+) -> list[tuple[int, ...]]:
+    """Return ways to deal groups to nodes, the groups of one node after those of another."""
+    machine, num_groups = task.machine, task.rules.num_groups
+    of_groups = task.load.reshape(num_groups, -1).sum(axis=1)
     by_node = Machine(
         machine.num_nodes,
-        rules.num_groups // machine.num_nodes,
+        num_groups // machine.num_nodes,
         speeds=tuple(machine.speed.reshape(machine.num_nodes, -1).mean(axis=1)),
     )
-    nodes = _placed(of_groups, by_node, Rules(), tolerance, rounds, seed)
+    dealt = [_placed(of_groups, by_node, NO_RULES, tolerance, rounds, seed)]
+    dealt += [start[0] for start in starts(of_groups[None], by_node)]
+    return list(dict.fromkeys(tuple(nodes.tolist()) for nodes in dealt))
+
+
+def _on_gpus(
+    task: LayerTask, nodes: tuple[int, ...], tolerance: float, rounds: int, seed: int
+) -> IntArray:
+    machine, rules = task.machine, task.rules
+    size = len(task.load) // rules.num_groups
     slots = []
-    for node, groups in enumerate(nodes.reshape(machine.num_nodes, -1)):
+    for node, groups in enumerate(np.array(nodes).reshape(machine.num_nodes, -1)):
         experts = np.sort((groups[:, None] * size + np.arange(size)).ravel())
         inside = Machine(
             machine.gpus_per_node,
@@ -57,4 +84,4 @@ def _placed(
 ) -> IntArray:
     task = LayerTask(load, machine, rules)
     goal = float(quick_bounds(load[None], machine, rules)[0]) * (1 + tolerance)
-    return search(task, starts(load[None], machine, rules)[0][0], goal, rounds, seed)
+    return search(task, lawful_starts(load[None], machine, rules)[0][0], goal, rounds, seed)

@@ -12,6 +12,7 @@ from autopar.placement.fold import can_fold, folded
 from autopar.placement.greedy import greedy_rule
 from autopar.placement.grouped import grouped
 from autopar.placement.improve import search
+from autopar.placement.lawful import lawful_starts
 from autopar.placement.machine import (
     NO_RULES,
     FloatArray,
@@ -23,7 +24,6 @@ from autopar.placement.machine import (
 )
 from autopar.placement.options import DEFAULT, Options
 from autopar.placement.rules import broken
-from autopar.placement.starts import starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def placed(
     if rules.num_groups > 1:
         found = [grouped(task, options.tolerance, options.rounds, options.seed) for task in tasks]
     else:
-        found = _searched(tasks, starts(loads, machine, rules), goals, options)
+        found = _searched(tasks, lawful_starts(loads, machine, rules), goals, options)
     layers = [
         _layer(task, slots, bound, "mean or largest share")
         for task, slots, bound in zip(tasks, found, bounds.tolist(), strict=True)

@@ -41,18 +41,17 @@ class Change:
     expert: int = -1
 
 
-def replanned(
-    tasks: Sequence[LayerTask], bounds: Sequence[float], max_moves: int
-) -> list[IntArray]:
+def replanned(tasks: Sequence[LayerTask], goals: Sequence[float], max_moves: int) -> list[IntArray]:
     """Return a placement of each layer, with at most `max_moves` moves over all layers.
 
-    tasks: with the placement now. bounds: of each layer's fullest GPU. The sum of the fullest
+    tasks: with the placement now. goals: loads of the fullest GPU that are
+    good enough; a layer that has no more stays as it is. The sum of the fullest
     loads, which is what time adds up from, is the least that the steps found allow: a dynamic
     programme over layers shares the moves out.
     """
     # A layer far above its share of the moves seldom earns them; not to try saves most of the time.
     most = min(max_moves, _SHARES * -(-max_moves // len(tasks)))
-    steps = [_steps(task, bound, most) for task, bound in zip(tasks, bounds, strict=True)]
+    steps = [_steps(task, goal, most) for task, goal in zip(tasks, goals, strict=True)]
     needed = sum(layer[0].moves for layer in steps)
     if needed > max_moves:
         raise InfeasibleError(
@@ -83,7 +82,7 @@ def kept_in_place(slots: IntArray, current: IntArray, num_gpus: int) -> IntArray
     return np.concatenate(placed)
 
 
-def _steps(task: LayerTask, bound: float, max_moves: int) -> list[Step]:
+def _steps(task: LayerTask, goal: float, max_moves: int) -> list[Step]:
     """Return what some moves reach in one layer: from none on, each step better than the last.
 
     Each level starts from the placement now: a move that was right for a higher level is not always
@@ -94,10 +93,10 @@ def _steps(task: LayerTask, bound: float, max_moves: int) -> list[Step]:
     board = Board(task.load, start, task.machine, task.rules)
     now = float(board.pace.max())
     steps = [Step(num_moves(start, task.current, task.machine.num_gpus), now, start)]
-    if steps[0].moves > max_moves:
+    if steps[0].moves > max_moves or now <= goal:
         return steps
     for part in np.linspace(0, 1, _LEVELS + 1)[1:]:
-        level = now + (max(bound, 0.0) - now) * float(part)
+        level = now + (goal - now) * float(part)
         board = Board(task.load, start, task.machine, task.rules)
         _lower(board, task.current, level, max_moves)
         moves = num_moves(board.slots, task.current, task.machine.num_gpus)

@@ -3,7 +3,12 @@
 Lognormal loads with sigma 1.0 to 1.1 have the imbalance that NVIDIA published for DeepSeek-R1 on 32
 GPUs ((max - mean) / mean = 1.56; TensorRT-LLM, examples/wide_ep/ep_load_balancer). One published
 workload of Qwen3-235B is heavier: sigma 1.6 to 2.4.
+
+python -m autopar.placement.synthetic --layers 58 --experts 256 > loads.json
 """
+
+import argparse
+import json
 
 import numpy as np
 
@@ -70,3 +75,25 @@ def clustered_routing(
     topic = rng.randint(num_topics, size=num_tokens)
     score = taste[topic] + rng.gumbel(size=(num_tokens, num_experts))
     return np.asarray(np.sort(np.argsort(-score, axis=1)[:, :experts_per_token], axis=1))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write made-up loads to standard output, as `autopar place` reads them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m autopar.placement.synthetic", description=__doc__
+    )
+    parser.add_argument("--kind", choices=KINDS, default="lognormal")
+    parser.add_argument("--layers", type=int, default=58)
+    parser.add_argument("--experts", type=int, default=256)
+    parser.add_argument("--windows", type=int, default=8, help="windows of so many --tokens")
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="(token, expert) pairs each")
+    parser.add_argument("--drift", type=float, default=0.05, help="lognormal sigma of a window")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    loads = made_up(given.kind, given.layers, given.experts, given.seed)
+    counts = windows(loads, given.windows, given.tokens, given.drift, given.seed)
+    print(json.dumps({"windows": counts.tolist()}))  # noqa: T201  a command of its own
+
+
+if __name__ == "__main__":
+    main()

@@ -1,15 +1,14 @@
 """What `autopar calibrate` would run, and what it found, as text and as JSON documents."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from autopar.calibration.calibrated import Calibration
 from autopar.calibration.outline import NOT_MEASURED, Line, Outline
+from autopar.report.remarks import remarks
 from autopar.specs import SCHEMA_VERSION
 from autopar.units import format_bytes, plural
 
@@ -97,7 +96,7 @@ def print_outline(console: Console, found: Outline) -> None:
     console.print(table)
     never = [f"{what}: {why}" for what, why in NOT_MEASURED.items()]
     said = [f"{operation}: {text}" for operation, text in sizes.items()]
-    _remarks(console, {"Sizes": said, "Never": never, "Note": found.notes})
+    remarks(console, {"Sizes": said, "Never": never, "Note": found.notes})
 
 
 def print_calibration(console: Console, found: Calibration, command: str) -> None:
@@ -121,7 +120,7 @@ def print_calibration(console: Console, found: Calibration, command: str) -> Non
     start = f"the constants of {found.start}" if found.start else "the H100's shares of peak"
     errors = f"median and p90 error of the new constants; before: the median error of {start}"
     items = {"Errors": [errors], "Left out": left, "Note": found.notes, "Use": [command]}
-    _remarks(console, items)
+    remarks(console, items)
 
 
 def _words(name: str) -> str:
@@ -142,16 +141,3 @@ def _table(*columns: str) -> Table:
     for place, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=place < 2)
     return table
-
-
-def _remarks(console: Console, items: Mapping[str, Sequence[str]]) -> None:
-    """Print named remarks, the name once."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, texts in items.items():
-        for place, text in enumerate(texts):
-            table.add_row(Text(name if place == 0 else "", "bold"), Text(text))
-    if table.row_count:
-        console.print()
-        console.print(table)

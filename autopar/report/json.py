@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from autopar.pairs import explicit_parts
-from autopar.problem import PLACEMENT_COLUMNS, AnyPlan, Expected, Metrics, Plan
+from autopar.problem import PLACEMENT_COLUMNS, AnyPlan, Metrics, Plan, is_outside
 from autopar.results import (
     ComparedPlan,
     Comparison,
@@ -123,23 +123,36 @@ def metrics_document(metrics: Metrics | None) -> Json | None:
             "activations": metrics.activation_bytes,
             "reserved": metrics.reserved_bytes,
         },
-        "bands": _bands(metrics.expected),
+        "bands": _bands(metrics),
     }
 
 
-def _bands(expected: Expected | None) -> Json | None:
-    """Return where measured values lie, low and high; None where nothing like it was measured."""
+def _bands(metrics: Metrics) -> Json | None:
+    """Return where measured values lie, low and high; None where nothing like it was measured.
+
+    biased: the metrics whose value lies outside, since all published runs missed it one way.
+    """
+    expected = metrics.expected
     if expected is None:
         return None
-    times = {"ttft_ms": expected.ttft_us, "tpot_ms": expected.tpot_us}
-    rate = expected.tokens_per_s
+    per_gpu = metrics.tokens_per_s_per_gpu
+    found = {
+        "tokens_per_s": (metrics.tokens_per_s, expected.tokens_per_s, 1.0),
+        "tokens_per_s_per_gpu": (per_gpu, expected.per_gpu(metrics.tokens_per_s / per_gpu), 1.0),
+        "ttft_ms": (metrics.ttft_us, expected.ttft_us, _US_PER_MS),
+        "tpot_ms": (metrics.tpot_us, expected.tpot_us, _US_PER_MS),
+    }
     return {
         "share": expected.share,
-        "tokens_per_s": None if rate is None else list(rate),
         **{
-            name: None if interval is None else [end / _US_PER_MS for end in interval]
-            for name, interval in times.items()
+            name: None if interval is None else [end / unit for end in interval]
+            for name, (_, interval, unit) in found.items()
         },
+        "biased": [
+            name
+            for name, (value, interval, _) in found.items()
+            if value is not None and interval is not None and is_outside(value, interval)
+        ],
     }
 
 
@@ -277,6 +290,7 @@ def _robustness(found: Robustness | None) -> Json | None:
                 "band": doubt.band,
                 "faster": _listed(asdict(doubt.faster)),
                 "slower": _listed(asdict(doubt.slower)),
+                "overtakes": doubt.overtakes,
             }
             for doubt in found.doubts
         ],

@@ -10,13 +10,13 @@ from rich.text import Text
 
 from autopar.problem import AnyPlan, Metrics, Plan
 from autopar.report import certainty, words
+from autopar.report.remarks import remarks
 from autopar.report.words import percent, quantity
 from autopar.results import (
     Comparison,
     Explanation,
     ObjectiveValue,
     Repair,
-    Robustness,
     RunnerUp,
     Solution,
     Verdict,
@@ -49,11 +49,11 @@ def print_solution(console: Console, solution: Solution, *, changed: bool = Fals
             _print_metrics(console, "Metrics", solution.metrics, scenario, solution.roles)
         _section(console, "Objectives, in order", _objectives(solution.objectives))
         _binding(console, solution.binding, solution.because)
-        _robustness(console, solution.robustness, scenario)
-    _footer(
+        _robustness(console, solution)
+    remarks(
         console,
         {
-            "Runner-up": _runner_up(solution.runner_up, scenario),
+            "Runner-up": _runner_up(solution.runner_up, scenario) or _not_sought(solution),
             "Unique": _uniqueness(solution),
             "Note": solution.notes,
             "Assumed": () if changed else scenario.assumptions,
@@ -83,7 +83,7 @@ def print_verification(console: Console, report: VerifyReport, scenario: Scenari
         _print_metrics(console, "Metrics, recomputed", report.metrics, scenario, report.roles)
     if report.verdicts:
         _section(console, "Claims", _claims(report.verdicts))
-    _footer(console, {"Audit": _audit(report.verdicts), "Note": report.notes})
+    remarks(console, {"Audit": _audit(report.verdicts), "Note": report.notes})
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
@@ -102,7 +102,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         _relaxed(console, solution, comparison.relaxed)
     gap = "gap: to what no plan of the spec beats in that objective alone, as proven"
     notes = (gap, *comparison.notes, *solution.notes)
-    _footer(console, {"Note": notes, "Solver": _solver(solution)})
+    remarks(console, {"Note": notes, "Solver": _solver(solution)})
 
 
 def print_explanation(console: Console, explanation: Explanation, scenario: Scenario) -> None:
@@ -114,7 +114,7 @@ def print_explanation(console: Console, explanation: Explanation, scenario: Scen
     else:
         _binding(console, explanation.binding, explanation.because)
     second = _runner_up(explanation.runner_up, scenario)
-    _footer(console, {"Runner-up": second, "Note": explanation.notes})
+    remarks(console, {"Runner-up": second, "Note": explanation.notes})
 
 
 def print_conflict(
@@ -195,14 +195,14 @@ def _print_metrics(
     roles: Mapping[str, Metrics],
 ) -> None:
     """Print all metrics, and where measured values of them lie: in a column, if there is room."""
-    ranges = range_rows(metrics)
     share = 0.0 if metrics.expected is None else metrics.expected.share
     said = f"here {percent(share)} of measured values lie"
     if share and not roles:
         title = f"{title}, and w{said}"
-    _section(console, title, _metrics(metrics, scenario, roles, {} if roles else ranges))
+    ranges = {} if roles else range_rows(metrics)
+    _section(console, title, _metrics(metrics, scenario, roles, ranges))
     if share and roles:
-        _pairs(console, f"W{said}, both roles together", ranges.items(), "")
+        _section(console, f"W{said}", _role_ranges({"both": metrics, **roles}))
 
 
 def _metrics(
@@ -229,17 +229,35 @@ def _metrics(
     return table
 
 
+def _role_ranges(columns: Mapping[str, Metrics]) -> Table:
+    """Return where measured values of each role lie, those of both together first."""
+    table = _table("", *columns)
+    rows = {key: range_rows(column) for key, column in columns.items()}
+    for name in dict.fromkeys(name for row in rows.values() for name in row):
+        table.add_row(name, *(row.get(name, "") for row in rows.values()))
+    return table
+
+
 def range_rows(metrics: Metrics) -> dict[str, str]:
-    """Return where measured values lie, by the name of the metric in text; those it has."""
+    """Return where measured values lie, by the name of the metric in text; those it has.
+
+    Of a value that lies outside, how many times as much was measured.
+    """
     expected = metrics.expected
     if expected is None:
         return {}
-    found = {"throughput": words.interval(expected.tokens_per_s, "tokens/s")}
-    if metrics.ttft_us is not None:
-        found["TTFT"] = words.interval(expected.ttft_us, "us")
-    if metrics.tpot_us is not None:
-        found["TPOT"] = words.interval(expected.tpot_us, "us")
-    return found
+    per_gpu = metrics.tokens_per_s_per_gpu
+    found = {
+        "throughput": (metrics.tokens_per_s, expected.tokens_per_s, "tokens/s"),
+        "per GPU": (per_gpu, expected.per_gpu(metrics.tokens_per_s / per_gpu), "tokens/s"),
+        "TTFT": (metrics.ttft_us, expected.ttft_us, "us"),
+        "TPOT": (metrics.tpot_us, expected.tpot_us, "us"),
+    }
+    return {
+        name: words.around(value, interval, unit)
+        for name, (value, interval, unit) in found.items()
+        if value is not None
+    }
 
 
 def metric_rows(metrics: Metrics) -> list[tuple[str, str]]:
@@ -370,29 +388,39 @@ def _relaxed(console: Console, solution: Solution, relaxed: Solution) -> None:
 
 def _binding(console: Console, binding: Sequence[str] | None, because: Mapping[str, str]) -> None:
     if binding is None:
-        _footer(console, {"Binding": ("not determined",)})
+        remarks(console, {"Binding": ("not determined",)})
         return
     if not binding:
-        _footer(console, {"Binding": ("no single requirement stands in the way of a better plan",)})
+        remarks(console, {"Binding": ("no single requirement stands in the way of a better plan",)})
         return
     rows = ((name, because.get(name, "")) for name in binding)
     _pairs(console, "Binding: without it the plan could be better", rows)
 
 
-def _robustness(console: Console, found: Robustness | None, scenario: Scenario) -> None:
+def _robustness(console: Console, solution: Solution) -> None:
+    found = solution.robustness
     if found is None:
         return
-    table = _table("cost", "times", "layout of the plan, with the best batch")
-    for row in certainty.robust_rows(found, is_moe=scenario.llm.is_moe):
+    table = _table("cost", "times", "layout of the plan, with the best batch", "runner-up ahead")
+    for row in certainty.robust_rows(found, is_moe=solution.scenario.llm.is_moe):
         table.add_row(*row)
     _section(console, "Robust: each cost alone, at both ends of its error band", table)
-    _footer(console, {"Verdict": certainty.robust_notes(found)})
+    remarks(console, {"Verdict": certainty.robust_notes(found, solution.runner_up)})
 
 
 def _runner_up(found: RunnerUp | None, scenario: Scenario) -> tuple[str, ...]:
     if found is None:
         return ()
     return (certainty.runner_up(found, is_moe=scenario.llm.is_moe),)
+
+
+def _not_sought(solution: Solution) -> tuple[str, ...]:
+    """Say why an answer about two roles names no runner-up."""
+    if solution.status != "optimal" or isinstance(solution.plan, Plan | None):
+        return ()
+    if solution.robustness is not None:
+        return ("not decided within the limits",)
+    return ("of two roles it takes as long as two solves: --robust looks for it",)
 
 
 def _uniqueness(solution: Solution) -> tuple[str, ...]:
@@ -444,16 +472,3 @@ def _pairs(
         table.add_row(Text(name, style), Text(text))
     if table.row_count:
         _section(console, title, table)
-
-
-def _footer(console: Console, items: Mapping[str, Sequence[str]]) -> None:
-    """Print named remarks, one row each, the name once."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, texts in items.items():
-        for place, text in enumerate(texts):
-            table.add_row(Text(name if place == 0 else "", "bold"), Text(text))
-    if table.row_count:
-        console.print()
-        console.print(table)

@@ -62,6 +62,7 @@ def _ranking_document(ranked: Ranking | None) -> Json | None:
         "kendall_tau": ranked.tau,
         "best_plan_found": ranked.best_found,
         "throughput_lost": ranked.lost,
+        "kendall_tau_trivial": dict(ranked.trivial),
     }
 
 
@@ -97,10 +98,11 @@ def print_validation(console: Console, found: Validation) -> None:
     _ranking(console, found.ranking, "plans")
     _ranking(console, found.equal_ranking, "plans on equally many GPUs")
     _ranking(console, found.training_ranking, "layouts of training")
-    for reason, count in list(found.left_out.items())[:_MOST_REASONS]:
+    reasons = sorted(found.left_out.items(), key=lambda pair: -pair[1])
+    for reason, count in reasons[:_MOST_REASONS]:
         console.print(Text(f"not predicted: {plural(count, 'row')}: {reason}"))
-    if len(found.left_out) > _MOST_REASONS:
-        rest = sum(list(found.left_out.values())[_MOST_REASONS:])
+    if len(reasons) > _MOST_REASONS:
+        rest = sum(count for _, count in reasons[_MOST_REASONS:])
         console.print(Text(f"not predicted: {plural(rest, 'row')} for other reasons (--json)"))
     console.print(Text(_legend(share)))
 
@@ -117,9 +119,10 @@ def _cells(found: Score) -> tuple[str, ...]:
 def _ranking(console: Console, ranked: Ranking | None, what: str) -> None:
     if ranked is None:
         return
+    beside = ", ".join(f"{tau:.2f} by {name}" for name, tau in ranked.trivial.items())
     console.print(
         Text(
-            f"Order of {what} of one question: Kendall tau {ranked.tau:.2f} over "
+            f"Order of {what} of one question: Kendall tau {ranked.tau:.2f} ({beside}) over "
             f"{plural(ranked.pairs, 'pair')} of {plural(ranked.cases, 'case')}; the best plan is "
             f"found in {ranked.best_found:.0%}, {ranked.lost:.1%} of throughput is lost on average"
         )
@@ -133,7 +136,7 @@ def _legend(share: str) -> str:
         "held back": "rows whose requests waited for longer than the prompts of all clients take: "
         "the engine let fewer run than the source says",
         f"in {share}": f"share of rows in the band that answers carry, which claims {share}",
-        "flops, bytes": "MAPE of trivial models with one fitted constant: all work at a share of "
-        "the peak rate; bytes at a share of the bandwidth, prompts at the peak",
+        "flops, bytes": "MAPE of trivial models with the one constant that makes it least: all "
+        "work at a share of the peak rate; bytes at a share of the bandwidth, prompts at the peak",
     }
     return "\n" + "\n".join(f"{name}: {meaning}" for name, meaning in words.items())

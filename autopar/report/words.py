@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from autopar.problem import AnyPlan, DisaggregatedPlan, Interval, Plan, Stage
+from autopar.problem import AnyPlan, DisaggregatedPlan, Interval, Plan, Stage, is_outside
 from autopar.units import format_bytes, format_rate, format_us, plural
 
 DEGREES = ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
@@ -38,6 +38,15 @@ def interval(ends: Interval | None, unit: str) -> str:
     low, high = (quantity(end, unit) for end in ends)
     (number, _, low_unit), high_unit = low.rpartition(" "), high.rpartition(" ")[2]
     return f"{number if low_unit == high_unit else low} to {high}"
+
+
+def around(value: float, ends: Interval | None, unit: str) -> str:
+    """Return where measured values lie; as multiples of a predicted value that lies outside."""
+    if ends is None or not is_outside(value, ends):
+        return interval(ends, unit)
+    low, high = (end / value for end in ends)
+    longer = "as long" if unit == "us" else "as much"
+    return f"biased: {low:.3g} to {high:.3g} times {longer}"
 
 
 def percent(fraction: float) -> str:

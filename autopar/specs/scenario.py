@@ -101,6 +101,20 @@ class Scenario(Document):
             )
         return self
 
+    @model_validator(mode="after")
+    def _expert_counts_are_of_the_model(self) -> Self:
+        counts = self.workload.expert_counts
+        if counts is None:
+            return self
+        expected = len(self.llm.expert_layers), self.llm.num_experts
+        found = len(counts), len(counts[0]) if counts else 0
+        if found != expected:
+            raise ValueError(
+                f"workload.expert_counts has {found[0]} layers of {found[1]} experts, but llm "
+                f"{self.llm.name!r} has {expected[0]} of {expected[1]}"
+            )
+        return self
+
     @property
     def absent_time(self) -> tuple[str, str] | None:
         """The time that the workload does not have: its key and its words."""

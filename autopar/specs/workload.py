@@ -7,7 +7,10 @@ from pydantic import Field, model_validator
 from autopar.specs.base import Document, Spec
 from autopar.units import Fraction
 
-ExpertLoad = Literal["even", "power_law_1.01", "power_law_1.2"]
+# measured: as expert_counts say, with the placement that is found for them. measured_bound: as if
+# every placement reached its lower bound, which none may do; it bounds what measured can give.
+ExpertLoad = Literal["even", "power_law_1.01", "power_law_1.2", "measured", "measured_bound"]
+_Count = Annotated[float, Field(ge=0, le=1e18)]
 _Tokens = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 
 # Prompt tokens that a scheduler takes into one step: `--chunked-prefill-size` of SGLang,
@@ -66,6 +69,8 @@ class Workload(Document):
     prompts_ahead: Annotated[float, Field(ge=0, le=1000)] = 0.0
     # How tokens spread over experts: evenly, or by the power laws of measured expert kernels.
     expert_load: ExpertLoad = "even"
+    # Tokens that each expert got, per layer with experts: shape (layers, experts).
+    expert_counts: tuple[tuple[_Count, ...], ...] | None = None
     speculation: Speculation | None = None
 
     @model_validator(mode="after")
@@ -86,6 +91,26 @@ class Workload(Document):
                 f"prefill_chunk_tokens is {self.prefill_chunk_tokens:,}, "
                 f"input_tokens {self.input_tokens:,}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _counts_are_measured(self) -> Self:
+        is_measured = self.expert_load.startswith("measured")
+        if is_measured != (self.expert_counts is not None):
+            raise ValueError(
+                f"expert_load {self.expert_load!r} "
+                + (
+                    "needs expert_counts (--expert-loads FILE)"
+                    if is_measured
+                    else "does not take expert_counts; expected 'measured'"
+                )
+            )
+        for number, row in enumerate(self.expert_counts or ()):
+            if len(row) != len((self.expert_counts or ())[0]) or not any(row):
+                raise ValueError(
+                    f"expert_counts[{number}]: expected as many experts as in the first row, and "
+                    "not all of them 0"
+                )
         return self
 
     def _fields_of_the_form(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -3,7 +3,10 @@
 One run a line; the columns that are used: row_id, tier, family, source_key, engine, engine_version,
 date, model, gpu, n_gpus, tp, pp, cp, ep, etp, dp, precision, kv_precision, mode, isl, osl,
 concurrency, decode_batch_per_gpu, ttft_ms, tpot_ms, e2e_latency_s, out_tokens_per_s_per_gpu,
-in_tokens_per_s_per_gpu. An empty cell is a figure or a fact that the source does not state.
+in_tokens_per_s_per_gpu, notes. An empty cell is a figure or a fact that the source does not state.
+Notes with the word EPLB mean that experts were balanced, and are predicted with an even load. Runs
+of training are read as `autopar.validation.bulk_training` says; what is not predicted is counted,
+with the reason.
 """
 
 import csv
@@ -13,9 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from autopar.catalog import names, read_document
 from autopar.errors import SpecError, shorten
-from autopar.specs import Precision, Precisions, ServingCase
+from autopar.specs import Precision, Precisions, ServingCase, TrainingCase
+from autopar.validation.bulk_training import training_case
+from autopar.validation.cells import count, figure, is_empty
 
 COLUMNS = ("row_id", "tier", "family", "source_key", "engine", "model", "gpu", "tp", "mode", "isl")
 _MODES = {
@@ -42,8 +49,8 @@ _ENGINES = {
     "nim (trtllm)": "tensorrt-llm",
     "nemo/tensorrt-llm": "tensorrt-llm",
 }
-_LARGEST = 1e12  # of any count or figure of a run
 _EARLY = re.compile(r"0\.[0-6](\.|$)|2023")  # versions and years of TensorRT-LLM without graphs
+_DEGREES = re.compile(r"_tp(?P<tp>[0-9]+)(_0)?_ep(?P<ep>[0-9]+)")
 _TWO_BATCHES = re.compile(r"TBO on|perfect EPLB")
 _WIDTHS: Mapping[str, Precision] = {
     "fp16": "bf16",
@@ -61,7 +68,8 @@ _WIDTHS: Mapping[str, Precision] = {
 class Bulk:
     """The cases of a table, by tier, and the runs that could not be read, by reason."""
 
-    cases: list[tuple[str, ServingCase]] = field(default_factory=list)  # with the source's key
+    # With the key of their source.
+    cases: list[tuple[str, ServingCase | TrainingCase]] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
 
     def leave_out(self, reason: str) -> None:
@@ -70,7 +78,7 @@ class Bulk:
 
 
 def read_bulk(path: Path, tiers: tuple[str, ...] = ("A",)) -> Bulk:
-    """Return the inference runs of a table whose configuration is known well enough.
+    """Return the runs of a table whose configuration is known well enough.
 
     Raises SpecError if the file cannot be read or lacks a column.
     """
@@ -85,22 +93,49 @@ def read_bulk(path: Path, tiers: tuple[str, ...] = ("A",)) -> Bulk:
                     f"with {', '.join(COLUMNS)}"
                 )
             for number, line in enumerate(reader, start=2):
-                if line["family"] == "inference" and line["tier"] in tiers:
-                    _read(line, bulk, f"{path.name}: line {number}")
+                _read(line, bulk, tiers, f"{path.name}: line {number}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SpecError(f"{path.name}: cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"{path.name}: cannot be read: {reason}") from None
     return bulk
 
 
-def _read(line: Mapping[str, str], bulk: Bulk, place: str) -> None:
-    """Add a run as a case of its own."""
+def _read(line: Mapping[str, str], bulk: Bulk, tiers: tuple[str, ...], place: str) -> None:
+    """Add a run as a case of its own, or count it with the reason why it is none."""
+    if line["tier"] not in tiers:
+        return bulk.leave_out(f"tier {shorten(line['tier'])}, which --tier does not name")
+    try:
+        if line["family"] == "training":
+            return _read_training(line, bulk)
+        if line["family"] == "inference":
+            return _read_inference(line, bulk)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field_name = first["loc"][-1] if first["loc"] else "run"
+        raise SpecError(f"{place}: {field_name}: {first['msg']}") from None
+    except ValueError as error:
+        raise SpecError(f"{place}: {error}") from None
+    return bulk.leave_out(f"family {shorten(line['family'])}")
+
+
+def _read_training(line: Mapping[str, str], bulk: Bulk) -> None:
+    found = training_case(line)
+    if isinstance(found, str):
+        return bulk.leave_out(found)
+    bulk.cases.append((line["source_key"], found))
+    return None
+
+
+def _read_inference(line: Mapping[str, str], bulk: Bulk) -> None:
     mode = _MODES.get(line["mode"])
     if mode is None:
         return bulk.leave_out(f"mode {shorten(line['mode'])}")
-    if _is_empty(line, "tp") or _is_empty(line, "isl"):
+    if is_empty(line, "tp") or is_empty(line, "isl"):
         return bulk.leave_out("the layout or the length of prompts is not stated")
-    if mode == "closed_loop" and _is_empty(line, "concurrency"):
+    if mode == "closed_loop" and is_empty(line, "concurrency"):
         return bulk.leave_out("the concurrency is not stated")
+    if _contradicts_itself(line):
+        return bulk.leave_out("the layout in the name of the run is not that of its columns")
     stated = line.get("precision", "").split(" ")[0]
     if stated.lower() not in ("", "nan", *_WIDTHS):
         return bulk.leave_out(f"precision {shorten(stated)} is not known")
@@ -110,75 +145,58 @@ def _read(line: Mapping[str, str], bulk: Bulk, place: str) -> None:
     cluster = _cluster(line["gpu"])
     if cluster is None:
         return bulk.leave_out(f"GPU {shorten(line['gpu'])} is not in the catalogue")
-    try:
-        figures = dict(_figures(line, mode))
-        if not figures:
-            return bulk.leave_out("no figure")
-        case = ServingCase.model_validate(
-            {
-                "llm": llm,
-                "cluster": cluster,
-                "precisions": _precisions(llm, line),
-                "engine": _engine(line),
-                **_routing(line),
-                "engine_version": line.get("engine_version", ""),
-                "date": line.get("date", ""),
-                "source": f"{line['source_key']}, {line['row_id']}",
-                "mode": mode,
-                "rows": [{**_layout(line), **_work(line, mode), **figures, "id": "run"}],
-            }
-        )
-    except ValueError as error:
-        raise SpecError(f"{place}: {str(error).splitlines()[0]}") from None
+    figures = dict(_figures(line, mode))
+    if not figures:
+        return bulk.leave_out("no figure")
+    case = ServingCase.model_validate(
+        {
+            "llm": llm,
+            "cluster": cluster,
+            "precisions": _precisions(llm, line),
+            "engine": _engine(line),
+            **_routing(line),
+            "engine_version": line.get("engine_version", ""),
+            "date": line.get("date", ""),
+            "source": f"{line['source_key']}, {line['row_id']}",
+            "mode": mode,
+            "rows": [{**_layout(line), **_work(line, mode), **figures, "id": line["row_id"]}],
+        }
+    )
     bulk.cases.append((line["source_key"], case))
     return None
 
 
-def _is_empty(line: Mapping[str, str], column: str) -> bool:
-    """Whether a cell says nothing: it is empty, or no count at all."""
-    return (line.get(column) or "").strip() in ("", "0", "0.0")
-
-
-def _number(line: Mapping[str, str], column: str, otherwise: int = 1) -> int:
-    """Return a count; an empty cell and 0 say nothing.
-
-    Raises ValueError for what is no count.
-    """
-    value = _value(line, column)
-    return round(value) or otherwise
-
-
-def _value(line: Mapping[str, str], column: str) -> float:
-    text = line.get(column) or "0"
-    value = float(text)
-    if not 0 <= value < _LARGEST:
-        raise ValueError(f"{column} is {shorten(text)}, expected a number of at least 0")
-    return value
+def _contradicts_itself(line: Mapping[str, str]) -> bool:
+    """Whether the id of a run names degrees (`_tp2_ep2_`) that its columns do not have."""
+    named = _DEGREES.search(line["row_id"])
+    if named is None:
+        return False
+    return (int(named["tp"]), int(named["ep"])) != (count(line, "tp"), count(line, "ep"))
 
 
 def _layout(line: Mapping[str, str]) -> dict[str, int]:
-    tp, cp, pp = (_number(line, name) for name in ("tp", "cp", "pp"))
-    gpus = _number(line, "n_gpus", 0)
-    attn_dp = _number(line, "dp")
+    tp, cp, pp = (count(line, name) for name in ("tp", "cp", "pp"))
+    gpus = count(line, "n_gpus", 0)
+    attn_dp = count(line, "dp")
     stage = tp * cp * attn_dp
     return {
         "tp": tp,
         "cp": cp,
         "pp": pp,
         "attn_dp": attn_dp,
-        "ep": _number(line, "ep"),
+        "ep": count(line, "ep"),
         "replicas": max(gpus // (stage * pp), 1),
     }
 
 
 def _work(line: Mapping[str, str], mode: str) -> dict[str, int]:
-    work = {"input_tokens": _number(line, "isl"), "output_tokens": _number(line, "osl")}
-    per_gpu = _number(line, "decode_batch_per_gpu", 0)
+    work = {"input_tokens": count(line, "isl"), "output_tokens": count(line, "osl")}
+    per_gpu = count(line, "decode_batch_per_gpu", 0)
     if mode == "prefill":
         return {**work, "step_tokens": per_gpu or work["input_tokens"]}
     if mode == "decode":
-        return {**work, "concurrency": per_gpu * _number(line, "n_gpus")}
-    return {**work, "concurrency": _number(line, "concurrency")}
+        return {**work, "concurrency": per_gpu * count(line, "n_gpus")}
+    return {**work, "concurrency": count(line, "concurrency")}
 
 
 def _figures(line: Mapping[str, str], mode: str) -> Iterator[tuple[str, float]]:
@@ -190,7 +208,7 @@ def _figures(line: Mapping[str, str], mode: str) -> Iterator[tuple[str, float]]:
         "tokens_per_s_per_gpu": produced,
     }
     for ours, theirs in columns.items():
-        value = _value(line, theirs)
+        value = figure(line, theirs)
         if value > 0:
             yield ours, value
 

@@ -7,9 +7,11 @@ them for up to four clients.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from autopar.errors import SpecError
 from autopar.specs import ServingCase, ServingRow, TrainingCase, TrainingRow
+from autopar.specs.bands import TimeBand
 from autopar.specs.counting import active_parameters
 from autopar.validation.serving import (
     FEW,
@@ -34,6 +36,14 @@ _METRICS = {
     "e2e_s": "e2e_s",
 }
 
+# The bands of answers (`autopar.bands.bands_for`) that figures of each metric are in.
+_BANDS: Mapping[str, TimeBand] = {
+    "tpot_ms": "tpot",
+    "e2e_s": "static",
+    "ttft_ms": "prompt",
+    "ttft_few_ms": "ttft",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -43,7 +53,7 @@ class Outcome:
     what each trivial model says but for one constant. rate: measured and predicted tokens/s per
     GPU, by which plans of a case are ordered; None where the row has none. is_held_back: whether
     requests waited for longer than the prompts of all clients take, so that the engine let fewer of
-    them run than its source says, by a limit that is not stated.
+    them run than its source says, by a limit that is not stated. layout: the degrees of the run.
     """
 
     source: str
@@ -63,11 +73,19 @@ class Outcome:
     rate: tuple[float, float] | None = None
     is_held_back: bool = False
     num_gpus: int = 1
+    layout: str = ""
 
     @property
     def ratio(self) -> float:
         """Measured over predicted."""
         return self.measured / self.predicted
+
+    @property
+    def band(self) -> TimeBand | None:
+        """The error band that the figure is in; None for what no answer of `solve` states."""
+        if self.metric == "us_per_token":
+            return "prompt" if self.mode == "prefill" else "tpot"
+        return _BANDS.get(self.metric)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,27 +129,21 @@ def evaluate(
 
 def _trained(source: str, case: TrainingCase, row: TrainingRow) -> Iterator[Outcome]:
     tokens = row.global_batch_sequences * row.sequence_tokens / row.num_gpus
+    gpu = gpu_of(case)
     question = f"{source} {case.llm} {row.global_batch_sequences} x {row.sequence_tokens}"
+    build = partial(
+        _outcome,
+        source,
+        case,
+        row,
+        cell=f"{source} {case.llm} {gpu}",
+        case_name=f"{question} on {row.num_gpus}",
+        gpu=gpu,
+        is_moe=is_moe(case),
+    )
     for metric, predicted, measured, trivial in training_figures(case, row):
-        gpu = gpu_of(case)
-        yield Outcome(
-            source=source,
-            row=row.id,
-            cell=f"{source} {case.llm} {gpu}",
-            case=f"{question} on {row.num_gpus}",
-            llm=case.llm,
-            gpu=gpu,
-            engine=case.engine or "not named",
-            mode=case.mode,
-            is_moe=is_moe(case),
-            has_kernels=True,
-            metric=metric,
-            predicted=predicted,
-            measured=measured,
-            trivial=trivial,
-            rate=(tokens / measured, tokens / predicted) if metric == "step_s" else None,
-            num_gpus=row.num_gpus,
-        )
+        rate = (tokens / measured, tokens / predicted) if metric == "step_s" else None
+        yield build(metric, predicted, measured, trivial=trivial, rate=rate)
 
 
 def _scored(
@@ -142,26 +154,69 @@ def _scored(
     shape = f"in {row.input_tokens}, out {row.output_tokens}, concurrency {row.concurrency}"
     stored = "" if case.precisions is None else str(sorted(case.precisions.model_dump().values()))
     rates = row.tokens_per_s_per_gpu, found.tokens_per_s_per_gpu
+    build = partial(
+        _outcome,
+        source,
+        case,
+        row,
+        cell=f"{source} {model} {gpu.name}",
+        case_name=f"{source} {case.llm} {stored} {gpu.name} {case.engine} {case.date} {shape}",
+        gpu=gpu.name,
+        is_moe=setup.llm.is_moe,
+        has_kernels=gpu.kernels is not None and gpu.kernels.of is None,
+        is_held_back=_is_held_back(case, row, found),
+        rate=(rates[0], rates[1]) if rates[0] is not None and rates[1] is not None else None,
+    )
     for metric, predicted, measured in _figures(case, row, found):
-        yield Outcome(
-            source=source,
-            row=row.id,
-            cell=f"{source} {model} {gpu.name}",
-            case=f"{source} {case.llm} {stored} {gpu.name} {case.engine} {case.date} {shape}",
-            llm=case.llm,
-            gpu=gpu.name,
-            engine=case.engine or "not named",
-            mode=case.mode,
-            is_moe=setup.llm.is_moe,
-            has_kernels=gpu.kernels is not None and gpu.kernels.of is None,
-            metric=metric,
-            predicted=predicted,
-            measured=measured,
-            trivial=_trivial(metric, row, setup, found),
-            is_held_back=_is_held_back(case, row, found),
-            num_gpus=row.num_gpus,
-            rate=(rates[0], rates[1]) if rates[0] is not None and rates[1] is not None else None,
-        )
+        yield build(metric, predicted, measured, trivial=_trivial(metric, row, setup, found))
+
+
+def _outcome(
+    source: str,
+    case: AnyCase,
+    row: ServingRow | TrainingRow,
+    metric: str,
+    predicted: float,
+    measured: float,
+    *,
+    cell: str,
+    case_name: str,
+    gpu: str,
+    is_moe: bool,
+    trivial: dict[str, float],
+    rate: tuple[float, float] | None,
+    has_kernels: bool = True,
+    is_held_back: bool = False,
+) -> Outcome:
+    """Return one figure of a row with what every row says of itself."""
+    return Outcome(
+        source=source,
+        row=row.id,
+        cell=cell,
+        case=case_name,
+        llm=case.llm,
+        gpu=gpu,
+        engine=case.engine or "not named",
+        mode=case.mode,
+        is_moe=is_moe,
+        has_kernels=has_kernels,
+        metric=metric,
+        predicted=predicted,
+        measured=measured,
+        trivial=trivial,
+        rate=rate,
+        is_held_back=is_held_back,
+        num_gpus=row.num_gpus,
+        layout=_layout(row),
+    )
+
+
+def _layout(row: ServingRow | TrainingRow) -> str:
+    """Return the degrees of a run, and what else of a training run makes another plan."""
+    said = f"TP{row.tp} PP{row.pp} CP{row.cp} DP{row.attn_dp} EP{row.ep} x {row.replicas}"
+    if isinstance(row, ServingRow):
+        return said
+    return f"{said}, micro-batch {row.micro_batch_sequences}, {row.virtual_stages} chunks"
 
 
 def _is_held_back(case: ServingCase, row: ServingRow, found: Prediction) -> bool:

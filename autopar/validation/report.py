@@ -2,14 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from statistics import fmean
 
 from autopar.bands import default_bands, metric_range
 from autopar.errors import SpecError, shorten, suggest
 from autopar.validation.bulk import read_bulk
-from autopar.validation.outcomes import TRIVIAL, AnyCase, Evaluation, Outcome, evaluate
+from autopar.validation.outcomes import BYTES, TRIVIAL, AnyCase, Evaluation, Outcome, evaluate
 from autopar.validation.shelf import shipped_cases
 from autopar.validation.statistics import Ranking, Score, ranking, scaled_to_fit, score
 
@@ -24,8 +24,6 @@ METRICS: Mapping[str, str] = {
     "state_gib": "training: parameters, gradients, optimizer",
     "activation_gib": "training: activations",
 }
-# What no answer of `solve` states, so that it has no band.
-_WITHOUT_BAND = ("step_s", "state_gib", "activation_gib")
 # Views of the rows: how a group is named, in the order of the report.
 _BY: Mapping[str, Callable[[Outcome], str]] = {
     "all": lambda _: "all",
@@ -128,40 +126,94 @@ def scored(found: Evaluation) -> Validation:
 
 
 def _score(rows: Sequence[Outcome], own: Sequence[Outcome]) -> Score:
-    """Score a group; a trivial model has one constant, fitted to all rows of the metric."""
+    """Score a group; a trivial model has one constant, fitted to all rows of the metric.
+
+    It has none to show where a constant is all that there is to say: of a single row.
+    """
     where = {id(outcome): place for place, outcome in enumerate(own)}
     measured = [outcome.measured for outcome in own]
     trivial = {
         name: scaled_to_fit([outcome.trivial[name] for outcome in own], measured)
         for name in TRIVIAL
-        if all(name in outcome.trivial for outcome in own)
+        if len(own) > 1 and all(name in outcome.trivial for outcome in own)
     }
     places = [where[id(outcome)] for outcome in rows]
     return score(
         [outcome.predicted for outcome in rows],
         [outcome.measured for outcome in rows],
-        inside=None if own[0].metric in _WITHOUT_BAND else [_is_inside(o) for o in rows],
+        inside=None if own[0].band is None else [_is_inside(o) for o in rows],
         baselines={name: [values[p] for p in places] for name, values in trivial.items()},
     )
 
 
 def _is_inside(outcome: Outcome) -> bool:
     """Whether a measured value lies in the band that answers carry; without one it does not."""
-    which: Literal["ttft", "tpot"] = (
-        "ttft" if "ttft" in outcome.metric or outcome.mode == "prefill" else "tpot"
-    )
-    band = metric_range(which, is_moe=outcome.is_moe, has_kernels=outcome.has_kernels)
+    if outcome.band is None:
+        return False
+    band = metric_range(outcome.band, is_moe=outcome.is_moe, has_kernels=outcome.has_kernels)
     return band is not None and band.low <= outcome.ratio <= band.high
 
 
 def _ranked(
     outcomes: Sequence[Outcome], metric: str, *, on_equal_gpus: bool = False
 ) -> Ranking | None:
-    """Return the order of plans that answer the same question on the same number of GPUs or not."""
-    cases: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    """Return the order of plans that answer the same question on the same number of GPUs or not.
+
+    Beside that of the prediction, two that need none: fewer GPUs first, and the bytes that the
+    plan's GPUs read in a step.
+    """
+    orders: dict[str, list[tuple[list[float], list[float]]]] = defaultdict(list)
+    for plans in plans_of(outcomes, metric, on_equal_gpus=on_equal_gpus):
+        truth = [plan.measured for plan in plans]
+        orders["ours"].append(([plan.predicted for plan in plans], truth))
+        orders["1 / GPUs"].append(([1 / plan.num_gpus for plan in plans], truth))
+        reads = [plan.bytes_rate for plan in plans]
+        if all(reads):
+            orders[BYTES].append((reads, truth))
+    found = ranking(orders.pop("ours", []))
+    if found is None:
+        return None
+    ranked = {name: ranking(cases) for name, cases in orders.items()}
+    return replace(found, trivial={name: one.tau for name, one in ranked.items() if one})
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPlan:
+    """A plan that competes: its rates per GPU, and what a trivial model knows of it.
+
+    bytes_rate: without its constant; 0 where nothing was said of bytes.
+    """
+
+    layout: str
+    measured: float
+    predicted: float
+    num_gpus: int
+    bytes_rate: float
+    case: str
+
+
+def plans_of(
+    outcomes: Sequence[Outcome], metric: str, *, on_equal_gpus: bool = False
+) -> list[list[RankedPlan]]:
+    """Return the plans of each question that has several; runs of one layout are one plan."""
+    cases: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
         if outcome.rate is not None and outcome.metric == metric:
             gpus = f" on {outcome.num_gpus}" if on_equal_gpus else ""
-            cases[outcome.case + gpus].append(outcome.rate)
-    plans = [rates for rates in cases.values() if len(rates) > 1]
-    return ranking([([r[1] for r in rates], [r[0] for r in rates]) for rates in plans])
+            cases[outcome.case + gpus][outcome.layout].append(outcome)
+    found = [[_plan(runs) for runs in layouts.values()] for layouts in cases.values()]
+    return [plans for plans in found if len(plans) > 1]
+
+
+def _plan(runs: Sequence[Outcome]) -> RankedPlan:
+    first = runs[0]
+    rates = [run.rate for run in runs if run.rate is not None]
+    read = first.trivial.get(BYTES, 0.0) * first.num_gpus
+    return RankedPlan(
+        first.layout,
+        fmean(rate[0] for rate in rates),
+        fmean(rate[1] for rate in rates),
+        first.num_gpus,
+        1 / read if read else 0.0,
+        first.case,
+    )

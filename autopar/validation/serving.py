@@ -1,8 +1,8 @@
 """What the analytic cost model predicts for one measured run of a serving engine.
 
-`docs/model.md`, "Measured runs", has the formulas. A stage's time comes from `AnalyticCosts` under
-the phase that the run was in; what a benchmark does with it (a closed loop, a static batch) is
-arithmetic on such times.
+`docs/measured.md`, "Measured runs", has the formulas. A stage's time comes from `AnalyticCosts`
+under the phase that the run was in; what a benchmark does with it (a closed loop, a static batch)
+is arithmetic on such times.
 """
 
 from collections.abc import Mapping

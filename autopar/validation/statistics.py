@@ -1,7 +1,7 @@
 """Errors of predictions: how large, in which direction, inside the band or not, in which order."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +50,15 @@ def score(
 
 
 def scaled_to_fit(values: Sequence[float], measured: Sequence[float]) -> list[float]:
-    """Return values times the one constant that makes their median ratio to the measured 1."""
+    """Return values times the one constant that makes their MAPE least.
+
+    With r = value / measured it is the mean of r |constant - 1 / r|, least where half of the weight
+    r lies on either side: at the median of 1 / r with weights r.
+    """
     guesses, truth = np.asarray(values, dtype=np.float64), np.asarray(measured, dtype=np.float64)
-    return [float(guess) for guess in guesses / np.median(guesses / truth)]
+    ratios = np.sort(guesses / truth)[::-1]  # so that 1 / r ascends
+    place = int(np.searchsorted(np.cumsum(ratios), ratios.sum() / 2))
+    return [float(guess) for guess in guesses / ratios[min(place, len(ratios) - 1)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Ranking:
     tau: (pairs in order - pairs out of order) / pairs, over all pairs of all cases: Kendall's tau
     of the cases, weighted by their pairs. best_found: share of cases whose best plan is
     predicted to be the best; lost: mean share of the best throughput that the predicted best
-    plan gives away.
+    plan gives away. trivial: tau of each trivial order.
     """
 
     cases: int
@@ -70,6 +76,7 @@ class Ranking:
     tau: float
     best_found: float
     lost: float
+    trivial: Mapping[str, float] = field(default_factory=dict)
 
 
 def ranking(cases: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ranking | None:
@@ -125,12 +132,21 @@ class Band:
 _TAILS = (0.10, 0.09, 0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01, 0.0)
 
 
-def fitted_band(ratios: Sequence[float], cells: Sequence[str], share: float) -> Band:
+def fitted_band(
+    ratios: Sequence[float], cells: Sequence[str], share: float, *, at_least: Band | None = None
+) -> Band:
     """Return the narrowest band that holds `share` of the rows of cells that it is not from.
 
-    ratios: measured / predicted, one for each row. Where even all rows of the other cells leave
-    more of a cell outside, the band of all rows is returned with its coverage.
+    ratios: measured / predicted, one for each row. at_least: a band that every band holds. Where
+    even all rows of the other cells leave more of a cell outside, the band of all rows is returned
+    with its coverage.
     """
+    least = (0.0, 0.0) if at_least is None else (np.log(at_least.low), np.log(at_least.high))
+
+    def band_of(some: NDArray[np.bool_], tail: float) -> tuple[float, float]:
+        low, high = weighted_quantiles(logs[some], weights[some], (tail, 1 - tail))
+        return (low, high) if at_least is None else (min(low, least[0]), max(high, least[1]))
+
     logs, names = np.log(np.asarray(ratios, dtype=np.float64)), np.asarray(cells)
     weights = cell_weights(cells)
     band = Band(1.0, 1.0, 0.0)
@@ -139,9 +155,9 @@ def fitted_band(ratios: Sequence[float], cells: Sequence[str], share: float) -> 
         for cell in np.unique(names):
             held = names == cell
             others = ~held if (~held).any() else held
-            low, high = weighted_quantiles(logs[others], weights[others], (tail, 1 - tail))
+            low, high = band_of(others, tail)
             inside[held] = (logs[held] >= low) & (logs[held] <= high)
-        low, high = weighted_quantiles(logs, weights, (tail, 1 - tail))
+        low, high = band_of(np.ones(len(logs), dtype=np.bool_), tail)
         band = Band(float(np.exp(low)), float(np.exp(high)), float(inside.mean()))
         if band.coverage >= share:
             break

@@ -32,7 +32,7 @@ def analytic_loads(scenario: Scenario, plan: Plan, layout: Layout) -> Loads:
     time of one step.
     Raises SpecError if the scenario lacks the architecture, the memory bandwidth or the links.
     """
-    ask = question(scenario)
+    ask = question(scenario, plan)
     works = [work_of(scenario.workload, plan, stage) for stage in plan.stages]
     held = experts_held(ask, plan)
     tick_us, passing_us, longest_us = _stage_times(ask, scenario.cluster, plan, layout, works, held)

@@ -316,7 +316,7 @@ class Bench:
             fullest,
             num_experts=part.num_experts,
             experts_per_token=part.experts_per_token,
-            law=self.ask.workload.expert_load,
+            law=self.ask.law,
             hidden_size=part.latent_size or self.ask.hidden,
             ffn_size=-(-part.expert_size // self.stage.etp),
             num_matrices=part.num_matrices,

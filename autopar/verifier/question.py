@@ -4,17 +4,21 @@ from dataclasses import dataclass
 
 from autopar.costs.operations.collectives import Network
 from autopar.costs.operations.device import Device
+from autopar.costs.operations.loads import Law, RankFactors
 from autopar.errors import SpecError
+from autopar.problem import Plan
 from autopar.specs import LLM, Architecture, Layer, Precisions, Scenario, Workload
+from autopar.verifier.expert_loads import law_of_plan
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A model with its shapes, the work, and the hardware under it."""
+    """A model with its shapes, the work, and the hardware under it; law: of expert loads."""
 
     llm: LLM
     architecture: Architecture
     workload: Workload
+    law: Law | RankFactors
     device: Device
     network: Network
 
@@ -39,8 +43,8 @@ class Question:
         return self.architecture.layer_kinds[self.architecture.kind_of_layer[layer]]
 
 
-def question(scenario: Scenario) -> Question:
-    """Return the question of a scenario.
+def question(scenario: Scenario, plan: Plan | None = None) -> Question:
+    """Return the question of a scenario, and of the plan where something depends on it.
 
     Raises SpecError if it lacks the architecture, layers to draft with, the memory bandwidth or the
     links.
@@ -59,6 +63,7 @@ def question(scenario: Scenario) -> Question:
         llm=llm,
         architecture=llm.architecture,
         workload=work,
+        law=law_of_plan(work, llm, plan),
         device=Device.of(scenario.cluster.gpu, scenario.cost_factors, scenario.engine),
         network=Network.of(scenario.cluster, scenario.cost_factors, scenario.engine),
     )

@@ -1,14 +1,21 @@
 """`autopar validate` as a user types it."""
 
 import json
+from statistics import fmean
 
 import pytest
 from click.testing import CliRunner
 
+from autopar.catalog import read_document
 from autopar.cli import main
 from autopar.documents import parse
 
 SOURCE = "tensorrt-llm-0.5-first-token"
+[PROMPT] = [
+    (band["low"], band["high"])
+    for band in read_document("bands", "default")["metrics"]
+    if band["metric"] == "prompt" and band["has_kernels"]
+]
 
 
 def run(*args):
@@ -16,13 +23,22 @@ def run(*args):
 
 
 def test_one_source_is_predicted_and_scored():
-    result = run(SOURCE, "--json")
+    """Errors are counted again from the rows, and what was measured is what the source says."""
+    result = run(SOURCE, "--rows", "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     [group] = [g for g in document["groups"] if (g["by"], g["metric"]) == ("all", "ttft_ms")]
-    assert group["rows"] == 8
-    assert 0 < group["mape"] < 0.25
-    assert 0 <= group["inside_band"] <= 1
+    rows = document["rows"]
+    stated = [
+        row for case in read_document("measurements", SOURCE)["cases"] for row in case["rows"]
+    ]
+    assert [row["measured"] for row in rows] == [row["ttft_ms"] for row in stated]
+    ratios = [row["predicted"] / row["measured"] for row in rows]
+    assert group["rows"] == len(rows) == 8
+    assert group["mape"] == pytest.approx(fmean(abs(ratio - 1) for ratio in ratios))
+    assert group["mape"] <= 0.10
+    within = [1 / high <= ratio <= 1 / low for ratio in ratios for low, high in [PROMPT]]
+    assert group["inside_band"] == pytest.approx(fmean(within))
 
 
 def test_the_text_fits_a_terminal_and_says_what_its_columns_mean():

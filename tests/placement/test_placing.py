@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autopar.errors import InfeasibleError
-from autopar.placement import starts
+from autopar.placement import lawful
 from autopar.placement.every import best_of_all, can_try_all
 from autopar.placement.fold import can_fold, folded
 from autopar.placement.greedy import greedy_rule
@@ -154,9 +154,9 @@ def test_rules_that_no_placement_keeps_are_named(rules, machine, conflict):
 def test_a_placement_that_packing_does_not_find_is_found_by_cp_sat(
     monkeypatch, keeps, optimum, load, machine, rules
 ):
-    asked, inner = [], starts.found_by_cp_sat
+    asked, inner = [], lawful.found_by_cp_sat
     monkeypatch.setattr(
-        starts, "found_by_cp_sat", lambda *given: asked.append(given) or inner(*given)
+        lawful, "found_by_cp_sat", lambda *given: asked.append(given) or inner(*given)
     )
     task = LayerTask(np.array(load), machine, rules)
     (layer,) = placed(task.load[None], machine, rules, EXACT)

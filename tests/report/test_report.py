@@ -283,7 +283,7 @@ def test_an_optimum_that_nothing_binds_says_so(printed):
     assert "no single requirement stands in the way" in said
 
 
-BANDS = {"share", "tokens_per_s", "ttft_ms", "tpot_ms"}
+BANDS = {"share", "tokens_per_s", "tokens_per_s_per_gpu", "ttft_ms", "tpot_ms", "biased"}
 PARTS = {"llm": "llama-3.1-70b", "cluster": "2xhgx-h100"}
 
 
@@ -297,6 +297,9 @@ def test_metrics_carry_their_bands_in_the_document_and_in_the_text(workload, pri
     assert bands.keys() == BANDS
     low, high = bands["tpot_ms"]
     assert low < metrics["tpot_ms"] < high
+    assert [end * answer.plan.num_gpus for end in bands["tokens_per_s_per_gpu"]] == pytest.approx(
+        bands["tokens_per_s"]
+    )
     report = verify(asked, answer.plan)
     assert documents.verification_document(report)["metrics"]["bands"] == bands
     spoken = words.interval(answer.metrics.expected.tpot_us, "us")
@@ -305,6 +308,25 @@ def test_metrics_carry_their_bands_in_the_document_and_in_the_text(workload, pri
     )
     assert spoken in printed(text.print_solution, answer)
     assert spoken in printed(text.print_verification, report, asked)
+
+
+def test_the_ranges_of_each_role_are_printed(printed):
+    parts = PARTS | {"workload": "chat-4k-1k-disaggregated"}
+    answer = solve(load_scenario(None, parts=parts), diagnose=False)
+    said = printed(text.print_solution, answer)
+    for role, name in (("prefill", "ttft_us"), ("decode", "tpot_us")):
+        interval = getattr(answer.roles[role].expected, name)
+        assert words.interval(interval, "us") in said
+    assert "biased: " in said  # of both together: clients queue for a service, not for a role
+
+
+def test_an_answer_about_two_roles_says_who_looks_for_the_runner_up(printed):
+    parts = PARTS | {"workload": "chat-4k-1k-disaggregated"}
+    answer = solve(load_scenario(None, parts=parts), diagnose=False)
+    assert answer.runner_up is None
+    assert "Runner-up of two roles" in printed(text.print_solution, answer)
+    one = solve(load_scenario(None, parts=PARTS | {"workload": "chat-4k-1k"}), diagnose=False)
+    assert "Runner-up" not in printed(text.print_solution, one)
 
 
 def test_a_metric_that_nothing_like_it_was_measured_for_says_so(document_scenario, printed):
@@ -359,10 +381,18 @@ def test_robustness_is_in_the_document_and_in_the_text(workload, printed):
         CostFactors.model_fields
     )
     for cost in found["costs"]:
-        assert cost.keys() == {"kind", "band", "faster", "slower"}
+        assert cost.keys() == {"kind", "band", "faster", "slower", "overtakes"}
         assert cost["slower"]["factor"] == cost["band"]
         for end in (cost["faster"], cost["slower"]):
-            assert end.keys() == {"factor", "verdict", "regret", "flip", "degrees", "breaks"}
+            assert end.keys() == {
+                "factor",
+                "verdict",
+                "regret",
+                "flip",
+                "degrees",
+                "breaks",
+                "lead",
+            }
     assert load_plan(documents.solution_document(answer))
     said = printed(text.print_solution, answer)
     assert "Robust: each cost alone, at both ends of its error band" in said

@@ -2,7 +2,9 @@ import csv
 
 import pytest
 
+from autopar.catalog import read_document
 from autopar.errors import SpecError
+from autopar.specs import Measurements
 from autopar.validation.bulk import COLUMNS, read_bulk
 
 ROW = {
@@ -149,10 +151,85 @@ def test_what_cannot_be_predicted_is_counted_with_its_reason(table, fields, reas
     assert bulk.left_out == {reason: 2}
 
 
-def test_other_tiers_and_families_are_no_rows(table):
-    path = table({"tier": "B"}, {"family": "training"}, {})
-    assert len(read_bulk(path).cases) == 1
+def test_other_tiers_and_families_are_counted_with_their_reason(table):
+    path = table({"tier": "B"}, {"family": "memory"}, {})
+    bulk = read_bulk(path)
+    assert len(bulk.cases) == 1
+    assert bulk.left_out == {"tier 'B', which --tier does not name": 1, "family 'memory'": 1}
     assert len(read_bulk(path, ("A", "B")).cases) == 2
+
+
+@pytest.mark.parametrize(
+    ("row_id", "kept"),
+    [
+        ("IX-some_run_c16_tp2_ep1_7", True),
+        ("IX-some_run_c16_tp2_0_ep1_0_7", True),
+        ("IX-some_run_c16_cfg633", True),
+        ("IX-some_run_c16_tp4_ep1_7", False),
+        ("IX-some_run_c16_tp2_ep2_7", False),
+    ],
+)
+def test_a_run_whose_name_contradicts_its_columns_is_left_out(table, row_id, kept):
+    """Its columns say TP2, EP1."""
+    bulk = read_bulk(table({"row_id": row_id}))
+    assert len(bulk.cases) == kept
+    assert bool(bulk.left_out) is not kept
+    if kept:
+        assert bulk.cases[0][1].rows[0].id == row_id
+
+
+TRAINED = {
+    "family": "training",
+    "row_id": "t-1",
+    "engine": "Megatron-DeepSpeed",
+    "model": "GPT-39.1B",
+    "gpu": "A100-80GB",
+    "n_gpus": "512.0",
+    "tp": "4.0",
+    "pp": "8.0",
+    "dp": "16.0",
+    "gbs": "1536.0",
+    "mbs": "2.0",
+    "vp": "1.0",
+    "seq_len": "2048.0",
+    "sp": "False",
+    "zero": "",
+    "recompute": "full",
+    "step_time_s": "16.07",
+    "mode": "pretrain",
+}
+WIDE = [*ROW, *(name for name in TRAINED if name not in ROW)]
+
+
+def test_a_training_run_becomes_a_case(table):
+    """As the catalogue has the same line of vTrain's table, but for the names."""
+    [(_, case)] = read_bulk(table(TRAINED, columns=WIDE)).cases
+    [row] = case.rows
+    assert (case.mode, case.llm, case.cluster) == ("training", "gpt-39b", "64xhgx-a100-100g")
+    assert (row.tp, row.pp, row.replicas, row.num_gpus) == (4, 8, 16, 512)
+    assert (row.global_batch_sequences, row.micro_batch_sequences) == (1536, 2)
+    assert (row.recompute, row.zero_stage, row.sequence_parallel) == ("full", 0, False)
+    assert (row.materialises_scores, row.reduces_in_bf16, row.step_s) == (True, True, 16.07)
+    shipped = Measurements.model_validate(read_document("measurements", "vtrain-2023"))
+    [twin] = [r for c in shipped.cases for r in c.rows if r.id == "vtrain_multi-0047"]
+    same = {"id": twin.id, "note": twin.note, "step_s": twin.step_s}
+    assert row.model_copy(update=same) == twin
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"engine": "nanotron"}, "training with 'nanotron': what overlaps in it is not in"),
+        ({"model": "GPT-h9"}, "training of 'GPT-h9': it is not in the catalogue"),
+        ({"gpu": "H100"}, "training on 'H100': its network is not in the catalogue"),
+        ({"mbs": ""}, "training: the layout, the batch or the time of a step is not stated"),
+    ],
+)
+def test_training_that_cannot_be_predicted_is_counted_with_its_reason(table, fields, reason):
+    bulk = read_bulk(table(TRAINED | fields, columns=WIDE))
+    assert not bulk.cases
+    [said] = bulk.left_out
+    assert said.startswith(reason)
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -165,10 +242,12 @@ def test_a_missing_column_is_named(table, column):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"tp": "two"}, "line 2: could not convert"),
-        ({"tpot_ms": "nan"}, "line 2"),
-        ({"concurrency": "1e400"}, "line 2"),
-        ({"isl": "-5"}, "line 2: isl is '-5'"),
+        ({"tp": "two"}, r"line 2: tp is 'two', expected a number$"),
+        ({"tpot_ms": "nan"}, r"line 2: tpot_ms is 'nan', expected a number from 0 to 1e\+12$"),
+        ({"concurrency": "1e400"}, r"line 2: concurrency is '1e400', expected a number from 0"),
+        ({"tp": "1e300"}, r"line 2: tp is '1e300', expected a number from 0 to 1e\+12$"),
+        ({"isl": "-5"}, r"line 2: isl is '-5', expected a number from 0"),
+        ({"row_id": "a b"}, r"line 2: id: String should match pattern"),
     ],
 )
 def test_a_broken_number_is_said_with_its_line(table, fields, says):
@@ -181,5 +260,5 @@ def test_a_file_that_is_no_table_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpecError, match=r"table\.csv"):
         read_bulk(path)
-    with pytest.raises(SpecError, match=r"nothing\.csv: cannot be read"):
+    with pytest.raises(SpecError, match=r"nothing\.csv: cannot be read: No such file"):
         read_bulk(tmp_path / "nothing.csv")

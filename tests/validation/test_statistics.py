@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.validation.statistics import (
+    Band,
     cell_weights,
     fitted_band,
     ranking,
@@ -30,10 +31,16 @@ def test_a_trivial_model_is_scored_beside():
     assert found.baselines == {"flops": pytest.approx(0.2)}
 
 
-@given(RATIOS)
-def test_a_constant_makes_the_median_right(values):
-    scaled = scaled_to_fit(values, [1.0] * len(values))
-    assert np.median(scaled) == pytest.approx(1.0)
+@given(RATIOS, st.floats(0.1, 10.0))
+def test_no_other_constant_has_a_lower_mape(values, factor):
+    truth = [1.0 + place % 3 for place in range(len(values))]
+    best = score(scaled_to_fit(values, truth), truth).mape
+    assert best <= score([factor * value for value in values], truth).mape + 1e-9
+
+
+def test_the_constant_of_three_rows():
+    """Ratios 1, 2 and 4 want 1, 1/2 and 1/4; half of their weight of 7 lies at 4, so 1/4."""
+    assert scaled_to_fit([1.0, 2.0, 4.0], [1.0, 1.0, 1.0]) == pytest.approx([0.25, 0.5, 1.0])
 
 
 def test_order_of_plans():
@@ -82,6 +89,14 @@ def test_a_band_covers_cells_that_it_is_not_from():
     band = fitted_band(ratios, ["a"] * 3 + ["b"] * 3 + ["c"] * 3, 0.5)
     assert band.low < 1 < band.high
     assert band.coverage >= 0.5
+
+
+@given(RATIOS, st.floats(0.2, 1.0), st.floats(1.0, 5.0))
+def test_a_band_holds_the_one_that_it_is_to_hold(ratios, low, high):
+    cells = [str(i % 3) for i in range(len(ratios))]
+    band = fitted_band(ratios, cells, 0.8, at_least=Band(low, high, 0.0))
+    assert band.low <= low * (1 + 1e-9)
+    assert band.high >= high * (1 - 1e-9)
 
 
 def test_a_band_that_cannot_cover_says_how_little_it_covers():

@@ -128,15 +128,20 @@ def scenario_of(
 ):
     """Return a scenario on 12 GPUs in nodes of 6, or on as many as a partition needs."""
     num_nodes = 2 * architecture.num_layers if coverage == "partition" else 2
+    llm = LLM(
+        name="mixed-llm", num_layers=architecture.num_layers,
+        num_experts=architecture.num_experts,
+        experts_per_token=architecture.experts_per_token,
+        num_parameters=parameters(architecture), precisions=precisions,
+        architecture=architecture,
+    )  # fmt: skip
+    loads = {"expert_load": load if llm.is_moe or load != "measured" else "even"}
+    if loads["expert_load"] == "measured":
+        shape = len(llm.expert_layers), llm.num_experts
+        loads["expert_counts"] = np.random.RandomState(0).lognormal(3, 2, shape).tolist()
     return Scenario.model_validate({
         "name": "mixed",
-        "llm": LLM(
-            name="mixed-llm", num_layers=architecture.num_layers,
-            num_experts=architecture.num_experts,
-            experts_per_token=architecture.experts_per_token,
-            num_parameters=parameters(architecture), precisions=precisions,
-            architecture=architecture,
-        ),
+        "llm": llm,
         "cluster": {
             "name": "mixed-cluster", "num_nodes": num_nodes, "gpus_per_node": 6,
             "gpus_per_domain": 12 if coverage == "partition" else 6,
@@ -147,7 +152,7 @@ def scenario_of(
             "links": {"node": LINK, "domain": {**LINK, "latency_us": 2.0},
                       "fabric": {"bandwidth_bytes_per_s": 5e10, "latency_us": 4.0}},
         },
-        "workload": {"name": "mixed-work", "expert_load": load, **workload},
+        "workload": {"name": "mixed-work", **loads, **workload},
         "requirements": {"coverage": coverage, "max_context_parallel_size": cp, "max_spread": 3},
         "recipe": {"name": "default"},
         "engine": engine,
@@ -215,7 +220,7 @@ def test_walk_arrives_at_the_numbers_of_the_cost_tables(phase, data):
         data.draw(WORKLOADS[phase], "workload"),
         coverage,
         data.draw(st.sampled_from([1, 4]), "cp"),
-        data.draw(st.sampled_from(["even", "power_law_1.2"]), "load"),
+        data.draw(st.sampled_from(["even", "power_law_1.2", "measured"]), "load"),
         data.draw(ENGINES, "engine"),
         data.draw(FACTORS, "factors"),
     )  # fmt: skip

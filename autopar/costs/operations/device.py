@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, get_origin
 
 import numpy as np
 
@@ -36,14 +36,8 @@ _KIN: Mapping[ComputePrecision, tuple[Precision, ...]] = {
     "fp4": ("nvfp4", "mxfp4"),
 }
 # Fields of Kernels that have constants for each precision.
-_BY_PRECISION = (
-    "gemm",
-    "experts",
-    "prefill_attention",
-    "latent_prefill_attention",
-    "decode_attention",
-    "latent_decode_attention",
-    "linear_attention",
+_BY_PRECISION = tuple(
+    name for name, field in Kernels.model_fields.items() if get_origin(field.annotation) is dict
 )
 _TF32 = 0.5  # of the bf16 rate: NVIDIA A100 datasheet, 156 against 312 TFLOPS; as on later GPUs
 

@@ -5,7 +5,15 @@ from numpy.typing import ArrayLike
 
 from autopar.costs.operations.arrays import FloatArray, real
 from autopar.costs.operations.device import Device
-from autopar.costs.operations.loads import Law, RankLoad, even_load, grouped_load, skewed_load
+from autopar.costs.operations.loads import (
+    Law,
+    RankFactors,
+    RankLoad,
+    even_load,
+    grouped_load,
+    measured_load,
+    skewed_load,
+)
 from autopar.costs.operations.precisions import ACTIVATION_BYTES, precision_bytes
 from autopar.specs.architecture import Precision
 
@@ -42,7 +50,7 @@ def routed_experts_us(
     *,
     num_experts: int,
     experts_per_token: int,
-    law: Law,
+    law: Law | RankFactors,
     hidden_size: ArrayLike,
     ffn_size: ArrayLike,
     num_matrices: int,
@@ -53,10 +61,12 @@ def routed_experts_us(
     """Time of the experts of the rank that has most to do, of ranks with `held` experts each.
 
     tokens: of all ranks together, each routed to `experts_per_token` of `num_experts` experts by a
-    law. sorted_tokens: that a rank sorts. Others as in `experts_us`.
+    law, or as measured. sorted_tokens: that a rank sorts. Others as in `experts_us`.
     """
     fit = device.experts(precision)
-    if law == "even":
+    if not isinstance(law, str):
+        load = measured_load(tokens, held, num_experts, experts_per_token, law, fit.weight_passes)
+    elif law == "even":
         share = real(held) / num_experts
         load = even_load(real(tokens) * experts_per_token * share, held, fit.weight_passes)
     else:

@@ -9,7 +9,7 @@ over a fixed set of draws, so that the answer is one number and always the same.
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import starmap
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +18,17 @@ from autopar.costs.operations.arrays import FloatArray, real
 from autopar.specs.kernels import EXPERT_ROWS, ExpertsFit
 
 Law = Literal["even", "power_law_1.01", "power_law_1.2"]
+
+
+class RankFactors(Protocol):
+    """Measured loads, placed: how much more than the mean the busiest rank of a layer has.
+
+    It must have a hash, as the laws have.
+    """
+
+    def factor(self, held: int) -> float:
+        """Load of the busiest rank over the mean, where a rank holds at most so many experts."""
+
 
 _EXPONENTS = {"power_law_1.01": 1.01, "power_law_1.2": 1.2}
 _DRAWS = 32  # the mean of the busiest rank's rows is then known to about 3 %
@@ -96,10 +107,42 @@ def skewed_load(
     return RankLoad(columns[0] * beyond, real(columns[1]), columns[2] * beyond)
 
 
+def measured_load(
+    tokens: ArrayLike,
+    held: ArrayLike,
+    num_experts: int,
+    experts_per_token: int,
+    measured: RankFactors,
+    table: tuple[float, ...],
+) -> RankLoad:
+    """Return the work of the busiest rank under measured loads that were placed.
+
+    As under random routing, with the rows that the busiest rank gets: how they spread over its own
+    experts is not looked at. Arguments as in `skewed_load`.
+    """
+    share = _measured_share(held, num_experts, measured)
+    return even_load(real(tokens) * experts_per_token * share, held, table)
+
+
+def _measured_share(held: ArrayLike, num_experts: int, measured: RankFactors) -> FloatArray:
+    """Return which part of all rows the busiest rank gets."""
+    counts = np.asarray(held)
+    factors = np.zeros(counts.shape)
+    for number in sorted({int(n) for n in counts.ravel()} - {0}):
+        factors[counts == number] = measured.factor(number)
+    return real(factors * counts / num_experts)
+
+
 def busiest_rows(
-    tokens: ArrayLike, held: ArrayLike, num_experts: int, experts_per_token: int, law: Law
+    tokens: ArrayLike,
+    held: ArrayLike,
+    num_experts: int,
+    experts_per_token: int,
+    law: Law | RankFactors,
 ) -> FloatArray:
     """Return the (token, expert) pairs of the busiest rank; arguments as in `skewed_load`."""
+    if not isinstance(law, str):
+        return real(tokens) * experts_per_token * _measured_share(held, num_experts, law)
     if law == "even":
         return real(tokens) * experts_per_token * real(held) / num_experts
     return skewed_load(tokens, held, num_experts, experts_per_token, law, _NO_FIT).rows

@@ -119,7 +119,6 @@ def test_what_is_assumed_is_what_was_fitted_to_h100_and_b200():
         "a100-sxm-80gb",
         "h100-sxm-80gb",
         "h200-sxm-141gb",
-        "h800-sxm-80gb",
         "b200-sxm-180gb",
         "b300-sxm-288gb",
         "gb200-186gb",

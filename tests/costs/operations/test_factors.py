@@ -5,26 +5,8 @@ import pytest
 from autopar.costs.operations import kernels
 from autopar.costs.operations.collectives import Network
 from autopar.costs.operations.device import Device
-from autopar.specs import Cluster, CostFactors, Gpu
+from autopar.specs import CostFactors
 
-GPU = Gpu.model_validate(
-    {
-        "name": "gpu",
-        "peak_flops_per_s": 1e15,
-        "memory_bytes": 80e9,
-        "memory_bandwidth_bytes_per_s": 3e12,
-    }
-)
-LINK = {"bandwidth_bytes_per_s": 4e11, "latency_us": 1.0}
-CLUSTER = Cluster.model_validate(
-    {
-        "name": "cluster",
-        "gpu": GPU,
-        "num_nodes": 2,
-        "gpus_per_node": 4,
-        "links": {"node": LINK, "domain": LINK, "fabric": LINK},
-    }
-)
 HEADS = {"heads": 8, "kv_heads": 2, "qk_head_dim": 128, "v_head_dim": 128, "kv_precision": "bf16"}
 EXPERTS = {
     "hidden_size": 4096,
@@ -72,10 +54,10 @@ def test_every_factor_is_tried():
 
 
 @pytest.mark.parametrize("factor", MOVED)
-def test_a_factor_moves_its_own_times_alone(factor):
+def test_a_factor_moves_its_own_times_alone(factor, two_nodes):
     factors = CostFactors.model_validate({factor: 1.25})
-    moved = Device.of(GPU, factors), Network.of(CLUSTER, factors)
-    plain = Device.of(GPU), Network.of(CLUSTER)
+    moved = Device.of(two_nodes.gpu, factors), Network.of(two_nodes, factors)
+    plain = Device.of(two_nodes.gpu), Network.of(two_nodes)
     for name, time_us in TIMES.items():
         by = 1.25 if name in MOVED[factor] else 1.0
         assert time_us(*moved) == pytest.approx(by * time_us(*plain)), name

@@ -1,0 +1,75 @@
+"""Plans under measured expert loads: a bound that rests on bounds of placements, and notes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autopar.constraints import PlugIn
+from autopar.costs.expert_law import placed_counts
+from autopar.cpsat import relative_gap
+from autopar.lexicographic import Outcome
+from autopar.planning import AnyTask, make_task, objectives_of, optimise, prepare
+from autopar.problem import AnyPlan, DisaggregatedPlan, Plan
+from autopar.results import ObjectiveValue
+from autopar.specs import Scenario
+from autopar.specs.change import changed
+
+_EQUAL = 1e-9
+
+
+def is_measured(scenario: Scenario) -> bool:
+    """Whether the experts are loaded as counts say."""
+    return scenario.workload.expert_load == "measured"
+
+
+def widened(
+    scenario: Scenario, values: tuple[ObjectiveValue, ...], plugins: Sequence[PlugIn]
+) -> tuple[ObjectiveValue, ...]:
+    """Return the objectives with the first one's bound as if placements reached their bounds.
+
+    The value is of placements that were found, the bound of none that could be: so the gap counts
+    what better placements might add. Objectives that break ties keep theirs, for those placements.
+    """
+    task = make_task(changed(scenario, "workload.expert_load", "measured_bound"), plugins=plugins)
+    outcome = optimise(task, prepare(task))
+    bound = _first_bound(task, outcome)
+    if bound is None or not values:
+        return values
+    first = values[0]
+    ahead = max if first.sense == "max" else min
+    bound = ahead(bound, first.bound)
+    return (replace(first, bound=bound, gap=relative_gap(first.value, bound)), *values[1:])
+
+
+def is_closed(values: Sequence[ObjectiveValue]) -> bool:
+    """Whether the first objective's value is its bound."""
+    return not values or values[0].gap <= _EQUAL
+
+
+def placement_notes(scenario: Scenario, plan: AnyPlan | None) -> tuple[str, ...]:
+    """Say how the experts of a plan are loaded."""
+    counts = scenario.workload.expert_counts
+    if counts is None or plan is None:
+        return ()
+    roles = {"": plan} if isinstance(plan, Plan) else _roles(plan)
+    said = []
+    for role, layout in roles.items():
+        held = max(-(-scenario.llm.num_experts // stage.ep) for stage in layout.stages)
+        if held == scenario.llm.num_experts:
+            continue  # every rank has all experts: nothing to place
+        placed = placed_counts(counts)
+        said.append(
+            f"{role}experts are placed for their counts: the fullest rank of a layer has "
+            f"{placed.reached(held):.4f} times the mean, as a mean of layers; no placement has "
+            f"less than {placed.bound(held):.4f}"
+        )
+    return tuple(said)
+
+
+def _roles(plan: DisaggregatedPlan) -> dict[str, Plan]:
+    return {"prefill: ": plan.prefill, "decode: ": plan.decode}
+
+
+def _first_bound(task: AnyTask, outcome: Outcome) -> float | None:
+    if outcome.bounds is None or outcome.vector is None:
+        return None
+    return objectives_of(task)[0].value(outcome.bounds[0])
