@@ -55,14 +55,19 @@ def place(
     total = -(-measured.num_experts // most) * most if num_slots is None else num_slots
     if total % most:
         raise SpecError(f"{total} slots on {num_gpus} GPUs: expected as many on each")
-    now = None if current is None else np.asarray(current, dtype=np.int64)
+    now = None if current is None else np.asarray(current)
+    if now is not None and (now.dtype.kind not in "iu" or now.shape != (len(counts[0]), total)):
+        raise SpecError(
+            f"the current placement is an array of {now.dtype} of shape {now.shape}; expected "
+            f"numbers of experts, {plural(len(counts[0]), 'layer')} by {plural(total, 'slot')}"
+        )
     return answer(
         Request(
             measured=measured,
             machine=Machine(num_gpus, total // most, num_nodes),
             rules=rules,
             options=options,
-            current=None if now is None else ExpertMap(now, measured.layers),
+            current=None if now is None else ExpertMap(now.astype(np.int64), measured.layers),
             max_moves=max_moves,
         )
     )
@@ -175,6 +180,8 @@ def _refuse_current(request: Request) -> None:
         if request.max_moves is not None:
             raise SpecError("a limit on moves needs the current placement")
         return
+    if request.max_moves is not None and request.max_moves < 0:
+        raise SpecError(f"a limit of {request.max_moves} moves; expected at least 0")
     if request.max_moves is not None and request.balance_tolerance > 0:
         raise SpecError("a limit on moves and a balance tolerance do not go together yet")
     if request.max_moves is not None and request.rules.num_groups > 1:
@@ -187,11 +194,9 @@ def _refuse_current(request: Request) -> None:
             f"the current placement has {current.slots.shape[1]} slots, but "
             f"{request.machine.num_slots} are asked for"
         )
-    lost = replica_counts(current.slots, max(experts, int(current.slots.max()) + 1)) == 0
-    if current.slots.max() >= experts or lost[:, :experts].any():
-        what = (
-            "an expert that there is not" if current.slots.max() >= experts else "not every expert"
-        )
+    is_strange = ((current.slots < 0) | (current.slots >= experts)).any()
+    if is_strange or (replica_counts(current.slots, experts) == 0).any():
+        what = "an expert that there is not" if is_strange else "not every expert"
         raise SpecError(f"the current placement has {what}; the loads are of {experts} experts")
 
 

@@ -59,7 +59,7 @@ def placement_document(found: Answer) -> Json:
         "memory": _memory(found),
         "layers": [_layer_document(layer) for layer in found.layers],
         "physical_to_logical_map": [layer.slots.tolist() for layer in found.layers],
-        "notes": _notes(found),
+        "notes": list(_notes(found)),
         "solver": {
             "wall_s": round(found.wall_s, 4),
             "version": autopar.__version__,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.errors import InfeasibleError, SpecError
-from autopar.placement.answer import answer
+from autopar.placement.answer import answer, place
 from autopar.placement.files.maps import ExpertMap
 from autopar.placement.files.measured import Measured
 from autopar.placement.machine import LayerTask, Machine, Rules
@@ -254,3 +254,38 @@ def test_a_request_without_an_answer_is_refused(changes, said):
 
 def test_the_request_that_the_refused_ones_are_made_from_has_an_answer():
     assert answer(replace(BASE, current=NOW, max_moves=1)).is_proved
+
+
+def test_place_takes_arrays_and_the_fewest_slots_that_hold_all_experts():
+    found = place([[4, 1, 3, 2, 2]], num_gpus=2, options=QUICK)
+    assert found.request.machine.num_slots == 6
+    assert found.max_over_mean == pytest.approx(1.0)
+    rules = Rules(forbidden_pairs=((0, 1),))
+    now = found.expert_map.slots
+    again = place(
+        [[4, 1, 3, 2, 2]], num_gpus=2, num_slots=6, rules=rules, options=QUICK, current=now
+    )
+    assert again.moves is not None
+    assert all(not {0, 1} <= set(row) for row in again.layers[0].slots.reshape(2, 3).tolist())
+    assert place(np.ones((3, 2, 4)), num_gpus=2, num_slots=8, num_nodes=2).is_proved
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loads": [[1, -1, 1, 1]]}, "loads: layer 0, expert 1: found -1"),
+        ({"loads": [[1, 1, 1, 1], [0, 0, 0, 0]]}, "layer 1: all loads are 0"),
+        ({"num_gpus": 0}, "expected at least 1 of each"),
+        ({"num_slots": 5}, "5 slots on 2 GPUs: expected as many on each"),
+        ({"num_slots": -4}, "expected at least 1 of each"),
+        ({"current": [0, 1, 2, 3]}, "current placement"),
+        ({"current": [[0, 1, 2, 3]] * 2}, "current placement"),
+        ({"current": [[0, 1, 2, -3]]}, "an expert that there is not"),
+        ({"current": [[0, 1, 2, 4]]}, "an expert that there is not"),
+        ({"current": [[0, 1, 2, 2]]}, "not every expert"),
+        ({"max_moves": -1, "current": [[0, 1, 2, 3]]}, "moves"),
+    ],
+)
+def test_place_refuses_arrays_that_do_not_fit(changes, said):
+    with pytest.raises(SpecError, match=said):
+        place(**{"loads": [[1, 1, 1, 1]], "num_gpus": 2, "options": QUICK, **changes})
