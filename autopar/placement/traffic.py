@@ -8,7 +8,7 @@ import numpy as np
 
 from autopar.placement.board import Board
 from autopar.placement.improve import descend
-from autopar.placement.machine import FloatArray, IntArray, LayerTask, Machine, Rules
+from autopar.placement.machine import BoolArray, FloatArray, IntArray, LayerTask, Machine, Rules
 from autopar.placement.packing import packed
 
 _SHARES = (1.0, 0.5, 0.25)  # of the tolerance that nodes take up, so that their GPUs have the rest
@@ -110,7 +110,7 @@ def _clustered(
     return np.array([experts[node == n] for n in range(num_nodes)])
 
 
-def _crowded(experts: IntArray, node: IntArray, num_nodes: int, limit: int) -> IntArray:
+def _crowded(experts: IntArray, node: IntArray, num_nodes: int, limit: int) -> BoolArray:
     """Whether a node has as many replicas of an expert as it may, shape (replicas, nodes)."""
     held = np.zeros((int(experts.max()) + 1, num_nodes), dtype=np.int64)
     np.add.at(held, (experts, node), 1)

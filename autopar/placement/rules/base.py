@@ -39,3 +39,4 @@ class PlacementRule(Protocol):
 
     def check(self, task: LayerTask, slots: IntArray) -> Iterator[str]:
         """Say what in a placement breaks the rule; slots: the expert in each, shape (slots,)."""
+        ...
