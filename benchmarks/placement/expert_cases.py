@@ -39,7 +39,8 @@ class Case:
     @property
     def has_room(self) -> bool:
         """Whether there are 4 slots per GPU or more and a tenth more slots than experts."""
-        return self.machine.slots_per_gpu >= 4 and self.machine.num_slots >= 1.1 * self.num_experts
+        enough = self.machine.slots_per_gpu >= 4 and self.num_groups == 1
+        return enough and self.machine.num_slots >= 1.1 * self.num_experts
 
 
 # (model, layers, experts, slots, GPUs): all layers of one case, some of the others, for time.
