@@ -153,7 +153,9 @@ def robustness(
     Raises SpecError if the cost model has no costs to move.
     """
     robust.refuse_without_costs(solution.scenario)
-    if solution.status != "optimal" or solution.plan is None or solution.interrupted:
+    # Under measured loads the degrees are proved for the placements found: that is enough here.
+    is_proved = solution.status == "optimal" or loaded.is_measured(solution.scenario)
+    if not is_proved or solution.plan is None or solution.interrupted:
         return solution
     scenario, plan, second = solution.scenario, solution.plan, solution.runner_up
     every_plugin = (*plugin_files.load_installed(), *plugins)
@@ -213,7 +215,8 @@ def compare(
     if solution.plan is not None:
         own = second_opinion(scenario, solution.plan)
         compared.append(ComparedPlan("autopar", solution.plan, own, {}))
-    bounds = lone_bounds(Question(scenario, (*plugin_files.load_installed(), *plugins)))
+    every = (*plugin_files.load_installed(), *plugins)
+    bounds = lone_bounds(Question(loaded.bounding(scenario), every))
     beyond = {p.name: outside(p.plan, scenario) for p in compared}
     compared = [
         p if beyond[p.name] else replace(p, gaps=gaps(task, p.report.metrics, bounds))

@@ -21,6 +21,13 @@ def is_measured(scenario: Scenario) -> bool:
     return scenario.workload.expert_load == "measured"
 
 
+def bounding(scenario: Scenario) -> Scenario:
+    """Return a scenario whose bounds hold for every placement of experts."""
+    if not is_measured(scenario):
+        return scenario
+    return changed(scenario, "workload.expert_load", "measured_bound")
+
+
 def widened(
     scenario: Scenario, values: tuple[ObjectiveValue, ...], plugins: Sequence[PlugIn]
 ) -> tuple[ObjectiveValue, ...]:
@@ -29,7 +36,7 @@ def widened(
     The value is of placements that were found, the bound of none that could be: so the gap counts
     what better placements might add. Objectives that break ties keep theirs, for those placements.
     """
-    task = make_task(changed(scenario, "workload.expert_load", "measured_bound"), plugins=plugins)
+    task = make_task(bounding(scenario), plugins=plugins)
     outcome = optimise(task, prepare(task))
     bound = _first_bound(task, outcome)
     if bound is None or not values:

@@ -211,7 +211,7 @@ def _traffic(
     }
 
 
-_REPLANNED = (("DeepSeek-V3", 58, 256, 288, 32), ("DeepSeek-V3", 58, 256, 320, 64))
+_REPLANNED = (("DeepSeek-V3", 16, 256, 288, 32), ("DeepSeek-V3", 16, 256, 320, 64))
 
 
 def _replanning(model: str, layers: int, experts: int, slots: int, gpus: int) -> list[Json]:
