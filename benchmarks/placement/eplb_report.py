@@ -93,8 +93,10 @@ def _near_the_bound(rows: list[Json]) -> Iterator[tuple[str, str, bool]]:
         slow = max(some, key=lambda r: r["quick_ms_per_layer"])
         yield (
             f"4 slots per GPU, 10 % redundancy, {name}: gap at most 0.15 % in 20 ms per layer",
-            f"largest gap {_percent(worst['quick_gap'])} ({worst['case']}), slowest "
-            f"{slow['quick_ms_per_layer']:.1f} ms ({slow['case']})",
+            (
+                f"largest gap {_percent(worst['quick_gap'])} ({worst['case']}), slowest "
+                f"{slow['quick_ms_per_layer']:.1f} ms ({slow['case']})"
+            ),
             worst["quick_gap"] <= 0.0015 and slow["quick_ms_per_layer"] <= 20,
         )
 
@@ -120,8 +122,10 @@ def _fewer_nodes(rows: list[Json]) -> tuple[str, str, bool]:
     )
     return (
         "4 % fewer nodes per token at 1 % imbalance, clustered routing",
-        f"{_percent(min(fewer))} to {_percent(max(fewer))}; on tokens held out "
-        f"{_percent(min(later))} to {_percent(max(later))}",
+        (
+            f"{_percent(min(fewer))} to {_percent(max(fewer))}; on tokens held out "
+            f"{_percent(min(later))} to {_percent(max(later))}"
+        ),
         min(fewer) >= 0.04,
     )
 
