@@ -101,25 +101,23 @@ def solve(
     except KeyboardInterrupt:  # while the model was being built
         outcome = interrupted(task, prepared)
     clock.lap("cp_sat")
-    plan, report = None, None
+    plan, report, metrics = None, None, None
     if outcome.choice is not None:
         plan = _unfold(task, outcome)
         clock.lap("unfold")
         report = trusted(task, outcome, plan)
+        metrics = report.metrics
         clock.lap("verify")
     asked = Question(scenario, every_plugin) if diagnose and not outcome.interrupted else None
-    metrics = None if report is None else report.metrics
     found = _diagnose(task, prepared, outcome, asked, metrics)
     tied = _tied_levels(task, prepared, outcome)
-    values, status = _objective_values(task, outcome, tied), outcome.status
+    values = _objective_values(task, outcome, tied)
+    if not found.interrupted:
+        values = loaded.widened(scenario, outcome, values, every_plugin)
     clock.lap("diagnose")
-    if loaded.is_measured(scenario) and status == "optimal" and not found.interrupted:
-        values = loaded.widened(scenario, values, every_plugin)
-        status = "optimal" if loaded.is_closed(values) else "feasible"
-        clock.lap("placement_bound")
     return Solution(
         scenario=scenario,
-        status=status,
+        status=loaded.status_of(outcome, values),
         plan=plan,
         metrics=metrics,
         roles={} if report is None else report.roles,
@@ -128,16 +126,19 @@ def solve(
         conflict=found.clashes[0] if found.clashes else (),
         repairs=found.repairs,
         uniqueness=outcome.uniqueness,
-        notes=(
-            *(searched(scenario), *task.notes, *loaded.placement_notes(scenario, plan)),
-            *(() if report is None else report.notes),  # on this plan, by the second opinion
-            *(*found.notes, *_ties(task, outcome, tied)),
-        ),
+        notes=(*_notes(task, plan, report), *found.notes, *_ties(task, outcome, tied)),
         solver=_solver_info(task, prepared, outcome, every_plugin, clock),
         interrupted=outcome.interrupted or found.interrupted,
         runner_up=found.runner_up,
         because=_statements(task, scenario, found),
     )
+
+
+def _notes(task: AnyTask, plan: AnyPlan | None, report: VerifyReport | None) -> tuple[str, ...]:
+    """Say what was searched, under which costs, and what the second opinion says of the plan."""
+    scenario = task.problem.scenario
+    own = (searched(scenario), *task.notes, *loaded.placement_notes(scenario, plan))
+    return own if report is None else (*own, *report.notes)
 
 
 def robustness(
@@ -153,7 +154,9 @@ def robustness(
     Raises SpecError if the cost model has no costs to move.
     """
     robust.refuse_without_costs(solution.scenario)
-    if solution.status != "optimal" or solution.plan is None or solution.interrupted:
+    # Under measured loads the degrees are proved for the placements found: that is enough here.
+    is_proved = solution.status == "optimal" or loaded.is_measured(solution.scenario)
+    if not is_proved or solution.plan is None or solution.interrupted:
         return solution
     scenario, plan, second = solution.scenario, solution.plan, solution.runner_up
     every_plugin = (*plugin_files.load_installed(), *plugins)
@@ -213,7 +216,8 @@ def compare(
     if solution.plan is not None:
         own = second_opinion(scenario, solution.plan)
         compared.append(ComparedPlan("autopar", solution.plan, own, {}))
-    bounds = lone_bounds(Question(scenario, (*plugin_files.load_installed(), *plugins)))
+    every = (*plugin_files.load_installed(), *plugins)
+    bounds = lone_bounds(Question(loaded.bounding(scenario), every))
     beyond = {p.name: outside(p.plan, scenario) for p in compared}
     compared = [
         p if beyond[p.name] else replace(p, gaps=gaps(task, p.report.metrics, bounds))

@@ -9,7 +9,7 @@ from autopar.cpsat import relative_gap
 from autopar.lexicographic import Outcome
 from autopar.planning import AnyTask, make_task, objectives_of, optimise, prepare
 from autopar.problem import AnyPlan, DisaggregatedPlan, Plan
-from autopar.results import ObjectiveValue
+from autopar.results import ObjectiveValue, Status
 from autopar.specs import Scenario
 from autopar.specs.change import changed
 
@@ -21,17 +21,29 @@ def is_measured(scenario: Scenario) -> bool:
     return scenario.workload.expert_load == "measured"
 
 
+def bounding(scenario: Scenario) -> Scenario:
+    """Return a scenario whose bounds hold for every placement of experts."""
+    if not is_measured(scenario):
+        return scenario
+    return changed(scenario, "workload.expert_load", "measured_bound")
+
+
 def widened(
-    scenario: Scenario, values: tuple[ObjectiveValue, ...], plugins: Sequence[PlugIn]
+    scenario: Scenario,
+    outcome: Outcome,
+    values: tuple[ObjectiveValue, ...],
+    plugins: Sequence[PlugIn],
 ) -> tuple[ObjectiveValue, ...]:
     """Return the objectives with the first one's bound as if placements reached their bounds.
 
-    The value is of placements that were found, the bound of none that could be: so the gap counts
-    what better placements might add. Objectives that break ties keep theirs, for those placements.
+    Without measured loads they are returned as they are. The value is of placements that were
+    found, the bound of none that could be: so the gap counts what better placements might add.
+    Objectives that break ties keep theirs, for those placements.
     """
-    task = make_task(changed(scenario, "workload.expert_load", "measured_bound"), plugins=plugins)
-    outcome = optimise(task, prepare(task))
-    bound = _first_bound(task, outcome)
+    if not is_measured(scenario) or outcome.status != "optimal":
+        return values
+    task = make_task(bounding(scenario), plugins=plugins)
+    bound = _first_bound(task, optimise(task, prepare(task)))
     if bound is None or not values:
         return values
     first = values[0]
@@ -40,9 +52,10 @@ def widened(
     return (replace(first, bound=bound, gap=relative_gap(first.value, bound)), *values[1:])
 
 
-def is_closed(values: Sequence[ObjectiveValue]) -> bool:
-    """Whether the first objective's value is its bound."""
-    return not values or values[0].gap <= _EQUAL
+def status_of(outcome: Outcome, values: Sequence[ObjectiveValue]) -> Status:
+    """Return the status of an answer: optimal only where the first objective has its bound."""
+    is_open = bool(values) and values[0].gap > _EQUAL
+    return "feasible" if outcome.status == "optimal" and is_open else outcome.status
 
 
 def placement_notes(scenario: Scenario, plan: AnyPlan | None) -> tuple[str, ...]:

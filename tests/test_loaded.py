@@ -9,6 +9,7 @@ from autopar import api
 from autopar.oracle import best
 from autopar.pairs import explicit_parts
 from autopar.planning import make_task
+from autopar.specs import PlanSpec
 from autopar.specs.change import changed
 from autopar.verifier.expert_loads import law_of_plan
 
@@ -81,3 +82,22 @@ def even(scenario):
 
 def plan_with(plan, rows):
     return replace(plan, placement=rows)
+
+
+def test_compare_covers_better_placements_by_its_bounds(scenario):
+    """A hand-written plan with the solver's degrees is judged, and no bound of ours is beaten."""
+    solution = api.solve(scenario, diagnose=False)
+    spec = PlanSpec.model_validate(
+        {
+            "name": "by-hand",
+            "llm": scenario.llm.name,
+            "degrees": {
+                key: solution.plan.degree(key)
+                for key in ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
+            },
+            "batch": solution.plan.batch,
+            "chunks": solution.plan.chunks,
+        }
+    )
+    by_hand, own = api.compare(scenario, [spec]).plans
+    assert by_hand.gaps["throughput"] >= own.gaps["throughput"] >= 0

@@ -84,10 +84,12 @@ def is_module(path: str) -> bool:
 
 @cache
 def functions_of(file: str) -> frozenset[str]:
-    """Names of the tests of the one file of that name."""
-    (path,) = (ROOT / "tests").rglob(file)
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = (node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    """Names of the tests of the files of that name; there is one, or one per package."""
+    paths = list((ROOT / "tests").rglob(file))
+    assert paths, file
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    names = (node.name for node in nodes if isinstance(node, ast.FunctionDef))
     return frozenset(name for name in names if name.startswith("test_"))
 
 

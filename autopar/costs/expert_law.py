@@ -102,19 +102,31 @@ def placed_counts(counts: tuple[tuple[float, ...], ...]) -> PlacedCounts:
 
 
 def _place(counts: FloatArray, held: int) -> tuple[float, float, IntArray]:
-    """Return the mean factor that is reached, its bound, and the rank of each expert."""
+    """Return the mean factor that is reached, its bound, and the rank of each expert.
+
+    All expert parallel sizes for which a rank has at most `held` experts share them: what is
+    reached is reached by the fewest such ranks, and what is bounded by the most.
+    """
     num_experts = counts.shape[1]
-    machine = Machine(-(-num_experts // held), held)
-    empty = machine.num_slots - num_experts  # slots that stay empty: experts without load
-    loads = np.concatenate([counts, np.zeros((len(counts), empty))], axis=1)
+    few, many = -(-num_experts // held), num_experts
+    if held > 1:
+        many = -(-num_experts // (held - 1)) - 1
+    machine = Machine(few, held)
+    loads = _with_empty(counts, few * held)
     begins = starts(loads, machine)[0]
-    bounds = quick_bounds(loads, machine, NO_RULES)
+    goals = quick_bounds(loads, machine, NO_RULES) * (1 + _TOLERANCE)
     ranks = np.zeros(loads.shape, dtype=np.int64)
     fullest = np.zeros(len(loads))
-    for row, (load, begin, bound) in enumerate(zip(loads, begins, bounds.tolist(), strict=True)):
-        slots = search(LayerTask(load, machine), begin, bound * (1 + _TOLERANCE), _ROUNDS, 0)
+    for row, (load, begin, goal) in enumerate(zip(loads, begins, goals.tolist(), strict=True)):
+        slots = search(LayerTask(load, machine), begin, goal, _ROUNDS, 0)
         ranks[row, slots] = np.arange(len(slots)) // held
         fullest[row] = load[slots].reshape(-1, held).sum(axis=1).max()
     mean = counts.sum(axis=1) * held / num_experts
+    bounds = quick_bounds(_with_empty(counts, many * held), Machine(many, held), NO_RULES)
     reached, bound = (float((top / mean).mean()) for top in (fullest, np.minimum(bounds, fullest)))
     return reached, bound, ranks[:, :num_experts]
+
+
+def _with_empty(counts: FloatArray, num_slots: int) -> FloatArray:
+    """Return the counts with an expert without load for each slot that stays empty."""
+    return np.pad(counts, ((0, 0), (0, num_slots - counts.shape[1])))

@@ -4,6 +4,7 @@ import numpy as np
 
 from autopar.errors import InfeasibleError, SolveLimitError
 from autopar.placement.bounds import quick_bounds
+from autopar.placement.goals import good_enough
 from autopar.placement.improve import search
 from autopar.placement.lawful import found_by_cp_sat, lawful_starts
 from autopar.placement.machine import (
@@ -82,6 +83,7 @@ def _on_gpus(
 def _placed(
     load: FloatArray, machine: Machine, rules: Rules, tolerance: float, rounds: int, seed: int
 ) -> IntArray:
-    task = LayerTask(load, machine, rules)
-    goal = float(quick_bounds(load[None], machine, rules)[0]) * (1 + tolerance)
-    return search(task, lawful_starts(load[None], machine, rules)[0][0], goal, rounds, seed)
+    loads = load[None]
+    goals = good_enough(loads, quick_bounds(loads, machine, rules), machine, rules, tolerance)
+    start = lawful_starts(loads, machine, rules)[0][0]
+    return search(LayerTask(load, machine, rules), start, float(goals[0]), rounds, seed)

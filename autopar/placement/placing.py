@@ -9,7 +9,7 @@ from autopar.errors import VerificationError
 from autopar.placement.bounds import quick_bounds
 from autopar.placement.every import best_of_all, can_try_all
 from autopar.placement.fold import can_fold, folded
-from autopar.placement.greedy import greedy_rule
+from autopar.placement.goals import good_enough
 from autopar.placement.grouped import grouped
 from autopar.placement.improve import search
 from autopar.placement.lawful import lawful_starts
@@ -54,7 +54,7 @@ def placed(
     """
     bounds = quick_bounds(loads, machine, rules)
     tasks = [LayerTask(load, machine, rules) for load in loads]
-    goals = _goals(loads, bounds, machine, rules, options)
+    goals = good_enough(loads, bounds, machine, rules, options.tolerance)
     if rules.num_groups > 1:
         found = [grouped(task, options.tolerance, options.rounds, options.seed) for task in tasks]
     else:
@@ -69,17 +69,6 @@ def placed(
         for said in broken(task, layer.slots):
             raise VerificationError(f"layer {number} of the placement breaks {said}")
     return layers
-
-
-def _goals(
-    loads: FloatArray, bounds: FloatArray, machine: Machine, rules: Rules, options: Options
-) -> FloatArray:
-    """Return what is good enough: near the bound, and no worse than the rule of EPLB."""
-    goals = bounds * (1 + options.tolerance)
-    if not rules.are_none:
-        return goals
-    rule = gpu_loads(loads, greedy_rule(loads, machine), machine).max(axis=1)
-    return np.asarray(np.minimum(goals, np.maximum(rule, bounds)))
 
 
 def _searched(

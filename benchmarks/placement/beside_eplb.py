@@ -84,11 +84,12 @@ def _run_eplb(
 ) -> list[tuple[IntArray, float]]:
     """Return EPLB's map and seconds for every case and every routing."""
     arrays: dict[str, Any] = {}
-    work = [(case.loads, case.machine) for case in listed]
-    work += [(_counts(routing), gpus) for _, gpus, routing, _ in routings]
-    for index, (loads, gpus) in enumerate(work):
+    work = [(case.loads, case.machine, case.num_groups) for case in listed]
+    work += [(_counts(routing), gpus, 1) for _, gpus, routing, _ in routings]
+    for index, (loads, gpus, groups) in enumerate(work):
+        nodes = gpus.num_nodes if groups > 1 else 1
         arrays[f"loads_{index}"] = loads
-        arrays[f"shape_{index}"] = np.array([gpus.num_slots, gpus.num_gpus, 1, 1])
+        arrays[f"shape_{index}"] = np.array([gpus.num_slots, gpus.num_gpus, groups, nodes])
     with tempfile.TemporaryDirectory() as temporary:
         source, target = Path(temporary, "in.npz"), Path(temporary, "out.npz")
         np.savez(source, **arrays)
@@ -123,9 +124,9 @@ def _balance(case: Case, peer: tuple[IntArray, float]) -> Json:
     loads, machine = case.loads, case.machine
     theirs, peer_s = peer
     rule, rule_s = _timed(lambda: greedy_rule(loads, machine))
-    quick, quick_s = _timed(lambda: placed(loads, machine, options=Options(effort="quick")))
+    quick, quick_s = _timed(lambda: placed(loads, machine, case.rules, Options(effort="quick")))
     started = time.perf_counter()
-    layers = placed(loads, machine)
+    layers = placed(loads, machine, case.rules)
     proved_s = time.perf_counter() - started
     top = np.array([layer.max_load for layer in layers])
     bound = np.array([layer.bound for layer in layers])
@@ -210,7 +211,7 @@ def _traffic(
     }
 
 
-_REPLANNED = (("DeepSeek-V3", 58, 256, 288, 32), ("DeepSeek-V3", 58, 256, 320, 64))
+_REPLANNED = (("DeepSeek-V3", 16, 256, 288, 32), ("DeepSeek-V3", 16, 256, 320, 64))
 
 
 def _replanning(model: str, layers: int, experts: int, slots: int, gpus: int) -> list[Json]:

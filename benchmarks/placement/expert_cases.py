@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from autopar.placement.machine import FloatArray, Machine
+from autopar.placement.machine import FloatArray, Machine, Rules
 from autopar.placement.synthetic import KINDS, made_up
 
 SEED = 2026
@@ -17,11 +17,19 @@ class Case:
     num_experts: int
     machine: Machine
     kind: str
+    num_groups: int = 1
+
+    @property
+    def rules(self) -> Rules:
+        """Groups of experts on nodes, or none."""
+        return Rules(num_groups=self.num_groups)
 
     @property
     def name(self) -> str:
         """Model, slots, GPUs and kind of loads."""
-        return f"{self.model} {self.machine.num_slots}/{self.machine.num_gpus} {self.kind}"
+        where = f"{self.machine.num_slots}/{self.machine.num_gpus}"
+        groups = f" {self.num_groups} groups on {self.machine.num_nodes} nodes"
+        return f"{self.model} {where}{groups if self.num_groups > 1 else ''} {self.kind}"
 
     @property
     def loads(self) -> FloatArray:
@@ -31,7 +39,8 @@ class Case:
     @property
     def has_room(self) -> bool:
         """Whether there are 4 slots per GPU or more and a tenth more slots than experts."""
-        return self.machine.slots_per_gpu >= 4 and self.machine.num_slots >= 1.1 * self.num_experts
+        enough = self.machine.slots_per_gpu >= 4 and self.num_groups == 1
+        return enough and self.machine.num_slots >= 1.1 * self.num_experts
 
 
 # (model, layers, experts, slots, GPUs): all layers of one case, some of the others, for time.
@@ -53,8 +62,14 @@ _SIZES = (
 
 def cases() -> list[Case]:
     """Return every size with every kind of loads."""
-    return [
+    free = [
         Case(model, layers, experts, Machine(gpus, slots // gpus), kind)
         for model, layers, experts, slots, gpus in _SIZES
         for kind in KINDS
     ]
+    grouped = [
+        Case("DeepSeek-V3", 16, 256, Machine(gpus, slots // gpus, nodes), kind, 8)
+        for slots, gpus, nodes in ((288, 32, 4), (320, 64, 8))
+        for kind in KINDS
+    ]
+    return free + grouped
