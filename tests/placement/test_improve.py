@@ -66,21 +66,14 @@ def test_one_swap_is_made_where_it_helps():
 
 
 def test_two_for_two_is_made_where_no_single_exchange_helps():
-    """(6, 6, 1) and (5, 5, 1) is 13 and 11: no exchange of one gives 12 and 12 but 6 for 5.
+    """(3, 7, 6, 4) and (8, 8, 1, 1) are 20 and 18; only a move of 1 helps, to 19 and 19.
 
-    (8, 8, 1) and (7, 6, 3) is 17 and 16: one swap moves 1, 2, 5 (or less than 0), the fullest
-    would be 17 or more; nothing below 17 is left but 16.5, which whole numbers do not make.
+    One for one moves 2, 3, 5, 6 or less than 0; 3 + 7 for 8 + 1 moves 1.
     """
-    board = Board(np.array([8.0, 8.0, 1.0, 7.0, 6.0, 3.0]), np.arange(6), Machine(2, 3))
-    assert descend(board, 0.0) == 0
-    pairs = np.array([10.0, 6.0, 0.0, 9.0, 5.0, 0.0])  # 16 and 14: 10 + 0 for 9 + 0 or 6 for 5
-    board = Board(pairs, np.arange(6), Machine(2, 3))
+    load = np.array([3.0, 7.0, 6.0, 4.0, 8.0, 8.0, 1.0, 1.0])
+    board = Board(load, np.arange(8), Machine(2, 4))
     assert descend(board, 0.0) == 1
-    assert board.pace.tolist() == [15.0, 15.0]
-    # 20 and 16, differences 3 alone: -1 + 3 = 2 in two swaps at once.
-    both = Board(np.array([11.0, 9.0, 0.0, 8.0, 8.0, 0.0]), np.arange(6), Machine(2, 3))
-    descend(both, 0.0)
-    assert both.pace.max() < 20.0
+    assert board.pace.tolist() == [19.0, 19.0]
 
 
 def test_search_stops_at_its_goal():
@@ -89,12 +82,3 @@ def test_search_stops_at_its_goal():
     start = np.arange(16)
     goal = float(gpu_loads(load[None], start[None], task.machine).max())
     assert (search(task, start, goal, 10, 0) == start).all()
-
-
-@pytest.mark.parametrize("kind", ["mild", "lognormal", "heavy", "zipf", "dirichlet"])
-def test_made_up_loads_have_their_mean_and_their_seed(kind):
-    loads = made_up(kind, 3, 16, 7)
-    assert loads.shape == (3, 16)
-    assert loads.mean(axis=1) == pytest.approx(1000.0)
-    assert (loads == made_up(kind, 3, 16, 7)).all()
-    assert not (loads == made_up(kind, 3, 16, 8)).all()
