@@ -11,6 +11,7 @@ from autopar.cli._io import emit, prepare, refuse_unwritable, write_text
 from autopar.cli._options import Output, catalog_option, output_options
 
 if TYPE_CHECKING:
+    from autopar.placement.files.maps import ExpertMap
     from autopar.placement.files.measured import Measured
     from autopar.placement.results import Answer, Request
     from autopar.specs import LLM
@@ -87,7 +88,6 @@ def command(
 
 def _request(source: str, llm: "LLM | None", given: dict[str, Any]) -> "Request":
     from autopar.errors import SpecError
-    from autopar.placement.files.engines import read_map
     from autopar.placement.files.loads import read_loads
     from autopar.placement.machine import Machine, Rules
     from autopar.placement.model import expert_bytes
@@ -113,12 +113,25 @@ def _request(source: str, llm: "LLM | None", given: dict[str, Any]) -> "Request"
         machine=machine,
         rules=rules,
         options=Options(effort=given["effort"], seed=given["seed"]),
-        current=None if given["current"] is None else read_map(given["current"]),
+        current=_current(given["current"], measured),
         max_moves=_moves(given["max_moves"], machine.num_slots * len(measured.layers)),
         hold_out=measured.num_windows // 4 if held_out is None else held_out,
         balance_tolerance=_fraction("--balance-tolerance", given["balance_tolerance"]),
         slot_bytes=size,
     )
+
+
+def _current(source: str | None, measured: "Measured") -> "ExpertMap | None":
+    """Return the placement now; rows that a file counts from 0 are the layers with experts."""
+    from autopar.placement.files.engines import read_map
+    from autopar.placement.files.maps import ExpertMap
+
+    if source is None:
+        return None
+    found = read_map(source)
+    counted = tuple(range(len(measured.layers)))  # vllm-ascend counts layers with experts alone
+    is_counted = found.layers == counted and measured.layers != counted
+    return ExpertMap(found.slots, measured.layers) if is_counted else found
 
 
 def _llm(model: str | None, catalogs: tuple[Path, ...]) -> "LLM | None":

@@ -233,9 +233,14 @@ def _gathered(
         if broken(task, slots):
             slots = layer.slots
         moved.append(replace(layer, slots=slots, max_load=fullest(task, slots)))
+    pairs = zip(layers, moved, strict=True)
+    changed = sum(bool((old.slots != new.slots).any()) for old, new in pairs)
     notes.append(
-        f"up to {tolerance:.2%} of balance was given for fewer nodes per token; the gap counts it"
+        f"up to {tolerance:.2%} of balance was given for fewer nodes per token in {changed} of "
+        f"{plural(len(layers), 'layer')}; the gap counts it"
     )
+    if changed < len(layers):
+        notes.append("in the others no placement with fewer nodes was found within the tolerance")
     return moved
 
 

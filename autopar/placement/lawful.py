@@ -14,14 +14,16 @@ from autopar.placement.starts import starts
 _FEASIBILITY_S = 20.0  # deterministic seconds of CP-SAT, where packing ends in a dead end
 
 
-def lawful_starts(loads: FloatArray, machine: Machine, rules: Rules) -> list[IntArray]:
+def lawful_starts(
+    loads: FloatArray, machine: Machine, rules: Rules, top: FloatArray | None = None
+) -> list[IntArray]:
     """Return placements of all layers that keep every rule but groups, the better one first.
 
-    loads: shape (layers, experts). Each has shape (layers, slots).
+    loads: shape (layers, experts). top: as for `starts`. Each has shape (layers, slots).
     Raises InfeasibleError if there is provably none, SolveLimitError if none was found.
     """
     if rules.are_none:
-        return starts(loads, machine)
+        return starts(loads, machine, top)
     counts = water_filled(loads, machine.num_slots, rules.most_replicas(machine))
     first = packed(loads, counts, machine)
     tasks = [LayerTask(load, machine, rules) for load in loads]

@@ -58,7 +58,12 @@ def placed(
     if rules.num_groups > 1:
         found = [grouped(task, options.tolerance, options.rounds, options.seed) for task in tasks]
     else:
-        found = _searched(tasks, lawful_starts(loads, machine, rules), goals, options)
+        found = _searched(
+            tasks,
+            lawful_starts(loads, machine, rules, bounds * (1 + options.tolerance)),
+            goals,
+            options,
+        )
     layers = [
         _layer(task, slots, bound, "mean or largest share")
         for task, slots, bound in zip(tasks, found, bounds.tolist(), strict=True)
@@ -77,18 +82,19 @@ def _searched(
     goals: FloatArray,
     options: Options,
 ) -> list[IntArray]:
-    """Search from each start in turn, until one reaches its goal."""
+    """Go down from each start until one reaches its goal, else kick them, the best one first."""
     found = []
-    for number, task in enumerate(tasks):
-        tried: list[tuple[float, IntArray]] = []
-        for begin in begins:
-            if tried and (begin[number] == begins[0][number]).all():
-                continue
-            slots = search(task, begin[number], goals[number], options.rounds, options.seed)
-            tried.append((fullest(task, slots), slots))
-            if tried[-1][0] <= goals[number]:
+    for number, (task, goal) in enumerate(zip(tasks, goals.tolist(), strict=True)):
+        ways = [begin[number] for begin in begins]
+        for rounds in (0, options.rounds):
+            for index, way in enumerate(ways):
+                ways[index] = search(task, way, goal, rounds, options.seed)
+                if fullest(task, ways[index]) <= goal:
+                    break
+            ways.sort(key=lambda slots: fullest(task, slots))
+            if fullest(task, ways[0]) <= goal:
                 break
-        found.append(min(tried, key=lambda pair: pair[0])[1])
+        found.append(ways[0])
     return found
 
 

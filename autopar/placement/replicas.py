@@ -29,6 +29,28 @@ def water_filled(loads: FloatArray, num_slots: int, most: int) -> IntArray:
     return counts
 
 
+def lean(loads: FloatArray, num_slots: int, most: int, top: FloatArray) -> IntArray:
+    """Return the fewest replicas with shares of at most `top`, and the rest for light experts.
+
+    loads: shape (layers, experts). top: shape (layers,); where it takes more slots than there are,
+    water-filled counts. Heavy experts in few large shares leave whole GPUs to others, where water
+    filling would put parts of two of them side by side.
+    Returns shape (layers, experts).
+    """
+    counts = np.clip(np.ceil(loads / top[:, None] * (1 - 1e-12)), 1, most).astype(np.int64)
+    full = counts.sum(axis=1) > num_slots
+    counts[full] = water_filled(loads[full], num_slots, most)
+    for row, load in zip(counts, loads, strict=True):
+        for expert in np.argsort(load, kind="stable"):
+            more = min(most - row[expert], num_slots - row.sum())
+            if more <= 0:
+                break
+            row[expert] += min(more, 1)
+        while row.sum() < num_slots:  # every expert has had one more: evenly from there
+            row[np.where(row < most, load / row, -1.0).argmax()] += 1
+    return counts
+
+
 def least_share(loads: FloatArray, counts: IntArray) -> FloatArray:
     """Return the largest load of a replica, shape (layers,)."""
     return np.asarray((loads / counts).max(axis=1))

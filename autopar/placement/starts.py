@@ -5,14 +5,15 @@ import numpy as np
 from autopar.placement.greedy import greedy_rule
 from autopar.placement.machine import BoolArray, FloatArray, IntArray, Machine, gpu_loads
 from autopar.placement.packing import packed
-from autopar.placement.replicas import water_filled
+from autopar.placement.replicas import lean, water_filled
 
 
-def starts(loads: FloatArray, machine: Machine) -> list[IntArray]:
+def starts(loads: FloatArray, machine: Machine, top: FloatArray | None = None) -> list[IntArray]:
     """Return placements of all layers, the better one of each layer first.
 
-    loads: shape (layers, experts). Each has shape (layers, slots), no expert twice on a GPU: our
-    packing, and EPLB's rule where it has no twins.
+    loads: shape (layers, experts). top: a load that the fullest GPU is to have, shape (layers,);
+    with it there is a third one, in which heavy experts have few replicas. Each has shape (layers,
+    slots), no expert twice on a GPU: our packing, and EPLB's rule where it has no twins.
     """
     counts = water_filled(loads, machine.num_slots, machine.num_gpus)
     first, second = packed(loads, counts, machine), greedy_rule(loads, machine)
@@ -20,7 +21,11 @@ def starts(loads: FloatArray, machine: Machine) -> list[IntArray]:
     second[twins] = first[twins]
     fullest = [gpu_loads(loads, slots, machine).max(axis=1) for slots in (first, second)]
     ahead = (fullest[1] < fullest[0])[:, None]
-    return [np.where(ahead, second, first), np.where(ahead, first, second)]
+    found = [np.where(ahead, second, first), np.where(ahead, first, second)]
+    if top is not None:
+        few = lean(loads, machine.num_slots, machine.num_gpus, top * machine.speed.max())
+        found.append(packed(loads, few, machine))
+    return found
 
 
 def has_twins(slots: IntArray, machine: Machine) -> BoolArray:

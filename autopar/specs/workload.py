@@ -105,11 +105,13 @@ class Workload(Document):
                     else "does not take expert_counts; expected 'measured'"
                 )
             )
-        for number, row in enumerate(self.expert_counts or ()):
-            if len(row) != len((self.expert_counts or ())[0]) or not any(row):
+        rows = self.expert_counts or ()
+        widths = {len(row) for row in rows}
+        for number, row in enumerate(rows):
+            if len(widths) > 1 or not any(row):
                 raise ValueError(
-                    f"expert_counts[{number}]: expected as many experts as in the first row, and "
-                    "not all of them 0"
+                    f"expert_counts[{number}]: expected as many experts in each row, and not "
+                    "all of them 0"
                 )
         return self
 

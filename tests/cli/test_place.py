@@ -358,3 +358,14 @@ def test_help_imports_no_numpy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--max-moves" in done.stdout
     assert not {"numpy", "ortools", "pydantic", "yaml", "rich"} & set(done.stderr.split())
+
+
+def test_a_map_that_counts_layers_with_experts_alone_is_the_placement_now(tmp_path):
+    """vllm-ascend numbers rows from 0, also where the first layers of the model are dense."""
+    loads = tmp_path / "loads.json"
+    loads.write_text(json.dumps({"loads": [[5, 3, 2, 1], [1, 4, 2, 2]], "layers": [3, 4]}))
+    file = tmp_path / "map.json"
+    run(loads, "--gpus", "2", "--export", f"vllm-ascend={file}", "--json")
+    again = json.loads(run(loads, "--gpus", "2", "--current", file, "--json").stdout)
+    assert again["moves"]["replicas"] == 0
+    assert [layer["layer"] for layer in again["layers"]] == [3, 4]

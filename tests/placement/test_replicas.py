@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.placement.replicas import least_share, water_filled
+from autopar.placement.replicas import lean, least_share, water_filled
 
 
 @st.composite
@@ -48,3 +48,26 @@ def test_a_further_slot_goes_to_the_expert_with_most_load_per_replica():
 
 def test_a_limit_on_replicas_sends_slots_to_others():
     assert water_filled(np.array([[100.0, 1.0, 1.0]]), 5, most=2).tolist() == [[2, 2, 1]]
+
+
+def test_lean_counts_have_the_fewest_replicas_of_heavy_experts():
+    """Of 12 slots for 5 experts under a top of 10: 25 takes 3 and 18 takes 2, others one more."""
+    loads = np.array([[25.0, 18.0, 3.0, 2.0, 1.0]])
+    counts = lean(loads, 10, 4, np.array([10.0]))
+    assert counts.tolist() == [[3, 2, 1, 2, 2]]
+    assert lean(loads, 5, 4, np.array([10.0])).tolist() == [[1, 1, 1, 1, 1]]  # no room: as water
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    load=st.lists(st.integers(0, 50), min_size=2, max_size=8).filter(any),
+    most=st.integers(1, 4),
+    data=st.data(),
+)
+def test_lean_counts_fill_the_slots_and_keep_the_limit(load, most, data):
+    slots = data.draw(st.integers(len(load), len(load) * most))
+    top = data.draw(st.floats(0.5, 60))
+    counts = lean(np.array([load], dtype=float), slots, most, np.array([top]))[0]
+    assert counts.sum() == slots
+    assert counts.min() >= 1
+    assert counts.max() <= most

@@ -28,6 +28,7 @@ class RankFactors(Protocol):
 
     def factor(self, held: int) -> float:
         """Load of the busiest rank over the mean, where a rank holds at most so many experts."""
+        ...
 
 
 _EXPONENTS = {"power_law_1.01": 1.01, "power_law_1.2": 1.2}
