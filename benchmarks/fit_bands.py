@@ -8,7 +8,8 @@ was not fitted to; a cell of n rows weighs as much as sqrt(n). Left aside: runs 
 held back, and a source that contradicts another one (CONTRADICTED).
 Which band a figure is in, `Outcome.band` says, as for the scores of `autopar validate`. Models with
 and without experts share a band where one kind alone has a single cell.
-Without measured kernels: predictions as if none of a GPU's kernels were known, for GPUs whose
+Measured: runs whose operations were all measured on their GPU, in their precisions. Without
+measured kernels: predictions as if none of a GPU's kernels were known, for GPUs whose
 kernels are not those that are assumed; never narrower than the band of measured GPUs, for nobody
 knows those better that nobody measured. The bands of costs are the errors of the fits of kernels
 (results/kernel-fits.md), and what is said beside them. --write also writes
@@ -232,7 +233,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write {FILE.name} and bands.md")
     options = parser.parse_args()
     cases = [(s, c) for s, c in read_bulk(options.table).cases if s not in CONTRADICTED]
-    measured = evaluate(cases).outcomes
+    measured = [o for o in evaluate(cases).outcomes if o.has_kernels]
     bare = [o for o in evaluate(cases, bare=True).outcomes if o.gpu != ASSUMED_OF]
     bands = list(fitted(measured, bare))
     lines = [

@@ -303,7 +303,7 @@ def test_metrics_carry_their_bands_in_the_document_and_in_the_text(workload, pri
     report = verify(asked, answer.plan)
     assert documents.verification_document(report)["metrics"]["bands"] == bands
     spoken = words.interval(answer.metrics.expected.tpot_us, "us")
-    assert f"here {words.percent(bands['share'])} of measured values lie" in printed(
+    assert f"here {words.percent(bands['share'])} of the runs in the notes lie" in printed(
         text.print_solution, answer
     )
     assert spoken in printed(text.print_solution, answer)
