@@ -45,6 +45,13 @@ _BANDS: Mapping[str, TimeBand] = {
     "ttft_few_ms": "ttft",
 }
 
+# What is scored of a run, by its mode, in words.
+_WORDS: Mapping[str, str] = {
+    "closed_loop": "neither TPOT, nor TTFT of up to four clients",
+    "static": "no time of a static batch",
+    "prefill": "no rate of prompts",
+    "decode": "neither TPOT nor a rate",
+}
 # What is computed in a run, by its mode.
 _PHASES: Mapping[str, Phase] = {
     "closed_loop": "serving",
@@ -129,7 +136,11 @@ def evaluate(
                 setup = setup_of(case, row.num_gpus, bare=bare)
                 if engine is not None:
                     setup = changed.setdefault(id(setup), setup.with_engine(engine))
-                outcomes += _scored(source, case, row, setup, predict(setup, case.mode, row))
+                own = list(_scored(source, case, row, setup, predict(setup, case.mode, row)))
+                outcomes += own
+                if not own:
+                    reason = f"{_WORDS[case.mode]}: no figure of it is scored"
+                    left_out[reason] = left_out.get(reason, 0) + 1
             except SpecError as error:
                 reason = f"{case.llm} on {case.cluster}: {error}"
                 left_out[reason] = left_out.get(reason, 0) + 1
