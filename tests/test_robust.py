@@ -278,8 +278,11 @@ def test_an_all_reduce_over_the_fabric_has_a_wide_band_of_its_own_and_is_named()
     parts = {"llm": "llama-3.1-405b", "cluster": "2xhgx-h100", "workload": "chat-4k-1k"}
     limits = ["requirements.max_ttft_us=5s", "requirements.max_tpot_us=50ms"]
     scenario = load_scenario(None, parts=parts, overrides=limits)
-    solution = solve(scenario, diagnose=False)
+    solution = solve(scenario)
     assert solution.require_plan().degree("tp") == 16
+    assert solution.runner_up is not None
+    assert solution.runner_up.over_fabric
+    assert solution.runner_up.within_band is None
     bands = cost_bands(scenario)
     assert bands.fabric_collectives > 3 * bands.all_reduce
     found = robustness(scenario, solution.require_plan())
@@ -288,4 +291,9 @@ def test_an_all_reduce_over_the_fabric_has_a_wide_band_of_its_own_and_is_named()
     assert found.settles.kind == "fabric_collectives"
     assert found.settles.what == ("all-reduce of 819 kB over 16 GPUs in 2 domains",)
     dear = changed(scenario, "cost_factors.fabric_collectives", 2.0)
-    assert solve(dear, diagnose=False).require_plan().degree("tp") == 8
+    cheaper = solve(dear)
+    assert cheaper.require_plan().degree("tp") == 8
+    confined = changed(dear, "requirements.tensor_parallel_within", "domain")
+    second = solve(confined).runner_up
+    assert second is not None
+    assert not second.over_fabric  # no layout sums over the fabric any more

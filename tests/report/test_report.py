@@ -353,7 +353,7 @@ def test_a_comparison_has_the_range_of_every_plan(printed):
 def test_the_runner_up_is_in_the_document_and_in_the_text(solution, printed):
     found = documents.solution_document(solution)["runner_up"]
     keys = {"objective", "unit", "degrees", "value", "bound", "lead", "band", "decides"}
-    assert found.keys() == keys | {"within_band"}
+    assert found.keys() == keys | {"within_band", "over_fabric"}
     assert found["degrees"].keys() == set(words.DEGREES)
     assert found["within_band"] is None  # what a document declares has no errors
     assert f"Runner-up {certainty.runner_up(solution.runner_up, is_moe=True)}" in printed(
