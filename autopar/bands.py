@@ -13,6 +13,7 @@ from autopar.catalog import read_document
 from autopar.problem import Metrics
 from autopar.specs import CostFactors, ErrorBands, MetricBand, Scenario, Workload
 from autopar.specs.bands import TimeBand
+from autopar.unmeasured import Operation, Uses, assumed_operations
 
 Metric = Literal["tokens_per_s", "ttft", "tpot"]
 _DEFAULT = "default"
@@ -69,11 +70,14 @@ def bands_for(metric: Literal["ttft", "tpot"], workload: Workload) -> tuple[Time
     return ("tpot",) if workload.is_open else ("static", "tpot")
 
 
-def ranges(scenario: Scenario) -> dict[Metric, Range]:
-    """Return the ranges of the metrics of a scenario's answers, those that are known."""
+def ranges(scenario: Scenario, uses: Uses) -> dict[Metric, Range]:
+    """Return the ranges of the metrics of a plan of a scenario, those that are known.
+
+    uses: which of its GPUs talk to each other.
+    """
     if scenario.cost_model != "analytic":
         return {}
-    kind = {"is_moe": scenario.llm.is_moe, "has_kernels": has_kernels(scenario)}
+    kind = {"is_moe": scenario.llm.is_moe, "has_kernels": has_kernels(scenario, uses)}
     found: dict[Metric, Range] = {}
     for metric in _TIMES:
         if metric in (scenario.absent_time or ())[:1]:
@@ -88,15 +92,32 @@ def ranges(scenario: Scenario) -> dict[Metric, Range]:
 
 
 def cost_bands(scenario: Scenario) -> CostFactors:
-    """Return by how much the times of operations may be off, as factors above 1."""
-    costs = default_bands().costs
-    return costs.measured if has_kernels(scenario) else costs.assumed
+    """Return by how much the times of operations may be off, as factors above 1.
+
+    Each kind by itself: those that were measured on the GPU in the precision that the model has
+    them in. The bands of what nobody measures are those of a GPU with or without kernels.
+    """
+    costs, kernels = default_bands().costs, scenario.cluster.gpu.kernels
+    kinds = {one.kind for one in assumed(scenario)}
+    if kernels is None or kernels.of is not None:
+        kinds.update(CostFactors.model_fields)
+    wider = {kind: getattr(costs.assumed, kind) for kind in kinds}
+    return costs.measured.model_copy(update=wider)
 
 
-def has_kernels(scenario: Scenario) -> bool:
-    """Whether kernels were measured on the GPU of a scenario, not on another of its family."""
-    kernels = scenario.cluster.gpu.kernels
-    return kernels is not None and bool(kernels.gemm) and kernels.of is None
+def assumed(scenario: Scenario, uses: Uses | None = None) -> tuple[Operation, ...]:
+    """Return the operations of a scenario's plans that nobody measured on its GPU.
+
+    uses: those of one plan, of which GPUs talk to each other; all that there are where None.
+    """
+    phase, engine = scenario.workload.phase, scenario.engine
+    gpu = scenario.cluster.gpu
+    return assumed_operations(scenario.llm, gpu, engine, phase, uses or Uses())
+
+
+def has_kernels(scenario: Scenario, uses: Uses) -> bool:
+    """Whether every operation of a plan was measured on its GPU, not on another of its family."""
+    return not assumed(scenario, uses)
 
 
 def values_us(metrics: Metrics) -> Mapping[Metric, float | None]:

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 
-from autopar.bands import Metric, Range, has_kernels, ranges, values_us
+from autopar.bands import Metric, Range, assumed, metric_range, ranges, values_us
 from autopar.problem import AnyPlan, DisaggregatedPlan, Expected, Interval, Metrics
 from autopar.results import VerifyReport
 from autopar.specs import Scenario
 from autopar.specs.bands import TimeBand
-from autopar.specs.roles import ROLES, requests_per_token, role_scenario
+from autopar.specs.roles import ROLES, Role, requests_per_token, role_scenario
 from autopar.units import format_rate, format_us, plural
+from autopar.unmeasured import Uses
 
 # How notes call the runs of each band; more clients wait in a queue that sources do not describe.
 _RUNS: Mapping[TimeBand, str] = {
@@ -29,16 +30,27 @@ def with_ranges(scenario: Scenario, report: VerifyReport, plan: AnyPlan) -> Veri
     if report.metrics is None or scenario.cost_model != "analytic":
         return report
     roles: dict[str, Metrics] = {
-        role: _with(report.roles[role], ranges(role_scenario(scenario, role)))
+        role: _with(report.roles[role], ranges(role_scenario(scenario, role), _uses(plan, role)))
         for role in ROLES
         if role in report.roles
     }
-    metrics = _with(report.metrics, ranges(scenario))
+    metrics = _with(report.metrics, ranges(scenario, _uses(plan)))
     if roles:
         expected = replace(_of(metrics), tokens_per_s=_rate_of_both(scenario, roles))
         metrics = replace(metrics, expected=expected)
     notes = (*report.notes, *_notes(scenario, metrics, plan))
     return replace(report, metrics=metrics, roles=roles, notes=notes)
+
+
+def _uses(plan: AnyPlan, role: Role | None = None) -> Uses:
+    """Return which GPUs of a plan, or of one of its roles, talk to each other."""
+    if isinstance(plan, DisaggregatedPlan):
+        layouts = [plan.roles[one] for one in ROLES if role in (None, one)]
+    else:
+        layouts = [plan]
+    stages = [stage for layout in layouts for stage in layout.stages]
+    is_moe = any(len(layout.placement) > 0 for layout in layouts)
+    return Uses.of(stages, is_moe=is_moe)
 
 
 def _with(metrics: Metrics, known: Mapping[Metric, Range]) -> Metrics:
@@ -95,24 +107,10 @@ def _rate_of_both(scenario: Scenario, roles: Mapping[str, Metrics]) -> Interval 
 
 def _notes(scenario: Scenario, metrics: Metrics, plan: AnyPlan) -> Iterator[str]:
     """Yield what a reader must know about the ranges of a plan's metrics."""
-    known = _known(scenario)
-    basis = [
-        f"{_RUNS[band]} from {plural(one.basis.rows, 'run')} of {plural(one.basis.cells, 'cell')}"
-        for band, one in known.items()
-    ]
-    if basis:
-        yield (
-            f"{_of(metrics).share:.0%} of measured runs like this lay in the ranges: "
-            f"{', '.join(basis)}, one model on one GPU of one source each (autopar validate)"
-        ).replace("%", " %")
+    known = _known(scenario, plan)
+    yield from _basis(scenario, known)
     yield from _biases(known.values())
-    if basis and not has_kernels(scenario):
-        gpus = sorted({gpu for one in known.values() for gpu in one.basis.gpus})
-        yield (
-            f"no kernels of {scenario.cluster.gpu.name} were measured: its ranges are wider, and "
-            f"of runs on {', '.join(gpus)} predicted as if theirs were not known either; no "
-            "GPU of another maker was tried"
-        )
+    yield from _assumptions(scenario, plan, known)
     yield from _limits(scenario, metrics)
     yield from _fullness(scenario, metrics)
     if _has_groups_between_nodes(scenario, plan):
@@ -122,12 +120,77 @@ def _notes(scenario: Scenario, metrics: Metrics, plan: AnyPlan) -> Iterator[str]
         )
 
 
-def _known(scenario: Scenario) -> dict[TimeBand, Range]:
+def _basis(scenario: Scenario, known: Mapping[TimeBand, Range]) -> Iterator[str]:
+    """Say which runs the ranges are from, and of which none is on the GPU of the scenario."""
+    if not known:
+        return
+    share = next(iter(known.values())).share
+    said = [
+        f"{_RUNS[band]} from {plural(one.basis.rows, 'run')} of {plural(one.basis.cells, 'cell')} "
+        f"({', '.join(one.basis.gpus)})"
+        for band, one in known.items()
+    ]
+    yield (
+        f"{share:.0%} of the measured runs behind the ranges lay in them: {'; '.join(said)}; a "
+        "cell is one model on one GPU of one source (autopar validate)"
+    ).replace("%", " %")
+    gpu = scenario.cluster.gpu.name
+    without = [_RUNS[band] for band, one in known.items() if gpu not in one.basis.gpus]
+    if without:
+        yield (
+            f"none of the runs of {' and '.join(without)} is on {gpu}: how many of its own would "
+            "lie in such ranges is not known"
+        )
+
+
+def _assumptions(
+    scenario: Scenario, plan: AnyPlan, known: Mapping[TimeBand, Range]
+) -> Iterator[str]:
+    """Say which operations of the plan are assumed, and what that does to which range."""
+    found = list(dict.fromkeys(one.words for one in assumed(scenario, _uses(plan))))
+    if not known or not found:
+        return
+    gpu = scenario.cluster.gpu
+    borrows = gpu.kernels is None or gpu.kernels.of is not None
+    what = (
+        f"no kernels of {gpu.name} were measured"
+        if borrows
+        else (f"not measured on {gpu.name}, but assumed: {', '.join(found)}")
+    )
+    wider = [_RUNS[band] for band, one in known.items() if _is_wider(one, scenario)]
+    alike = [_RUNS[band] for band, one in known.items() if not _is_wider(one, scenario)]
+    said = [
+        f"that of {' and '.join(names)} is {how}"
+        for names, how in (
+            (wider, "wider than with measured kernels"),
+            (alike, "as wide as with measured kernels"),
+        )
+        if names
+    ]
+    yield (
+        f"{what}: of the ranges, {', '.join(said)}, from runs predicted as if no kernels were "
+        "known; no GPU of another maker was tried"
+    )
+
+
+def _is_wider(one: Range, scenario: Scenario) -> bool:
+    """Whether a range is wider than that of plans whose kernels were all measured."""
+    is_moe = scenario.llm.is_moe
+    known = metric_range(one.basis.metric, is_moe=is_moe, has_kernels=True)
+    return known is not None and (one.low < known.low or one.high > known.high)
+
+
+def _known(scenario: Scenario, plan: AnyPlan) -> dict[TimeBand, Range]:
     """Return the bands that an answer draws on, of both roles where there are two."""
-    asked = [scenario]
+    asked: list[tuple[Scenario, Uses]] = [(scenario, _uses(plan))]
     if scenario.workload.phase == "disaggregated":
-        asked += [role_scenario(scenario, role) for role in ROLES]
-    found = [one for part in asked for key, one in ranges(part).items() if key != "tokens_per_s"]
+        asked += [(role_scenario(scenario, role), _uses(plan, role)) for role in ROLES]
+    found = [
+        one
+        for part, uses in asked
+        for key, one in ranges(part, uses).items()
+        if key != "tokens_per_s"
+    ]
     bands = {one.basis.metric: one for one in found}
     return {band: bands[band] for band in _RUNS if band in bands}
 

@@ -66,6 +66,8 @@ class RunnerUp:
     lead: how much better the plan is, of `value`, else of `bound`, as better / worse - 1.
     band: the lead that two predictions like these need to be told apart, in the same terms; None
     where nothing like them was measured. decides: the objective that tells the two apart.
+    over_fabric: whether only one of the two sums or gathers over the fabric between domains, or
+    both do in other groups; nobody measured that, so that there is no band.
     """
 
     objective: str
@@ -76,6 +78,7 @@ class RunnerUp:
     lead: float | None
     band: float | None = None
     decides: str | None = None
+    over_fabric: bool = False
 
     @property
     def within_band(self) -> bool | None:

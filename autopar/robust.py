@@ -85,11 +85,18 @@ def _skipped(scenario: Scenario) -> Iterator[tuple[str, str]]:
             yield kind, "no engine is named, whose host is charged"
         elif kind in _BETWEEN_GPUS and scenario.cluster.num_gpus == 1:
             yield kind, "there is one GPU"
+        elif kind == "fabric_collectives" and _in_one_domain(scenario):
+            yield kind, "all GPUs are in one node or scale-up domain"
         elif getattr(bands, kind) == 1:
             yield kind, "its band has no width"
 
 
-_BETWEEN_GPUS = ("all_reduce", "gather", "all_to_all", "point_to_point")
+_BETWEEN_GPUS = ("all_reduce", "gather", "fabric_collectives", "all_to_all", "point_to_point")
+
+
+def _in_one_domain(scenario: Scenario) -> bool:
+    cluster = scenario.cluster
+    return cluster.num_gpus <= max(cluster.gpus_per_node, cluster.domain_gpus)
 
 
 def moved(scenario: Scenario, kind: str, factor: float) -> Scenario:

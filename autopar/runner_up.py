@@ -4,6 +4,8 @@ It is found as the winner was, among candidates with other degrees, and costs li
 was seen of their batches, and the plans that were tried, are known already.
 """
 
+from collections.abc import Sequence
+
 from autopar.disaggregated.task import PairTask
 from autopar.errors import SolveLimitError
 from autopar.expected import band_of
@@ -14,7 +16,7 @@ from autopar.planning import prepare as prepare_any
 from autopar.problem import Candidate, DisaggregatedPlan, Metrics
 from autopar.results import RunnerUp
 from autopar.search import Prepared, Splits, Task, Vector, prepare
-from autopar.variables import Choice
+from autopar.variables import Choice, PairChoice
 
 _TRIES = 1  # layouts that are solved for a first plan, where none with other degrees was tried
 
@@ -36,6 +38,8 @@ def next_best(
     bound = _bound(second, winner)
     best = second.vector or bound
     found = second.incumbent
+    theirs = None if found is None else [found.candidate]
+    crosses = _differ_over_fabric(task, [outcome.choice.candidate], theirs)
     return RunnerUp(
         objective=first.name,
         unit=first.unit,
@@ -43,8 +47,9 @@ def next_best(
         value=None if second.vector is None else first.value(abs(second.vector[0])),
         bound=None if bound is None else first.value(abs(bound[0])),
         lead=None if best is None else lead(winner[0], best[0]),
-        band=band_of(first.name, metrics),
+        band=None if crosses else band_of(first.name, metrics),
         decides=None if second.vector is None else decides(task, winner, second.vector),
+        over_fabric=crosses,
     )
 
 
@@ -72,6 +77,7 @@ def next_best_pair(task: PairTask, plan: DisaggregatedPlan, metrics: Metrics) ->
     best, choice = min(found, key=lambda pair: pair[0])
     assert choice is not None  # it has a vector
     value = first.value(abs(best[0]))
+    crosses = _differ_over_fabric(task, _candidates(own.choice), _candidates(choice))
     return RunnerUp(
         objective=first.name,
         unit=first.unit,
@@ -79,9 +85,44 @@ def next_best_pair(task: PairTask, plan: DisaggregatedPlan, metrics: Metrics) ->
         value=value,
         bound=value,
         lead=lead(winner[0], best[0]),
-        band=band_of(first.name, metrics),
+        band=None if crosses else band_of(first.name, metrics),
         decides=decides(task, winner, best),
+        over_fabric=crosses,
     )
+
+
+def _candidates(choice: Choice | PairChoice | None) -> list[Candidate]:
+    """Return the candidates of a choice, of each role where there are two."""
+    if isinstance(choice, PairChoice):
+        return [choice.prefill.candidate, choice.decode.candidate]
+    return [] if choice is None else [choice.candidate]
+
+
+def _differ_over_fabric(
+    task: AnyTask, ours: Sequence[Candidate], theirs: Sequence[Candidate] | None
+) -> bool:
+    """Whether two plans differ in the groups that sum or gather over the fabric.
+
+    theirs: None where it is not known which they are.
+    """
+    scenario = task.problem.scenario
+    if scenario.cost_model != "analytic":
+        return False
+    cluster, is_moe = scenario.cluster, scenario.llm.is_moe
+    unit = max(cluster.gpus_per_node, cluster.domain_gpus)
+
+    def crossing(layouts: Sequence[Candidate]) -> list[tuple[tuple[int, int], int]]:
+        return [
+            (
+                (one.tp, one.cp) if one.tp * one.cp > unit else (1, 1),
+                one.etp if is_moe and one.etp > unit else 1,
+            )
+            for one in layouts
+        ]
+
+    own = crossing(ours)
+    others = [((1, 1), 1)] * len(own) if theirs is None else crossing(theirs)
+    return own != others
 
 
 def lead(winner: int, other: int) -> float | None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.api import solve, verify
-from autopar.bands import default_bands, metric_range
+from autopar.bands import cost_bands, default_bands, metric_range
 from autopar.catalog import load_plan, load_scenario, names
 from autopar.expected import band_of, with_ranges
 from autopar.problem import Expected
@@ -148,6 +148,73 @@ def test_a_note_says_what_the_ranges_are_from(solution):
     (note,) = [n for n in solution.notes if "measured runs" in n]
     assert f"TPOT from {band.rows:,} runs of {band.cells} cells" in note
     assert "autopar validate" in note
+
+
+def test_runs_are_named_by_gpu_and_no_share_is_claimed_for_a_gpu_without_any(scenario, solution):
+    """The runs of TPOT are of H100s too, of TTFT they are not, and of L40S there are none."""
+    [note] = [n for n in solution.notes if n.startswith("none of the runs")]
+    assert "runs of TTFT (two to four clients) is on h100-sxm-80gb" in note
+    own = {"llm": "llama-3.1-8b", "cluster": "8xl40s", "workload": "chat-4k-1k"}
+    notes = solve(load_scenario(None, parts=own), diagnose=False).notes
+    [note] = [n for n in notes if n.startswith("none of the runs")]
+    assert "runs of TTFT (two to four clients) and TPOT is on l40s-48gb" in note
+    [note] = [n for n in notes if "measured runs behind the ranges" in n]
+    assert "(b200-sxm-180gb, gb200-186gb, h100-sxm-80gb, h200-sxm-141gb)" in note
+
+
+@pytest.mark.parametrize(
+    ("llm", "cluster", "what"),
+    [
+        ("qwen3-32b-fp8", "1xhgx-a100", "products with weights in fp8_block:"),
+        (
+            "deepseek-v3.1-nvfp4",
+            "1xhgx-h200",
+            "products of experts in nvfp4, products with weights in nvfp4:",
+        ),
+        ("llama-3.1-70b", "8xl40s", "all-reduce, all-gather and reduce-scatter:"),
+    ],
+)
+def test_operations_that_are_assumed_are_named_and_widen_the_ranges(llm, cluster, what):
+    """A100 has no fit of FP8, H200 none of 4 bits, L40S none of collectives."""
+    parts = {"llm": llm, "cluster": cluster, "workload": "chat-4k-1k"}
+    asked = load_scenario(None, parts=parts)
+    if cluster == "8xl40s":
+        asked = changed(asked, "rules", [_rule("tp > 1")])
+    found = solve(asked, diagnose=False)
+    [note] = [n for n in found.notes if n.startswith(f"not measured on {asked.cluster.gpu.name}")]
+    assert f"but assumed: {what}" in note
+    band = metric_range("tpot", is_moe=asked.llm.is_moe, has_kernels=False)
+    metrics = found.metrics
+    assert metrics.expected.tpot_us[1] == pytest.approx(metrics.tpot_us * band.high)
+
+
+def test_one_measured_product_does_not_make_all_bands_narrow(scenario):
+    """As a calibration of products alone would: attention and collectives are assumed."""
+    kernels = scenario.cluster.gpu.kernels
+    gemm = {"bf16": kernels.gemm["bf16"].model_dump()}
+    alone = changed(scenario, "cluster.gpu.kernels", {"gemm": gemm})
+    bands, costs = default_bands().costs, cost_bands(alone)
+    assert costs.gemm == bands.measured.gemm
+    for kind in ("attention", "all_reduce", "gather"):
+        assert getattr(costs, kind) == getattr(bands.assumed, kind) > 1
+    solution = solve(alone, diagnose=False)
+    [note] = [n for n in solution.notes if n.startswith("not measured on h100-sxm-80gb")]
+    assert "attention of prompts with a cache in bf16" in note
+    assert "products with weights" not in note
+
+
+def test_a_range_that_is_no_wider_is_not_called_so(scenario):
+    """Without kernels the band of TPOT is wider, that of the dense TTFT the same."""
+    bare = load_scenario(None, parts=PARTS, overrides=[*LIMITS, "cluster.gpu.kernels=null"])
+    [note] = [n for n in solve(bare, diagnose=False).notes if n.startswith("no kernels of")]
+    for metric in ("tpot", "ttft"):
+        with_, without = (
+            metric_range(metric, is_moe=False, has_kernels=known) for known in (True, False)
+        )
+        wider = (without.low, without.high) != (with_.low, with_.high)
+        name = {"tpot": "TPOT", "ttft": "TTFT (two to four clients)"}[metric]
+        how = "wider than" if wider else "as wide as"
+        assert f"that of {name} is {how} with measured kernels" in note
 
 
 def test_a_limit_that_only_part_of_the_range_meets_is_named(scenario, solution):

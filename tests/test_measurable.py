@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from autopar.api import solve
+from autopar.catalog import load_scenario
 from autopar.layouts import candidate_of
 from autopar.measurable import operations
 from autopar.problem import Plan
@@ -58,3 +61,38 @@ def test_every_kind_of_cost_has_a_name(analytic_scenario: Build) -> None:
     scenario = ruled(analytic_scenario, "tp == 1 and pp == 1")
     assert all(said(scenario, kind) for kind in CostFactors.model_fields)
     assert said(scenario, "all_reduce") == "all-reduce"
+
+
+def test_a_group_over_the_fabric_has_an_operation_of_its_own(analytic_scenario: Build) -> None:
+    """4 GPUs on nodes of 2 cross the fabric; nothing is left inside."""
+    scenario = changed(ruled(analytic_scenario, "tp == 4"), "cluster.gpus_per_domain", 2)
+    scenario = changed(changed(scenario, "cluster.num_nodes", 2), "cluster.gpus_per_node", 2)
+    assert said(scenario, "fabric_collectives") == "all-reduce of 96.0 kB over 4 GPUs in 2 domains"
+    assert said(scenario, "all_reduce") == "all-reduce"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gemm", "attention"),
+    [
+        (["workload.input_tokens=64"], "{n} rows,", "attention of {n} running sequences with"),
+        (["workload.input_tokens=32768"], "of prompts,", "attention of {n} running sequences"),
+        (
+            ["workload.input_tokens=64", "recipe.objectives=[ttft]"],
+            "of prompts,",
+            "attention of prompts of",
+        ),
+    ],
+)
+def test_the_step_that_decides_on_the_objective_is_named(
+    overrides: list[str], gemm: str, attention: str
+) -> None:
+    """Answers take most steps; products of long prompts most of the time, as all to a first token.
+
+    Attention of running sequences to long contexts takes longer than that of their prompts.
+    """
+    parts = {"llm": "llama-3.1-8b", "cluster": "1xhgx-h100", "workload": "chat-4k-1k"}
+    limits = ["requirements.max_tpot_us=30ms", *overrides]
+    scenario = load_scenario(None, parts=parts, overrides=limits)
+    count = solve(scenario, diagnose=False).require_plan().batch
+    assert gemm.format(n=count) in said(scenario, "gemm")
+    assert attention.format(n=count) in said(scenario, "attention")

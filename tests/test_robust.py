@@ -10,6 +10,7 @@ import pytest
 import autopar
 from autopar.api import solve
 from autopar.bands import cost_bands
+from autopar.catalog import load_scenario
 from autopar.errors import SpecError
 from autopar.layouts import layouts_of
 from autopar.objectives.registry import OBJECTIVES
@@ -207,7 +208,7 @@ def _quantum(name: str) -> float:
 def test_what_the_scenario_does_not_have_is_not_moved(analytic_scenario: Build) -> None:
     dense = analytic_scenario(num_experts=0, num_nodes=1)
     found = robustness(dense, solve(dense, diagnose=False).require_plan())
-    assert found.skipped.keys() == {"experts", "all_to_all", "host"}
+    assert found.skipped.keys() == {"experts", "all_to_all", "host", "fabric_collectives"}
     assert {d.kind for d in found.doubts} == CostFactors.model_fields.keys() - found.skipped.keys()
     one = changed(changed(dense, "cluster.gpus_per_node", 1), "cluster.gpus_per_domain", 1)
     found = robustness(one, solve(one, diagnose=False).require_plan())
@@ -270,3 +271,29 @@ def test_an_interrupt_leaves_the_answer(
     assert answer.interrupted
     assert answer.robustness is None
     assert answer.notes[-1] == "interrupted while costs were moved; the answer stands"
+
+
+def test_an_all_reduce_over_the_fabric_has_a_wide_band_of_its_own_and_is_named() -> None:
+    """Over two nodes nobody measured it: the winner of two nodes hangs on a guess."""
+    parts = {"llm": "llama-3.1-405b", "cluster": "2xhgx-h100", "workload": "chat-4k-1k"}
+    limits = ["requirements.max_ttft_us=5s", "requirements.max_tpot_us=50ms"]
+    scenario = load_scenario(None, parts=parts, overrides=limits)
+    solution = solve(scenario)
+    assert solution.require_plan().degree("tp") == 16
+    assert solution.runner_up is not None
+    assert solution.runner_up.over_fabric
+    assert solution.runner_up.within_band is None
+    bands = cost_bands(scenario)
+    assert bands.fabric_collectives > 3 * bands.all_reduce
+    found = robustness(scenario, solution.require_plan())
+    assert {d.kind for d in found.doubts if d.slower.verdict != "stays"} == {"fabric_collectives"}
+    assert found.settles is not None
+    assert found.settles.kind == "fabric_collectives"
+    assert found.settles.what == ("all-reduce of 819 kB over 16 GPUs in 2 domains",)
+    dear = changed(scenario, "cost_factors.fabric_collectives", 2.0)
+    cheaper = solve(dear)
+    assert cheaper.require_plan().degree("tp") == 8
+    confined = changed(dear, "requirements.tensor_parallel_within", "domain")
+    second = solve(confined).runner_up
+    assert second is not None
+    assert not second.over_fabric  # no layout sums over the fabric any more

@@ -10,6 +10,12 @@ from autopar.results import Degrees, Doubt, Measurement, Move, Robustness, Runne
 # Kinds of cost that a node of one's own is timed for (autopar.calibration.cases.NAMES).
 _TIMED = ("gemm", "experts", "attention", "elementwise", "all_reduce", "gather", "all_to_all")
 
+# What a lead does where one of two plans alone has such groups, or each its own.
+_ON_FABRIC = (
+    "hangs on collectives over the fabric that nobody measured: no error of such predictions is "
+    "known that tells the two apart"
+)
+
 
 def runner_up(found: RunnerUp, *, is_moe: bool) -> str:
     """Return which layout comes next to the plan, by how much, and whether that is sure."""
@@ -79,6 +85,8 @@ def _verdict(found: Robustness, second: RunnerUp | None) -> str:
         said = f"the layout does not stay the best wherever one cost is in its band: {_and(kinds)}"
     if second is not None and second.bound is None:
         return f"{said}; no other layout satisfies the spec, so that none is to be told apart"
+    if second is not None and second.over_fabric and second.lead is not None:
+        return f"{said}; that it leads its runner-up by {percent(second.lead)} {_ON_FABRIC}"
     if second is None or second.within_band is None:
         return said
     band = percent(second.band or 0.0)
@@ -137,6 +145,8 @@ def _lead(found: RunnerUp, least: str) -> str:
     if found.lead is None:
         return ""
     said = f"; the plan leads by {least}{percent(found.lead)}"
+    if found.over_fabric:
+        return f"{said}, which {_ON_FABRIC}"
     if found.band is None:
         return said
     band = percent(found.band)

@@ -196,7 +196,7 @@ def _print_metrics(
 ) -> None:
     """Print all metrics, and where measured values of them lie: in a column, if there is room."""
     share = 0.0 if metrics.expected is None else metrics.expected.share
-    said = f"here {percent(share)} of measured values lie"
+    said = f"here {percent(share)} of the runs in the notes lie"
     if share and not roles:
         title = f"{title}, and w{said}"
     ranges = {} if roles else range_rows(metrics)

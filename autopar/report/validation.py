@@ -1,6 +1,8 @@
 """What `autopar validate` found, as a document and as text."""
 
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -15,7 +17,8 @@ from autopar.validation.report import METRICS, Validation
 from autopar.validation.statistics import Ranking, Score
 
 Json = dict[str, Any]
-_MOST_REASONS = 8
+_MOST_REASONS = 12
+_QUOTED = re.compile(r"'[^']*'")
 # Views with a table of their own in the text; the document has all.
 _TABLES = ("gpu", "engine", "model", "load", "source")
 
@@ -98,13 +101,32 @@ def print_validation(console: Console, found: Validation) -> None:
     _ranking(console, found.ranking, "plans")
     _ranking(console, found.equal_ranking, "plans on equally many GPUs")
     _ranking(console, found.training_ranking, "layouts of training")
-    reasons = sorted(found.left_out.items(), key=lambda pair: -pair[1])
-    for reason, count in reasons[:_MOST_REASONS]:
-        console.print(Text(f"not predicted: {plural(count, 'row')}: {reason}"))
-    if len(reasons) > _MOST_REASONS:
-        rest = sum(count for _, count in reasons[_MOST_REASONS:])
-        console.print(Text(f"not predicted: {plural(rest, 'row')} for other reasons (--json)"))
+    _not_predicted(console, found.left_out)
     console.print(Text(_legend(share)))
+
+
+def _not_predicted(console: Console, left_out: Mapping[str, int]) -> None:
+    """Print why rows are not predicted; reasons that differ in what they quote share a line."""
+    alike: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for reason, count in left_out.items():
+        alike[_QUOTED.sub("", reason, count=1)].append((count, reason))
+    groups = sorted(alike.values(), key=lambda group: -sum(count for count, _ in group))
+    for group in groups[:_MOST_REASONS]:
+        rows = plural(sum(count for count, _ in group), "row")
+        console.print(Text(f"not predicted: {rows}: {_together(group)}"))
+    if len(groups) > _MOST_REASONS:
+        rest = sum(count for group in groups[_MOST_REASONS:] for count, _ in group)
+        console.print(Text(f"not predicted: {plural(rest, 'row')} for other reasons (--json)"))
+
+
+def _together(group: Sequence[tuple[int, str]]) -> str:
+    """Return one reason for all: the first one's, with the number of other things it is for."""
+    reason = max(group)[1]
+    if len(group) == 1:
+        return reason
+    return _QUOTED.sub(
+        lambda quoted: f"{quoted[0]} and {plural(len(group) - 1, 'other')}", reason, count=1
+    )
 
 
 def _cells(found: Score) -> tuple[str, ...]:
@@ -136,7 +158,8 @@ def _legend(share: str) -> str:
         "held back": "rows whose requests waited for longer than the prompts of all clients take: "
         "the engine let fewer run than the source says",
         f"in {share}": f"share of rows in the band that answers carry, which claims {share}",
-        "flops, bytes": "MAPE of trivial models with the one constant that makes it least: all "
-        "work at a share of the peak rate; bytes at a share of the bandwidth, prompts at the peak",
+        "flops, bytes": "MAPE of trivial models with the one constant that makes it least for all "
+        "rows of the catalogue, or of the table, whichever sources are named: all work at a share "
+        "of the peak rate; bytes at a share of the bandwidth, prompts at the peak",
     }
     return "\n" + "\n".join(f"{name}: {meaning}" for name, meaning in words.items())

@@ -17,10 +17,11 @@ class MetricBand(Spec):
 
     metric: time per token at a concurrency (`tpot`) or of a given batch (`static`); time to the
     first token of two to four clients (`ttft`) or of prompts that wait for nobody (`prompt`).
-    is_moe, has_kernels: which predictions it is for; a GPU has kernels if they were measured on it.
-    is_moe absent: of models with experts and without. low, high: the `share` of the document lies
-    between them. rows, cells, gpus: what they are from; a cell is one model on one kind of GPU from
-    one source. coverage: of the rows of a cell that was left out, on average over all of them.
+    is_moe, has_kernels: which predictions it is for; a plan has kernels if all of its operations
+    were measured on its GPU. is_moe absent: of models with experts and without. low, high: the
+    `share` of the document lies between them. rows, cells, gpus: what they are from; a cell is one
+    model on one kind of GPU from one source. coverage: of the rows of a cell that was left out, on
+    average over all of them.
     """
 
     metric: TimeBand

@@ -14,7 +14,8 @@ class CostFactors(Spec):
 
     gemm: matrix products. experts: grouped products of routed experts. attention: of prompts and of
     running sequences, linear mixers too. elementwise: kernels that only move data. all_reduce,
-    gather (all-gather and reduce-scatter), all_to_all, point_to_point: collectives and messages.
+    gather (all-gather and reduce-scatter): inside a node or scale-up domain. fabric_collectives:
+    both of groups that cross the fabric between domains. all_to_all, point_to_point: wherever.
     host: of the engine between steps.
     """
 
@@ -24,6 +25,7 @@ class CostFactors(Spec):
     elementwise: Factor = 1.0
     all_reduce: Factor = 1.0
     gather: Factor = 1.0
+    fabric_collectives: Factor = 1.0
     all_to_all: Factor = 1.0
     point_to_point: Factor = 1.0
     host: Factor = 1.0

@@ -5,8 +5,8 @@ date, model, gpu, n_gpus, tp, pp, cp, ep, etp, dp, precision, kv_precision, mode
 concurrency, decode_batch_per_gpu, ttft_ms, tpot_ms, e2e_latency_s, out_tokens_per_s_per_gpu,
 in_tokens_per_s_per_gpu, notes. An empty cell is a figure or a fact that the source does not state.
 Notes with the word EPLB mean that experts were balanced, and are predicted with an even load. Runs
-of training are read as `autopar.validation.bulk_training` says; what is not predicted is counted,
-with the reason.
+of training, and their memory, are read as `autopar.validation.bulk_training` says; what is not
+predicted is counted, with the reason.
 """
 
 import csv
@@ -21,8 +21,9 @@ from pydantic import ValidationError
 from autopar.catalog import names, read_document
 from autopar.errors import SpecError, shorten
 from autopar.specs import Precision, Precisions, ServingCase, TrainingCase
+from autopar.units import plural
 from autopar.validation.bulk_training import training_case
-from autopar.validation.cells import count, figure, is_empty
+from autopar.validation.cells import count, figure, is_empty, is_zero
 
 COLUMNS = ("row_id", "tier", "family", "source_key", "engine", "model", "gpu", "tp", "mode", "isl")
 _MODES = {
@@ -62,6 +63,13 @@ _WIDTHS: Mapping[str, Precision] = {
     "int8": "int8",
     "int4": "int4",
 }
+# Our figures -> columns; a prefill alone produces input tokens.
+_FIGURES = {
+    "ttft_ms": "ttft_ms",
+    "tpot_ms": "tpot_ms",
+    "e2e_s": "e2e_latency_s",
+    "tokens_per_s_per_gpu": "out_tokens_per_s_per_gpu",
+}
 
 
 @dataclass(slots=True)
@@ -92,12 +100,25 @@ def read_bulk(path: Path, tiers: tuple[str, ...] = ("A",)) -> Bulk:
                     f"{path.name}: no column {missing[0]!r}; expected a table of measured runs "
                     f"with {', '.join(COLUMNS)}"
                 )
-            for number, line in enumerate(reader, start=2):
-                _read(line, bulk, tiers, f"{path.name}: line {number}")
+            for line in reader:
+                place = f"{path.name}: line {reader.line_num}"
+                _refuse_other_columns(line, len(reader.fieldnames or ()), place)
+                _read(line, bulk, tiers, place)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise SpecError(f"{path.name}: cannot be read: {reason}") from None
     return bulk
+
+
+def _refuse_other_columns(line: Mapping[Any, Any], columns: int, place: str) -> None:
+    """Raise SpecError for a line with more cells than the table has columns, or with fewer."""
+    more = line.get(None) or ()
+    fewer = sum(cell is None for name, cell in line.items() if name is not None)
+    if more or fewer:
+        raise SpecError(
+            f"{place}: {plural(columns + len(more) - fewer, 'cell')}, expected {columns}, one for "
+            "each column (a comma in a text needs quotes around it)"
+        )
 
 
 def _read(line: Mapping[str, str], bulk: Bulk, tiers: tuple[str, ...], place: str) -> None:
@@ -105,7 +126,7 @@ def _read(line: Mapping[str, str], bulk: Bulk, tiers: tuple[str, ...], place: st
     if line["tier"] not in tiers:
         return bulk.leave_out(f"tier {shorten(line['tier'])}, which --tier does not name")
     try:
-        if line["family"] == "training":
+        if line["family"] in ("training", "memory"):
             return _read_training(line, bulk)
         if line["family"] == "inference":
             return _read_inference(line, bulk)
@@ -145,6 +166,9 @@ def _read_inference(line: Mapping[str, str], bulk: Bulk) -> None:
     cluster = _cluster(line["gpu"])
     if cluster is None:
         return bulk.leave_out(f"GPU {shorten(line['gpu'])} is not in the catalogue")
+    zero = next((name for name in _FIGURES.values() if is_zero(line, name)), None)
+    if zero is not None:
+        return bulk.leave_out(f"{zero} is 0, which is no figure")
     figures = dict(_figures(line, mode))
     if not figures:
         return bulk.leave_out("no figure")
@@ -200,13 +224,9 @@ def _work(line: Mapping[str, str], mode: str) -> dict[str, int]:
 
 
 def _figures(line: Mapping[str, str], mode: str) -> Iterator[tuple[str, float]]:
-    produced = "in_tokens_per_s_per_gpu" if mode == "prefill" else "out_tokens_per_s_per_gpu"
-    columns = {
-        "ttft_ms": "ttft_ms",
-        "tpot_ms": "tpot_ms",
-        "e2e_s": "e2e_latency_s",
-        "tokens_per_s_per_gpu": produced,
-    }
+    columns = dict(_FIGURES)
+    if mode == "prefill":
+        columns["tokens_per_s_per_gpu"] = "in_tokens_per_s_per_gpu"
     for ours, theirs in columns.items():
         value = figure(line, theirs)
         if value > 0:

@@ -14,6 +14,14 @@ def is_empty(line: Line, column: str) -> bool:
     return (line.get(column) or "").strip() in ("", "0", "0.0")
 
 
+def is_zero(line: Line, column: str) -> bool:
+    """Whether a cell states a number that is 0.
+
+    Raises ValueError for what is no number.
+    """
+    return bool((line.get(column) or "").strip()) and figure(line, column) == 0
+
+
 def count(line: Line, column: str, otherwise: int = 1) -> int:
     """Return a count; an empty cell and 0 say nothing.
 

@@ -13,6 +13,7 @@ from autopar.errors import SpecError
 from autopar.specs import ServingCase, ServingRow, TrainingCase, TrainingRow
 from autopar.specs.bands import TimeBand
 from autopar.specs.counting import active_parameters
+from autopar.unmeasured import Phase, Uses, assumed_operations
 from autopar.validation.serving import (
     FEW,
     Prediction,
@@ -42,6 +43,21 @@ _BANDS: Mapping[str, TimeBand] = {
     "e2e_s": "static",
     "ttft_ms": "prompt",
     "ttft_few_ms": "ttft",
+}
+
+# What is scored of a run, by its mode, in words.
+_WORDS: Mapping[str, str] = {
+    "closed_loop": "neither TPOT, nor TTFT of up to four clients",
+    "static": "no time of a static batch",
+    "prefill": "no rate of prompts",
+    "decode": "neither TPOT nor a rate",
+}
+# What is computed in a run, by its mode.
+_PHASES: Mapping[str, Phase] = {
+    "closed_loop": "serving",
+    "static": "serving",
+    "prefill": "prefill",
+    "decode": "decode",
 }
 
 
@@ -120,7 +136,11 @@ def evaluate(
                 setup = setup_of(case, row.num_gpus, bare=bare)
                 if engine is not None:
                     setup = changed.setdefault(id(setup), setup.with_engine(engine))
-                outcomes += _scored(source, case, row, setup, predict(setup, case.mode, row))
+                own = list(_scored(source, case, row, setup, predict(setup, case.mode, row)))
+                outcomes += own
+                if not own:
+                    reason = f"{_WORDS[case.mode]}: no figure of it is scored"
+                    left_out[reason] = left_out.get(reason, 0) + 1
             except SpecError as error:
                 reason = f"{case.llm} on {case.cluster}: {error}"
                 left_out[reason] = left_out.get(reason, 0) + 1
@@ -163,12 +183,23 @@ def _scored(
         case_name=f"{source} {case.llm} {stored} {gpu.name} {case.engine} {case.date} {shape}",
         gpu=gpu.name,
         is_moe=setup.llm.is_moe,
-        has_kernels=gpu.kernels is not None and gpu.kernels.of is None,
+        has_kernels=not assumed_operations(
+            setup.llm, gpu, setup.engine, _PHASES[case.mode], _uses(row, is_moe=setup.llm.is_moe)
+        ),
         is_held_back=_is_held_back(case, row, found),
         rate=(rates[0], rates[1]) if rates[0] is not None and rates[1] is not None else None,
     )
     for metric, predicted, measured in _figures(case, row, found):
         yield build(metric, predicted, measured, trivial=_trivial(metric, row, setup, found))
+
+
+def _uses(row: ServingRow, *, is_moe: bool) -> Uses:
+    """Return which GPUs of a run talk to each other."""
+    etp = row.etp or max(row.stage_gpus // row.ep, 1)
+    return Uses(
+        sums=row.tp * row.cp > 1 or (is_moe and etp > 1),
+        exchanges=is_moe and row.cp * row.attn_dp > 1,
+    )
 
 
 def _outcome(

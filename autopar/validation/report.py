@@ -8,6 +8,7 @@ from statistics import fmean
 
 from autopar.bands import default_bands, metric_range
 from autopar.errors import SpecError, shorten, suggest
+from autopar.units import plural
 from autopar.validation.bulk import read_bulk
 from autopar.validation.outcomes import BYTES, TRIVIAL, AnyCase, Evaluation, Outcome, evaluate
 from autopar.validation.shelf import shipped_cases
@@ -24,6 +25,7 @@ METRICS: Mapping[str, str] = {
     "state_gib": "training: parameters, gradients, optimizer",
     "activation_gib": "training: activations",
 }
+_MOST_REASONS = 3  # that an error names
 # Views of the rows: how a group is named, in the order of the report.
 _BY: Mapping[str, Callable[[Outcome], str]] = {
     "all": lambda _: "all",
@@ -74,6 +76,7 @@ def validate(
 
     data: a table of measured runs (CSV) instead of the catalogue's; tiers: of its rows. only: names
     of sources; all where empty.
+    Trivial models have the constants of all rows, also where some sources are chosen.
     Raises SpecError for a table that cannot be read, and if no row is left.
     """
     left_out: dict[str, int] = {}
@@ -81,38 +84,53 @@ def validate(
     if data is not None:
         bulk = read_bulk(data, tuple(tiers))
         cases, left_out = bulk.cases, bulk.left_out
-    chosen = list(_chosen(list(cases), only))
+    every = list(cases)
+    chosen = list(_chosen(every, only, left_out))
     found = evaluate(chosen)
-    return scored(Evaluation(found.outcomes, {**left_out, **found.left_out}))
+    left_out = {**left_out, **found.left_out}
+    if not found.outcomes:
+        raise SpecError(f"validate: no row is scored{_because(left_out)}")
+    others = evaluate(pair for pair in every if only and pair[0] not in only)
+    return scored(Evaluation(found.outcomes, left_out), beside=others.outcomes)
+
+
+def _because(left_out: Mapping[str, int]) -> str:
+    """Return why rows were left out, the most frequent reasons first."""
+    reasons = sorted(left_out.items(), key=lambda pair: -pair[1])
+    said = [f"{plural(count, 'row')}: {reason}" for reason, count in reasons[:_MOST_REASONS]]
+    if len(reasons) > _MOST_REASONS:
+        said.append(f"and {plural(len(reasons) - _MOST_REASONS, 'reason')} more")
+    return f": {'; '.join(said)}" if said else "; expected measured runs"
 
 
 def _chosen(
-    cases: Sequence[tuple[str, AnyCase]], only: Sequence[str]
+    cases: Sequence[tuple[str, AnyCase]], only: Sequence[str], left_out: Mapping[str, int]
 ) -> Iterator[tuple[str, AnyCase]]:
     """Yield the cases of the named sources; of all where none is named."""
+    if not cases:
+        raise SpecError(f"validate: no row can be predicted{_because(left_out)}")
     known = sorted({source for source, _ in cases})
     for name in only:
         if name not in known:
             raise SpecError(
                 f"validate: unknown source {shorten(name)}{suggest(name, known)}; expected one of "
-                f"{', '.join(known) or 'none, for no row can be predicted'}"
+                f"{', '.join(known)}"
             )
-    if not cases:
-        raise SpecError("validate: no row that can be predicted; expected measured runs")
     yield from (pair for pair in cases if not only or pair[0] in only)
 
 
-def scored(found: Evaluation) -> Validation:
-    """Return the scores of outcomes."""
+def scored(found: Evaluation, *, beside: Sequence[Outcome] = ()) -> Validation:
+    """Return the scores of outcomes; beside: others, whose rows count for trivial constants too."""
     groups = []
     for metric in METRICS:
         own = [outcome for outcome in found.outcomes if outcome.metric == metric]
+        every = [*own, *(outcome for outcome in beside if outcome.metric == metric)]
         for by, name_of in _BY.items():
             named: dict[str, list[Outcome]] = defaultdict(list)
             for outcome in own:
                 named[name_of(outcome)].append(outcome)
             groups += [
-                Group(metric, by, name, _score(rows, own)) for name, rows in sorted(named.items())
+                Group(metric, by, name, _score(rows, every)) for name, rows in sorted(named.items())
             ]
     return Validation(
         tuple(groups),
@@ -126,7 +144,7 @@ def scored(found: Evaluation) -> Validation:
 
 
 def _score(rows: Sequence[Outcome], own: Sequence[Outcome]) -> Score:
-    """Score a group; a trivial model has one constant, fitted to all rows of the metric.
+    """Score a group; a trivial model has one constant, fitted to `own`, all rows of the metric.
 
     It has none to show where a constant is all that there is to say: of a single row.
     """

@@ -163,5 +163,6 @@ def _fabric_notes(scenario: Scenario, plan: Plan) -> Iterator[str]:
             yield (
                 f"{key} groups of {widest} GPUs cross the fabric between domains of {unit}: their "
                 "all-reduces are worked out from its latency and bandwidth, not measured "
-                "(requirements.tensor_parallel_within=domain keeps them inside)"
+                "(--robust moves them apart, as fabric_collectives; "
+                "requirements.tensor_parallel_within=domain keeps them inside)"
             )

@@ -89,3 +89,30 @@ def test_a_catalogue_of_ones_own_is_validated(tmp_path):
     )
     result = run("mine", "--catalog", tmp_path, "--json")
     assert json.loads(result.stdout)["groups"][0]["rows"] == 1
+
+
+HEADER = (
+    "row_id,tier,family,source_key,engine,model,gpu,tp,mode,isl,osl,concurrency,tpot_ms,ttft_ms"
+)
+LINE = "x-1,{tier},inference,me,vllm,Llama-3.1-8B,H100,1,agg,1024,{osl},16,{tpot},{ttft}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"tpot": "0"}, "no row can be predicted: 1 row: tpot_ms is 0, which is no figure"),
+        ({"tier": "C"}, "no row can be predicted: 1 row: tier 'C', which --tier does not name"),
+        (
+            {"tpot": "", "ttft": "90"},
+            "no row is scored: 1 row: neither TPOT, nor TTFT of up to four clients: no figure",
+        ),
+    ],
+)
+def test_a_table_of_which_nothing_is_scored_says_why(tmp_path, fields, says):
+    line = LINE.format(**{"tier": "A", "osl": 128, "tpot": 9, "ttft": ""} | fields)
+    path = tmp_path / "table.csv"
+    path.write_text(f"{HEADER}\n{line}\n", encoding="utf-8")
+    result = run("--data", path)
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.split())
+    assert result.stdout == ""

@@ -1,5 +1,6 @@
 """What one step works on in every phase, by hand."""
 
+from dataclasses import replace
 from math import exp
 
 import numpy as np
@@ -19,8 +20,7 @@ def steps_of(scenario, groups=1, *, pp=1, cp=1, batch=0, chunks=1, **work):
     """Steps of stages with so many attention groups; one GPU each but for cp."""
     workload = scenario.workload.model_copy(update=work)
     row = Candidate(1, pp, 1, cp, groups, groups * cp, 1, 1, batch, chunks)
-    shape = Shape.of(scenario.llm, scenario.workload)
-    shape = Shape(shape.architecture, shape.precisions, workload, shape.kinds, shape.counts)
+    shape = replace(Shape.of(scenario.llm, scenario.workload), workload=workload)
     return Steps.of(shape, Candidates.of([row]), np.array([groups]))
 
 

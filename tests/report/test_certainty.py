@@ -97,6 +97,14 @@ def test_a_layout_that_stays_and_is_not_told_apart_is_one_sentence():
     )
 
 
+def test_a_lead_that_hangs_on_the_fabric_is_held_against_no_error():
+    found = replace(FOUND, lead=0.58, band=None, over_fabric=True)
+    said = certainty.runner_up(found, is_moe=True)
+    assert "the plan leads by 58 %, which hangs on collectives over the fabric that nobody" in said
+    verdict = certainty.robust_notes(robust(replace(STAYS, factor=1.25)), found)[0]
+    assert verdict.startswith(f"{STAYS_SAID}; that it leads its runner-up by 58 % hangs on")
+
+
 @pytest.mark.parametrize(
     ("overtakes", "lead", "said"),
     [(1.2, 0.1, "from x 1.2 on"), (None, 0.1, "not in the band"), (None, None, "")],
@@ -109,8 +117,8 @@ def test_where_the_runner_up_overtakes_is_a_column(overtakes, lead, said):
 
 
 def test_every_kind_of_cost_is_timed_or_known_not_to_be():
-    """calibrate times products, experts, attention, copies and collectives of its own GPUs."""
-    untimed = {"point_to_point", "host"}
+    """calibrate times products, experts, attention, copies and collectives inside one node."""
+    untimed = {"point_to_point", "host", "fabric_collectives"}
     assert set(certainty._TIMED) | untimed == set(CostFactors.model_fields)
     operations = " ".join([*NAMES, *NAMES["collectives"]])
     for kind in certainty._TIMED:

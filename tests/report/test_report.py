@@ -303,7 +303,7 @@ def test_metrics_carry_their_bands_in_the_document_and_in_the_text(workload, pri
     report = verify(asked, answer.plan)
     assert documents.verification_document(report)["metrics"]["bands"] == bands
     spoken = words.interval(answer.metrics.expected.tpot_us, "us")
-    assert f"here {words.percent(bands['share'])} of measured values lie" in printed(
+    assert f"here {words.percent(bands['share'])} of the runs in the notes lie" in printed(
         text.print_solution, answer
     )
     assert spoken in printed(text.print_solution, answer)
@@ -353,7 +353,7 @@ def test_a_comparison_has_the_range_of_every_plan(printed):
 def test_the_runner_up_is_in_the_document_and_in_the_text(solution, printed):
     found = documents.solution_document(solution)["runner_up"]
     keys = {"objective", "unit", "degrees", "value", "bound", "lead", "band", "decides"}
-    assert found.keys() == keys | {"within_band"}
+    assert found.keys() == keys | {"within_band", "over_fabric"}
     assert found["degrees"].keys() == set(words.DEGREES)
     assert found["within_band"] is None  # what a document declares has no errors
     assert f"Runner-up {certainty.runner_up(solution.runner_up, is_moe=True)}" in printed(

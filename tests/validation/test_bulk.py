@@ -139,6 +139,8 @@ def test_modes_have_their_own_work(table):
         ({"precision": "foo"}, "precision 'foo' is not known"),
         ({"model": "Grok-9"}, "model 'Grok-9' is not in the catalogue"),
         ({"gpu": "TPU v9"}, "GPU 'TPU v9' is not in the catalogue"),
+        ({"tpot_ms": "0"}, "tpot_ms is 0, which is no figure"),
+        ({"ttft_ms": "0.0", "tpot_ms": ""}, "ttft_ms is 0, which is no figure"),
         (
             {"ttft_ms": "", "tpot_ms": "", "out_tokens_per_s_per_gpu": ""},
             "no figure",
@@ -152,10 +154,10 @@ def test_what_cannot_be_predicted_is_counted_with_its_reason(table, fields, reas
 
 
 def test_other_tiers_and_families_are_counted_with_their_reason(table):
-    path = table({"tier": "B"}, {"family": "memory"}, {})
+    path = table({"tier": "B"}, {"family": "power"}, {})
     bulk = read_bulk(path)
     assert len(bulk.cases) == 1
-    assert bulk.left_out == {"tier 'B', which --tier does not name": 1, "family 'memory'": 1}
+    assert bulk.left_out == {"tier 'B', which --tier does not name": 1, "family 'power'": 1}
     assert len(read_bulk(path, ("A", "B")).cases) == 2
 
 
@@ -219,10 +221,15 @@ def test_a_training_run_becomes_a_case(table):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"engine": "nanotron"}, "training with 'nanotron': what overlaps in it is not in"),
+        ({"engine": "nanotron"}, "training with 'nanotron': what overlaps and is computed"),
         ({"model": "GPT-h9"}, "training of 'GPT-h9': it is not in the catalogue"),
         ({"gpu": "H100"}, "training on 'H100': its network is not in the catalogue"),
-        ({"mbs": ""}, "training: the layout, the batch or the time of a step is not stated"),
+        ({"mbs": ""}, "training: the micro-batch is not stated"),
+        ({"gbs": ""}, "training: the layout, the batch or a figure is not stated"),
+        ({"step_time_s": ""}, "training: the layout, the batch or a figure is not stated"),
+        ({"step_time_s": "0.0"}, "step_time_s is 0, which is no figure"),
+        ({"precision": "MXFP8"}, "training in 'MXFP8': how it is computed is not in the table"),
+        ({"recompute": "see recipe"}, "training: what is computed again is not in the table"),
     ],
 )
 def test_training_that_cannot_be_predicted_is_counted_with_its_reason(table, fields, reason):
@@ -230,6 +237,89 @@ def test_training_that_cannot_be_predicted_is_counted_with_its_reason(table, fie
     assert not bulk.cases
     [said] = bulk.left_out
     assert said.startswith(reason)
+
+
+NEMO = TRAINED | {
+    "row_id": "dgxc-0017",
+    "engine": "NeMo (dgxc-benchmarking)",
+    "model": "Llama-3.1-70B",
+    "gpu": "H100",
+    "n_gpus": "64.0",
+    "dp": "2.0",
+    "gbs": "128.0",
+    "mbs": "1.0",
+    "vp": "5.0",
+    "seq_len": "8192.0",
+    "sp": "True",
+    "recompute": "",
+    "precision": "FP8",
+    "step_time_s": "9.86",
+}
+MEMORY = TRAINED | {
+    "family": "memory",
+    "row_id": "korthikanti22_mem-0002",
+    "engine": "Megatron-LM",
+    "model": "GPT-22B",
+    "n_gpus": "8.0",
+    "tp": "8.0",
+    "pp": "1.0",
+    "dp": "1.0",
+    "gbs": "4.0",
+    "mbs": "",
+    "sp": "True",
+    "recompute": "selective(attention)",
+    "step_time_s": "",
+    "act_mem_gib": "9.5625",
+    "paramopt_mem_gib": "45.5625",
+    "precision": "FP16",
+    "mode": "",
+}
+BRIDGE = NEMO | {
+    "row_id": "mbridge-0080",
+    "engine": "Megatron-Bridge/MCore",
+    "model": "Llama-3-70B",
+    "recompute": "see perf_recipes/*/h100 in repo",
+    "pp": "8.0",
+    "gbs": "256.0",
+    "step_time_s": "20",
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "document", "figures"),
+    [
+        (NEMO, "dgx-cloud-2025", {"step_s": 9.86}),
+        (MEMORY, "korthikanti-2022", {"activation_gib": 9.5625, "state_gib": 45.5625}),
+        (BRIDGE, "megatron-bridge-2026", {"step_s": 20.0}),
+    ],
+)
+def test_runs_are_read_as_the_catalogue_describes_those_of_their_source(
+    table, line, document, figures
+):
+    """Two of them by their columns; the recipes of the third stand in the catalogue alone."""
+    columns = [*WIDE, "act_mem_gib", "paramopt_mem_gib"]
+    [(_, case)] = read_bulk(table(line, columns=columns)).cases
+    shipped = Measurements.model_validate(read_document("measurements", document))
+    [(twin, own)] = [(r, c) for c in shipped.cases for r in c.rows if r.id == line["row_id"]]
+    assert (case.llm, case.cluster, case.engine) == (own.llm, own.cluster, own.engine)
+    assert case.rows[0] == twin.model_copy(update=figures | {"note": case.rows[0].note})
+
+
+def test_another_run_under_the_id_of_a_described_one_is_not_predicted_as_that(table):
+    bulk = read_bulk(table(BRIDGE | {"tp": "8.0"}, columns=WIDE))
+    assert not bulk.cases
+    assert list(bulk.left_out) == [
+        "training with 'Megatron-Bridge/MCore': the catalogue has another run of that id"
+    ]
+
+
+def test_a_line_with_a_cell_too_many_or_too_few_is_refused(table):
+    path = table({}, {})
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for broken, cells in ((f"{lines[2]},7", len(ROW) + 1), (lines[2][:-1], len(ROW) - 1)):
+        path.write_text("\n".join((*lines[:2], broken)), encoding="utf-8")
+        with pytest.raises(SpecError, match=f"line 3: {cells} cells, expected {len(ROW)}, one"):
+            read_bulk(path)
 
 
 @pytest.mark.parametrize("column", COLUMNS)

@@ -53,6 +53,25 @@ def test_a_trivial_model_has_one_constant_for_all_groups():
     assert found.group("tpot_ms").baselines["bytes"] == pytest.approx(0.0)
 
 
+def test_a_choice_of_sources_keeps_the_constants_of_all_rows():
+    """One row in hand, and another beside that makes the constant 2: 100 % off and 0 % without."""
+    one, other = outcome(measured=1.0), outcome(measured=2.0)
+    alone = scored(Evaluation((one, one), {})).group("tpot_ms")
+    beside = scored(Evaluation((one, one), {}), beside=(other,) * 5).group("tpot_ms")
+    assert alone.rows == beside.rows == 2
+    assert alone.mape == beside.mape
+    assert alone.baselines["flops"] == pytest.approx(0.0)
+    assert beside.baselines["flops"] == pytest.approx(1.0)
+
+
+def test_a_named_source_has_the_trivial_errors_that_it_has_among_all():
+    chosen = validate(only=["nim-llama-3.3-70b"])
+    every = validate()
+    for metric in ("tpot_ms", "ttft_ms"):
+        own = every.group(metric, "source", "nim-llama-3.3-70b")
+        assert chosen.group(metric).baselines == pytest.approx(own.baselines)
+
+
 def test_a_single_row_has_no_trivial_model():
     """One constant makes any model right there."""
     assert scores(outcome()).group("tpot_ms").baselines == {}
@@ -133,7 +152,7 @@ def test_the_text_fits_80_columns_and_names_everything():
     found = scored(
         Evaluation(
             (outcome(source="a-source-with-quite-a-long-name"), outcome(gpu="b200-sxm-180gb")),
-            {f"reason {i}": 1 for i in range(12)},
+            {f"reason {i}": 1 for i in range(16)} | {f"no {n!r} here": 2 for n in "abc"},
         )
     )
     console = Console(width=80, file=None, color_system=None, record=True)
@@ -143,7 +162,8 @@ def test_the_text_fits_80_columns_and_names_everything():
     assert max(len(line) for line in lines) <= 80
     text = " ".join(captured.get().split())
     assert "b200-sxm-180gb" in text
-    assert "4 rows for other reasons" in text
+    assert "6 rows: no 'c' and 2 others here" in text  # the same of three things
+    assert "5 rows for other reasons" in text
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones():

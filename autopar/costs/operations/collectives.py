@@ -81,7 +81,7 @@ class Network:
         else:
             time_us = _best_us(self.all_reduce, size_bytes, num_gpus)
         time_us = np.where(time_us > 0, time_us + self.slower_us, 0.0)
-        return real(time_us * self.factors.all_reduce)
+        return real(time_us * self._factor(self.factors.all_reduce, num_gpus, stride))
 
     def all_gather_us(
         self, size_bytes: ArrayLike, num_gpus: ArrayLike, stride: ArrayLike = 1
@@ -94,7 +94,7 @@ class Network:
             time_us = self._apart_us("all_gather", size_bytes, num_gpus, stride)
         else:
             time_us = _best_us(self.all_gather, size_bytes, num_gpus)
-        return time_us * self.factors.gather
+        return real(time_us * self._factor(self.factors.gather, num_gpus, stride))
 
     def reduce_scatter_us(
         self, size_bytes: ArrayLike, num_gpus: ArrayLike, stride: ArrayLike = 1
@@ -107,7 +107,7 @@ class Network:
             time_us = self._apart_us("reduce_scatter", size_bytes, num_gpus, stride)
         else:
             time_us = _best_us(self.reduce_scatter, size_bytes, num_gpus)
-        return time_us * self.factors.gather
+        return real(time_us * self._factor(self.factors.gather, num_gpus, stride))
 
     def all_to_all_us(
         self,
@@ -156,6 +156,11 @@ class Network:
         time_us = start_us + size * np.where(far, far_per_byte, per_byte)
         time_us = time_us * self.factors.point_to_point
         return real(np.where(size > 0, time_us, 0.0))
+
+    def _factor(self, inside: float, num_gpus: ArrayLike, stride: ArrayLike) -> FloatArray:
+        """Return the factor on collectives: another one where groups cross the fabric."""
+        crosses = real(num_gpus) * real(stride) > self.inside.unit_gpus
+        return real(np.where(crosses, self.factors.fabric_collectives, inside))
 
     def _apart_us(
         self, kind: Collective, size_bytes: ArrayLike, num_gpus: ArrayLike, stride: ArrayLike
