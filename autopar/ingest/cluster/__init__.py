@@ -40,5 +40,6 @@ def draft_of(
         nodes=tuple(node.name for node in counts.nodes),
         sources=findings.sources,
         said=tuple(notes.said),
-        warnings=tuple(dict.fromkeys((*selection.warnings, *notes.warnings))),
+        remarks=(*selection.warnings, *notes.warnings),
+        doubts=notes.doubts,
     )

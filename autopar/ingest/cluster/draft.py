@@ -27,7 +27,11 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A cluster spec in the making. nodes: as autopar numbers them; said: one entry per field."""
+    """A cluster spec in the making.
+
+    nodes: as autopar numbers them. said: one entry per field. doubts: warnings about a link, which
+    a measurement of it settles.
+    """
 
     name: str
     gpu: str
@@ -38,7 +42,14 @@ class Draft:
     nodes: tuple[str, ...]
     sources: tuple[str, ...]
     said: tuple[Said, ...]
-    warnings: tuple[str, ...]
+    remarks: tuple[str, ...]
+    doubts: Mapping[Level, Sequence[str]]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person has to look at."""
+        doubts = (text for texts in self.doubts.values() for text in texts)
+        return tuple(dict.fromkeys((*self.remarks, *doubts)))
 
     @property
     def description(self) -> str:
@@ -65,9 +76,12 @@ class Draft:
 
     def with_link(self, level: Level, link: Link, said: Said, warnings: Sequence[str]) -> "Draft":
         """Return the same with another bandwidth of one level."""
-        kept = tuple(said if old.field == said.field else old for old in self.said)
-        links = {**self.links, level: link}
-        return replace(self, links=links, said=kept, warnings=(*self.warnings, *warnings))
+        return replace(
+            self,
+            links={**self.links, level: link},
+            said=tuple(said if old.field == said.field else old for old in self.said),
+            doubts={**self.doubts, level: warnings},
+        )
 
 
 @dataclass(slots=True)
@@ -76,6 +90,11 @@ class Notes:
 
     said: list[Said] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    doubts: dict[Level, list[str]] = field(default_factory=dict)
+
+    def doubt(self, level: Level, text: str) -> None:
+        """Note a warning about a link, which a measurement settles."""
+        self.doubts.setdefault(level, []).append(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,9 +187,10 @@ def _pcie(question: _Question, found: Wiring, where: str) -> _Found:
         return _assumed(question, "node", f"PCIe: {where}")
     why = f"PCIe x16 of this GPU; not all have NVLink, the longest way is {found.worst}; {where}"
     if found.worst in ("NODE", "SYS"):
-        notes.warnings.append(
+        notes.doubt(
+            "node",
             f"{where}: the longest way between two GPUs ({found.worst}) crosses the processor, "
-            "where less than the full rate may arrive; measure it (--bandwidth node=FILE)"
+            "where less than the full rate may arrive; measure it (--bandwidth node=FILE)",
         )
     return _Found(known.bandwidth_bytes_per_s, "inferred", why, known.latency_us)
 
@@ -210,9 +211,10 @@ def _fabric(question: _Question) -> _Found:
     if total <= max(counts.gpus_per_domain, counts.gpus_per_node):
         return _assumed(question, "fabric", "idle, as all GPUs are in one domain")
     found = _assumed(question, "fabric", "no input states it")
-    question.notes.warnings.append(
+    question.notes.doubt(
+        "fabric",
         f"a fabric of {found.bytes_per_s / 1e9:g} GB/s per GPU is assumed; state yours by "
-        "--fabric-bandwidth, or measure it (--bandwidth fabric=FILE)"
+        "--fabric-bandwidth, or measure it (--bandwidth fabric=FILE)",
     )
     return found
 
@@ -256,10 +258,11 @@ def _say_about_nics(question: _Question, nodes: Sequence[Node], wirings: Sequenc
         return
     for node, found in zip(nodes, wirings, strict=True):
         if found.num_nics is not None and found.num_nics < question.counts.gpus_per_node:
-            question.notes.warnings.append(
+            question.notes.doubt(
+                "fabric",
                 f"{_matrix_of(node)}: {plural(found.num_nics, 'network card')} for "
                 f"{plural(question.counts.gpus_per_node, 'GPU')} of node {node.name}; the fabric "
-                "that is assumed has one per GPU"
+                "that is assumed has one per GPU",
             )
             return
 

@@ -119,17 +119,22 @@ class Names:
                 f"found the GPU {shorten(found)}, which may be {' or '.join(matches)}; say which "
                 "by --gpu NAME"
             )
-        words = _words(found)
-        known = list(self.catalogue.gpus)
-        near = [name for name in known if words and words[0] in _words(name)]
-        firsts = {_words(name)[0]: name for name in known}
-        if words and not near:
-            near = [firsts[w] for w in get_close_matches(words[0][:60], firsts, n=3, cutoff=0.7)]
-        hint = f"; did you mean {' or '.join(repr(name) for name in near[:3])}?" if near else ""
+        hint = did_you_mean(found, self.catalogue.gpus)
         return (
             f"unknown GPU {shorten(found)}{hint} (autopar catalog gpus lists them; --gpu NAME "
             "takes one for it)"
         )
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" with the GPUs of the same first word, or one much like it."""
+    words = _words(found)
+    names: dict[str, list[str]] = {}
+    for name in known:
+        names.setdefault(_words(name)[0], []).append(name)
+    firsts = get_close_matches(words[0][:60] if words else "", names, n=2, cutoff=0.7)
+    near = names.get(words[0] if words else "") or [n for first in firsts for n in names[first]]
+    return f"; did you mean {' or '.join(repr(name) for name in near[:3])}?" if near else ""
 
 
 def is_near(one: float, other: float) -> bool:

@@ -195,7 +195,7 @@ def _match(node: Node, names: Names) -> Match:
         return names.match(node.gpu, node.memory_bytes, node.where)
     by_driver = names.match(node.device, node.memory_bytes, node.where)
     try:
-        by_scheduler = names.match(node.gpu, node.memory_bytes, node.where)
+        by_scheduler = names.match(node.gpu, None, node.where)
     except SpecError:
         return by_driver
     if by_scheduler.gpu != by_driver.gpu:

@@ -1,10 +1,12 @@
 """Outputs as machines and schedulers print them, written here in their shape."""
 
 import json
+from functools import cache
 
 import pytest
 
 from autopar.calibration.matching import DEVICE_NAMES
+from autopar.cli import _ingest_cluster
 from autopar.ingest.cluster.names import Catalogue, KnownCluster
 from autopar.ingest.cluster.text import Output
 from autopar.specs.cluster import Links
@@ -148,6 +150,14 @@ def nccl(hosts, bus, *, test="all_reduce", size=8 << 30, gpu="NVIDIA H100 80GB H
         )
     lines += ["# Out of bounds values : 0 OK", f"# Avg bus bandwidth    : {bus * 0.534:.3f} ", "#"]
     return "".join(f"{more.get('tag', '')}{line}\n" for line in lines)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_catalogue():
+    """Read the shipped catalogue once, not for every command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ingest_cluster, "_catalogue", cache(_ingest_cluster._catalogue))
+        yield
 
 
 @pytest.fixture(scope="session")
