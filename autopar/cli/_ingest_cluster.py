@@ -2,6 +2,7 @@
 # ruff: noqa: PLC0415  --help imports no pydantic
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,37 +126,43 @@ def _refuse_two_inputs(files: Sequence[str], tests: Sequence[str]) -> None:
 
 
 def _catalogue(catalogs: tuple[Path, ...]) -> "Catalogue":
-    """Return the GPUs and clusters of the catalogues; a cluster without links says nothing."""
+    """Return the GPUs and clusters of the catalogues; what is not whole is left out."""
+    from pydantic import ValidationError
+
     from autopar.calibration.matching import DEVICE_NAMES
-    from autopar.catalog import names, read_document
+    from autopar.catalog import names
     from autopar.ingest.cluster.names import Catalogue, KnownCluster
     from autopar.specs.cluster import Links
     from autopar.units import BYTES, parse
 
-    gpus = {
-        name: parse(read_document("gpu", name, catalogs=catalogs)["memory_bytes"], BYTES, "a size")
-        for name in names("gpu", catalogs=catalogs)
-    }
+    gpus = {}
+    for name in names("gpu", catalogs=catalogs):
+        with suppress(ValueError):
+            data = _resolved("gpu", name, catalogs)
+            gpus[name] = parse(data.get("memory_bytes"), BYTES, "a size")
     clusters = []
     for name in names("cluster", catalogs=catalogs):
-        data = read_document("cluster", name, catalogs=catalogs)
-        seen = {name}
-        while isinstance(base := data.get("base"), str) and base not in seen:
-            seen.add(base)
-            rest = {key: value for key, value in data.items() if key != "base"}
-            data = _merged(read_document("cluster", base, catalogs=catalogs), rest)
-        if isinstance(data.get("gpu"), str) and data.get("links") is not None:
-            clusters.append(
-                KnownCluster(
-                    name,
-                    data["gpu"],
-                    data["num_nodes"],
-                    data["gpus_per_node"],
-                    data.get("gpus_per_domain") or data["gpus_per_node"],
-                    Links.model_validate(data["links"]),
-                )
-            )
+        data = _resolved("cluster", name, catalogs)
+        with suppress(KeyError, ValidationError):
+            links = Links.model_validate(data["links"])
+            gpu, nodes, size = data["gpu"], data["num_nodes"], data["gpus_per_node"]
+            domain = data.get("gpus_per_domain") or size
+            if isinstance(gpu, str) and all(isinstance(n, int) for n in (nodes, size, domain)):
+                clusters.append(KnownCluster(name, gpu, nodes, size, domain, links))
     return Catalogue(gpus, DEVICE_NAMES, clusters)
+
+
+def _resolved(kind: str, name: str, catalogs: tuple[Path, ...]) -> dict[str, Any]:
+    """Return a document of the catalogue with the fields of its base below its own."""
+    from autopar.catalog import read_document
+
+    data = read_document(kind, name, catalogs=catalogs)
+    seen = {name}
+    while isinstance(base := data.get("base"), str) and base not in seen:
+        seen.add(base)
+        rest = {key: value for key, value in data.items() if key != "base"}
+        data = _merged(read_document(kind, base, catalogs=catalogs), rest)
+    return data
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -326,7 +333,8 @@ def _document(drafts: Sequence["Draft"], left_out: Sequence["LeftOut"]) -> dict[
     return {
         "schema": 1,
         "kind": "ingested_clusters",
-        "clusters": [draft.document() | {"nodes": list(draft.nodes)} for draft in drafts],
+        "clusters": [draft.document() for draft in drafts],
+        "nodes": [{"cluster": draft.name, "nodes": list(draft.nodes)} for draft in drafts],
         "read": rows("read", "measured"),
         "given": rows("given"),
         "inferred": rows("inferred"),

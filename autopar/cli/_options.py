@@ -231,7 +231,10 @@ def folder_output_options(command: _F) -> _F:
 def _printing(command: _F, *, takes_folder: bool) -> _F:
     into = "Write the document to FILE too, atomically; YAML if it ends in .yaml or .yml."
     if takes_folder:
-        into = "Write the document to FILE, atomically, or each to a file of its own in DIR."
+        into = (
+            "Write the document to FILE, atomically (YAML if it ends in .yaml or .yml), or each to "
+            "a file of its own in DIR."
+        )
     options = (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         click.option(

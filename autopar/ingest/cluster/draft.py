@@ -106,6 +106,12 @@ class Counts:
     gpus_per_node: int
     gpus_per_domain: int
 
+    @property
+    def is_one_domain(self) -> bool:
+        """Whether no traffic leaves a domain."""
+        largest = max(self.gpus_per_node, self.gpus_per_domain)
+        return self.num_nodes * self.gpus_per_node <= largest
+
 
 def count(
     kind: Kind, findings: Findings, catalogue: Catalogue, given: Given, notes: Notes
@@ -150,7 +156,7 @@ def _num_nodes(kind: Kind, findings: Findings, given: Given, notes: Notes) -> in
     found = len(kind.nodes)
     if given.num_nodes is None:
         names = compress(node.name for node in kind.nodes)
-        why = f"{names}, in the order in which autopar numbers them"
+        why = f"{names}, in the order in which autopar numbers them" if found > 1 else names
         notes.said.append(Said("num_nodes", found, "read", why))
         return found
     if found > 1 and found != given.num_nodes:

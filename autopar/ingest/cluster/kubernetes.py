@@ -57,7 +57,7 @@ def _items(output: Output) -> Iterator[tuple[str, Mapping[str, Any]]]:
     data = documents.parse(output.text, output.label)
     kind, items = data.get("kind"), data.get("items")
     if kind == "Node":
-        yield f"{output.label}: ", data
+        yield f"{output.label}: Node", data
         return
     if kind not in ("List", "NodeList") or not isinstance(items, list):
         raise SpecError(

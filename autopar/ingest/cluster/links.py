@@ -206,9 +206,7 @@ def _domain(question: _Question, node: _Found) -> _Found:
 
 
 def _fabric(question: _Question) -> _Found:
-    counts = question.counts
-    total = counts.num_nodes * counts.gpus_per_node
-    if total <= max(counts.gpus_per_domain, counts.gpus_per_node):
+    if question.counts.is_one_domain:
         return _assumed(question, "fabric", "idle, as all GPUs are in one domain")
     found = _assumed(question, "fabric", "no input states it")
     question.notes.doubt(
@@ -254,7 +252,7 @@ def _link(question: _Question, level: Level, found: _Found) -> Link:
 
 def _say_about_nics(question: _Question, nodes: Sequence[Node], wirings: Sequence[Wiring]) -> None:
     """Warn where there are fewer network cards than the assumed fabric wants: one per GPU."""
-    if "fabric" in question.given or question.counts.num_nodes == 1:
+    if "fabric" in question.given or question.counts.is_one_domain:
         return
     for node, found in zip(nodes, wirings, strict=True):
         if found.num_nics is not None and found.num_nics < question.counts.gpus_per_node:

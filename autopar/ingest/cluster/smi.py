@@ -10,6 +10,7 @@ QUERY = "nvidia-smi --query-gpu=index,name,memory.total --format=csv"
 
 _MEMORY = re.compile(r"(\d{1,9}(?:\.\d+)?)\s*(MiB|GiB|MB|GB)?", re.ASCII)
 _UNITS = {None: 2**20, "MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
+_COLUMN = re.compile(r"[a-z][a-z0-9_.]*", re.ASCII)
 _BARE = re.compile(r"\d{1,3}\s*,\s*[^,]*[A-Za-z][^,]*,\s*\d+(?:\.\d+)?\s*MiB", re.ASCII)
 _LISTED = re.compile(r"GPU (\d{1,3}): (.+?) \(UUID: ", re.ASCII)
 _DEFAULT = ("index", "name", "memory.total")
@@ -29,8 +30,8 @@ class Card:
 def columns(line: str) -> tuple[str, ...] | None:
     """Return the columns that a header of the query names, None for another line."""
     words = tuple(word.split("[")[0].strip().lower() for word in line.split(","))
-    known = "name" in words or "gpu_name" in words
-    return words if len(words) > 1 and known else None
+    is_header = len(words) > 1 and all(map(_COLUMN.fullmatch, words))  # a typed command is none
+    return words if is_header and ("name" in words or "gpu_name" in words) else None
 
 
 def is_query(line: str) -> bool:

@@ -104,9 +104,9 @@ def test_text_and_json_hold_the_same(hgx):
     for link in written["links"].values():
         link["bandwidth_bytes_per_s"] = number(link["bandwidth_bytes_per_s"], BYTES_PER_S, "")
         link["latency_us"] = number(link["latency_us"], DURATION_US, "")
-    (cluster,) = ok(hgx)["clusters"]
-    assert cluster.pop("nodes") == ["hgx1"]
-    assert cluster == written
+    document = ok(hgx)
+    assert document["nodes"] == [{"cluster": "1x8-h100-sxm-80gb", "nodes": ["hgx1"]}]
+    assert document["clusters"] == [written]
 
 
 def test_json_says_what_was_read_and_what_was_not(hgx):
@@ -136,8 +136,9 @@ def test_several_nodes_are_folders_or_files_of_one_name(machine, save, layout):
     else:
         folders = [save(machine(), f"all/n{i}") for i in (1, 2)]
         sources = folders if layout == "folders" else [folders[0].parent]
-    (cluster,) = ok(*sources)["clusters"]
-    assert (cluster["num_nodes"], cluster["nodes"]) == (2, ["n1", "n2"])
+    document = ok(*sources)
+    assert document["clusters"][0]["num_nodes"] == 2
+    assert document["nodes"][0]["nodes"] == ["n1", "n2"]
 
 
 def test_both_commands_may_stand_in_one_file_or_come_by_a_pipe(machine):
@@ -327,3 +328,36 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(hgx, tmp_path)
 )
 def test_options_that_make_no_sense_are_refused(hgx, options, message):
     assert message in refused(hgx, *options)
+
+
+@pytest.fixture
+def own_catalogue(save):
+    """A catalogue with a GPU that no cluster has, and a document that is not whole."""
+    gpu = "schema: 1\nkind: gpu\nname: own\npeak_flops_per_s: 400 TFLOPS\nmemory_bytes: 64 GiB\n"
+    broken = "schema: 1\nkind: gpu\nname: broken\n"
+    return save({"gpus/own.yaml": gpu, "gpus/broken.yaml": broken}, "catalogue")
+
+
+def test_what_no_cluster_of_the_catalogue_has_is_to_be_stated(machine, save, own_catalogue):
+    folder = save(machine("Own GPU", 4, "SYS", 0, 65536))
+    asked = [folder, "--catalog", own_catalogue, "--gpu", "own"]
+    for level in ("node", "fabric"):
+        assert f"state it by --{level}-bandwidth RATE" in refused(*asked)
+        asked += [f"--{level}-bandwidth", "64 GB/s"]
+    assert bandwidths(ok(*asked)) == [64, 64, 64]
+
+
+def test_clusters_of_ones_own_catalogue_are_assumed_too(machine, save, own_catalogue):
+    link = "{bandwidth_bytes_per_s: 90 GB/s, latency_us: 1 us}"
+    spec = (
+        "schema: 1\nkind: cluster\nname: mine\ngpu: own\nnum_nodes: 2\ngpus_per_node: 4\n"
+        f"links: {{node: {link}, domain: {link}, fabric: {link}}}\n"
+    )
+    based = (
+        "schema: 1\nkind: cluster\nname: more\nbase: mine\nlinks: {fabric: {latency_us: 9 us}}\n"
+    )
+    save({"clusters/mine.yaml": spec, "clusters/more.yaml": based}, "catalogue")
+    folder = save({"gpus.csv": machine("own", 4, "SYS", 0, 65536)["gpus.csv"]})
+    document = ok(folder, "--catalog", own_catalogue)
+    assert bandwidths(document) == [90, 90, 90]
+    assert why(document, "links.node.bandwidth_bytes_per_s")[1].startswith("as in mine of the")

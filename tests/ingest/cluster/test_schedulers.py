@@ -88,7 +88,7 @@ def test_the_smaller_rack_comes_last(kubectl, rack):
     document = ok(kubectl(*rack(17, 18)))
     (cluster,) = document["clusters"]
     assert cluster["gpus_per_domain"] == 72
-    assert cluster["nodes"][0] == "tray18"
+    assert document["nodes"][0]["nodes"][0] == "tray18"
     assert "the last domain has 68 GPUs, the others 72" in document["warnings"]
 
 
@@ -120,7 +120,7 @@ def test_nodes_that_take_no_work_are_left_out_and_said(kubectl, shapes):
     result = run(file)
     assert "left out: a2: cordoned\nleft out: a3: NotReady\n" in result.stderr
     assert "# left out: a2: cordoned" in result.stdout
-    assert ok(file)["clusters"][0]["nodes"] == ["a1", "a4"]
+    assert ok(file)["nodes"][0]["nodes"] == ["a1", "a4"]
     assert ok(file, "--all-nodes")["clusters"][0]["num_nodes"] == 4
 
 
@@ -154,8 +154,7 @@ def test_nodes_of_amd(kubectl, shapes):
 
 def test_slurm_lists_nodes_and_switches(slurm):
     document = ok(slurm())
-    (cluster,) = document["clusters"]
-    assert cluster["nodes"] == [f"node00{i}" for i in range(1, 5)]
+    assert document["nodes"][0]["nodes"] == [f"node00{i}" for i in range(1, 5)]
     assert row(document, "gpu")["how"] == "inferred"
     assert any(
         "taken for the SXM form; it may be h100-pcie-80gb too" in w for w in document["warnings"]
@@ -165,7 +164,7 @@ def test_slurm_lists_nodes_and_switches(slurm):
 
 def test_drained_nodes_are_left_out(slurm):
     document = ok(slurm(node002={"state": "IDLE+DRAIN"}, node004={"state": "DOWN*"}))
-    assert document["clusters"][0]["nodes"] == ["node001", "node003"]
+    assert document["nodes"][0]["nodes"] == ["node001", "node003"]
     assert {"node": "node004", "why": "State=DOWN*"} in document["left_out"]
 
 

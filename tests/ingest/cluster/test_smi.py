@@ -3,7 +3,7 @@
 import pytest
 
 from autopar.errors import SpecError
-from autopar.ingest.cluster.smi import read_cards
+from autopar.ingest.cluster.smi import QUERY, read_cards
 
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -22,7 +22,7 @@ def test_a_query_gives_index_name_and_memory(shapes, output):
         f"name, memory.total [MiB], index\r\n{H100}, 81559 MiB, 0\r\n",
         f"index, name, memory.total [MiB], driver_version\n0, {H100}, 81559 MiB, 550.1\n",
         f"0, {H100}, 81559 MiB\n",
-        f"$ nvidia-smi --query-gpu=...\nindex, name, memory.total [MiB]\n0, {H100}, 81559 MiB\n$\n",
+        f"$ {QUERY}\nindex, name, memory.total [MiB]\n0, {H100}, 81559 MiB\n$\n",
         f"index, name, memory.total [MB]\n0, {H100}, 85520 MB\n",
         f"\x1b[1mindex, name, memory.total [MiB]\x1b[0m\n0, {H100}, 81559 MiB\n",
     ],
