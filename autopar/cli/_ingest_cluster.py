@@ -196,13 +196,12 @@ def _given(given: Mapping[str, Any]) -> "Given":
     from autopar.ingest.cluster.draft import Given
     from autopar.ingest.cluster.findings import LEVELS
 
-    rates = {level: given[f"{level}_bandwidth"] for level in LEVELS}
-    return Given(
-        given["name"],
-        given["num_nodes"],
-        given["domain_gpus"],
-        {level: rate for level, rate in rates.items() if rate is not None},
-    )
+    rates: dict[Level, float] = {}
+    for level in LEVELS:
+        rate = given[f"{level}_bandwidth"]
+        if rate is not None:
+            rates[level] = rate
+    return Given(given["name"], given["num_nodes"], given["domain_gpus"], rates)
 
 
 def _drafts(
@@ -261,9 +260,11 @@ def _measured(
 def _level_and_file(text: str) -> tuple["Level | None", str]:
     from autopar.ingest.cluster.findings import LEVELS
 
-    level, mark, file = text.partition("=")
-    stated = next((known for known in LEVELS if mark and level == known), None)
-    return stated, text if stated is None else file
+    word, mark, file = text.partition("=")
+    for level in LEVELS:
+        if mark and word == level:
+            return level, file
+    return None, text
 
 
 def _cluster(draft: "Draft", catalogs: tuple[Path, ...]) -> "Cluster":

@@ -55,9 +55,10 @@ class Draft:
     def description(self) -> str:
         """What the cluster is, in a sentence."""
         names = compress(self.nodes)
-        shown = f": {names}" if len(names) <= _SHOWN_NODES else ""
-        size = plural(self.num_nodes, "node")
-        return f"{size} of {self.gpus_per_node} {self.gpu}, as it was found{shown}."
+        size = f"{plural(self.num_nodes, 'node')} of {self.gpus_per_node} {self.gpu}"
+        if len(self.nodes) < self.num_nodes:
+            return f"{size}, each like {names}."
+        return f"{size}: {names}." if len(names) <= _SHOWN_NODES else f"{size}."
 
     def document(self) -> dict[str, Any]:
         """Return the spec as it stands in a file; the GPU by its name in the catalogue."""

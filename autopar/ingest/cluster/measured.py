@@ -81,7 +81,7 @@ def overridden(draft: Draft, test: Test, level: Level, bandwidth: float | None) 
             f"{test.where}: the largest bus bandwidth is that of {size:,.4g} MiB; larger messages "
             "(-e 8G) say more about a link"
         )
-    levels = [level]
+    levels: list[Level] = [level]
     if level == "node" and _is_one_level(draft):
         levels.append("domain")
     for each in levels:

@@ -62,9 +62,8 @@ def _how(said: Said) -> str:
 
 def _comment(text: str, indent: str = "") -> Iterator[str]:
     """Yield a comment of lines of the usual width; text of others holds no line break then."""
-    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
     yield from textwrap.wrap(
-        line,
+        _printable(text),
         _WIDTH,
         initial_indent=f"{indent}# ",
         subsequent_indent=f"{indent}#   ",
@@ -75,7 +74,12 @@ def _comment(text: str, indent: str = "") -> Iterator[str]:
 
 def _text(value: str) -> str:
     """Return a text as YAML, which takes that of JSON."""
-    return value if _PLAIN.fullmatch(value) else json.dumps(value)
+    return value if _PLAIN.fullmatch(value) else json.dumps(_printable(value), ensure_ascii=False)
+
+
+def _printable(text: str) -> str:
+    """Return a text without line breaks and what YAML cannot hold, as names of files may have."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
 def _by_reason(left_out: Iterable[LeftOut]) -> dict[str, list[str]]:

@@ -361,3 +361,13 @@ def test_clusters_of_ones_own_catalogue_are_assumed_too(machine, save, own_catal
     document = ok(folder, "--catalog", own_catalogue)
     assert bandwidths(document) == [90, 90, 90]
     assert why(document, "links.node.bandwidth_bytes_per_s")[1].startswith("as in mine of the")
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nkind: gpu", "# b", "\U0001f600", "c: d", "\x7f\x85", "e" * 200, "é"]
+)
+def test_names_of_folders_cannot_break_the_file(machine, save, tmp_path, name):
+    file = tmp_path / "mine.yaml"
+    assert run(save(machine(), name), "-o", file).exit_code == 0
+    parts = {"llm": "llama-3.1-8b", "cluster": str(file), "workload": "chat-4k-1k"}
+    assert load_scenario(parts=parts).cluster.num_gpus == 8
