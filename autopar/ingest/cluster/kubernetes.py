@@ -17,6 +17,7 @@ from autopar.ingest.cluster.text import Output
 COMMAND = "kubectl get nodes -o json"
 
 _NVIDIA, _AMD = "nvidia.com/gpu", "amd.com/gpu"
+_AMD_NAME = "amd.com/gpu.product-name"
 _MIG = re.compile(r"nvidia\.com/mig-\d+g\.\d+gb\S*")
 _MIG_NAME = re.compile(r"-MIG-\d+g\.\d+gb\S*$")
 _SHARED = "-SHARED"
@@ -83,7 +84,7 @@ def _node(name: str, where: str, item: Mapping[str, Any]) -> Node | None:
     usable = _mapping(status, "allocatable", place)
     capacity = _mapping(status, "capacity", place)
     down = _down(item, status, where)
-    if _AMD in usable or f"{_AMD}.product-name" in labels:
+    if _AMD in usable or _AMD_NAME in labels:
         return _amd(name, where, labels, usable, down)
     labelled = _count(labels, f"{_NVIDIA}.count", f"{where}.metadata.labels")
     allocatable = _count(usable, _NVIDIA, f"{place}.allocatable")
@@ -145,8 +146,9 @@ def _amd(
     name: str, where: str, labels: Mapping[str, Any], usable: Mapping[str, Any], down: str | None
 ) -> Node:
     count = _count(usable, _AMD, f"{where}.status.allocatable") or 0
-    match = _AMD_MEMORY.fullmatch(_text(labels, f"{_AMD}.vram") or "")
-    product = _text(labels, f"{_AMD}.product-name")
+    vram = _text(labels, f"{_AMD}.vram") or _text(labels, f"beta.{_AMD}.vram")
+    match = _AMD_MEMORY.fullmatch(vram or "")
+    product = _text(labels, _AMD_NAME) or _text(labels, f"beta.{_AMD_NAME}")
     memory = None if match is None else int(match[1]) * 2.0**30
     return Node(name, where, product, count, memory_bytes=memory, down=down)
 

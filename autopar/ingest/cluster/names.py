@@ -13,6 +13,7 @@ MEMORY_TOLERANCE = 0.1  # drivers keep some back, and GB and GiB are mixed up
 
 _MAKERS = ("nvidia", "amd", "instinct", "geforce", "tesla", "oam", "gpu")
 _SXM = re.compile(r"sxm\d")
+_GB = re.compile(r"(\d+)g(?:i?b)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +146,5 @@ def is_near(one: float, other: float) -> bool:
 def _words(name: str) -> tuple[str, ...]:
     """Return the words of a name, without makers: NVIDIA-A100-SXM4-80GB -> a100 sxm 80gb."""
     words = (_SXM.sub("sxm", word) for word in re.split(r"[\s_\-]+", name.lower()))
-    return tuple(word for word in words if word and word not in _MAKERS)
+    sized = (f"{match[1]}gb" if (match := _GB.fullmatch(word)) else word for word in words)
+    return tuple(word for word in sized if word and word not in _MAKERS)

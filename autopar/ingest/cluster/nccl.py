@@ -65,7 +65,7 @@ class _Row:
 
 def is_test(line: str) -> bool:
     """Whether a line is one of nccl-tests."""
-    text = _TAG.sub("", line)
+    text = _plain(line)
     return bool(_RANK.match(text) or _AVERAGE.match(text) or "algbw" in text)
 
 
@@ -74,7 +74,7 @@ def read_test(output: Output) -> Test:
 
     Raises SpecError, which names the line, if it failed, is cut off or measures no collective.
     """
-    lines = [(number, _TAG.sub("", line)) for number, line in output.numbered()]
+    lines = [(number, _plain(line)) for number, line in output.numbered()]
     if not any(is_test(line) for _, line in lines):
         raise SpecError(f"{output.label}: found no line of nccl-tests, expected {COMMAND}")
     for number, line in lines:
@@ -106,6 +106,11 @@ def read_test(output: Output) -> Test:
     )
 
 
+def _plain(line: str) -> str:
+    """Return a line without what launchers put before it."""
+    return _TAG.sub("", line.strip()).strip()
+
+
 def _ranks(output: Output, lines: list[tuple[int, str]]) -> tuple[dict[str, int], str | None]:
     """Return the GPUs per host and the name of the first GPU."""
     hosts: dict[str, int] = {}
@@ -119,7 +124,8 @@ def _ranks(output: Output, lines: list[tuple[int, str]]) -> tuple[dict[str, int]
         if rank in ranks:
             raise output.error(
                 number, f"rank {rank} again (line {ranks[rank]} has it)",
-                "one run over all GPUs; is nccl-tests built without MPI=1?",
+                "one run over all GPUs: a file of its own for each run, and nccl-tests built with "
+                "MPI=1",
             )  # fmt: skip
         ranks[rank] = number
         hosts[match[2]] = hosts.get(match[2], 0) + 1
@@ -151,13 +157,16 @@ def _collective(
     output: Output, lines: list[tuple[int, str]], best: _Row, num_gpus: int
 ) -> Collective:
     """Return what was measured: by the name of the command, the file's name, or the numbers."""
-    named = [name for _, line in lines for name in _TEST.findall(line)]
-    named += [name for name in NAMES if name in PurePath(output.label).name.lower()]
-    for name in named:
-        if name in NAMES:
-            return NAMES[name]
+    texts = [line for _, line in lines]
+    started = [line for line in texts if "Collective test starting" in line]
+    named = [name for line in started or texts for name in _TEST.findall(line)]
+    file = PurePath(output.label).name.lower()
+    known = [name for name in (*named, *(n for n in NAMES if n in file)) if name in NAMES]
+    if known:
+        return NAMES[known[0]]
+    if named:
         raise SpecError(
-            f"{output.label}: found the test {name}_perf, expected one of "
+            f"{output.label}: found the test {named[0]}_perf, expected one of "
             f"{', '.join(f'{n}_perf' for n in NAMES)}"
         )
     ratio = best.bus / best.algorithm if best.algorithm else 0.0

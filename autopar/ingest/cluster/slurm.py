@@ -16,7 +16,7 @@ from autopar.ingest.cluster.text import Output
 _START = re.compile(r"(?:^|\s)NodeName=", re.ASCII)
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z]\w*)=(\S*)", re.ASCII)
 _GRES = re.compile(r"gpu(?::([A-Za-z0-9][\w.-]*?))??(?::(\d{1,4}))?(?:\(.*\))?", re.ASCII)
-_TRES = re.compile(r"gres/gpu=(\d+)", re.ASCII)
+_TRES = re.compile(r"gres/gpu=(\d{1,6})\b", re.ASCII)
 _SLICE = re.compile(r"(?:^|[_.-])\d+g\.\d+gb", re.ASCII)
 _NOTHING = ("", "(null)", "N/A")
 # States in which a node takes no new work: slurm.conf(5), sinfo(1).
@@ -149,19 +149,20 @@ def _groups(output: Output, record: _Record) -> dict[str, int]:
             record.line, f"node {record.fields['NodeName']} without Gres=",
             "Gres=(null) or Gres=gpu:h100:8; is the output cut off?",
         )  # fmt: skip
+    gres = record.fields.get("Gres", "")
     groups = _gres(output, record, "Gres")
     total = sum(groups.values())
     tres = _TRES.search(record.fields.get("CfgTRES", ""))
     if tres is not None and int(tres[1]) != total:
         raise output.error(
-            record.line, f"Gres={record.fields['Gres']} and gres/gpu={tres[1]} in CfgTRES",
+            record.line, f"Gres={gres} and gres/gpu={tres[1]} in CfgTRES",
             f"the same number of GPUs of node {record.fields['NodeName']} in both",
         )  # fmt: skip
     for kind, used in _gres(output, record, "GresUsed").items():
         if used > groups.get(kind, total):
             raise output.error(
                 record.line, f"GresUsed={record.fields['GresUsed']}",
-                f"no more GPUs in use than Gres={record.fields['Gres']} has",
+                f"no more GPUs in use than Gres={gres} has",
             )  # fmt: skip
     return groups
 

@@ -23,6 +23,7 @@ GIB = 2.0**30
         ("NVIDIA A100 80GB PCIe", "a100-pcie-80gb", "read"),
         ("NVIDIA GB200", "gb200-186gb", "read"),
         ("AMD_Instinct_MI300X_OAM", "mi300x-192gb", "read"),
+        ("AMD-MI300X-192G", "mi300x-192gb", "inferred"),
         ("h100-sxm-80gb", "h100-sxm-80gb", "read"),
         ("own-gpu-64gb", "own-gpu-64gb", "read"),
         ("h200", "h200-sxm-141gb", "read"),

@@ -16,7 +16,7 @@ def test_the_fastest_size_of_a_run_is_taken(shapes, output):
     assert found.gpu == "NVIDIA H100 80GB HBM3"
 
 
-@pytest.mark.parametrize("tag", ["[1,0]<stdout>:", "[0]", "0: "])
+@pytest.mark.parametrize("tag", ["[1,0]<stdout>:", "[0]", "0: ", "    "])
 def test_tags_of_launchers_are_no_part_of_it(shapes, output, tag):
     found = read_test(output(shapes["nccl"]({"n1": 8, "n2": 8}, 341.0, tag=tag)))
     assert found.hosts == {"n1": 8, "n2": 8}
@@ -100,3 +100,14 @@ def test_a_run_on_one_gpu_measures_no_link(shapes, output):
         )
     with pytest.raises(SpecError, match="a bus bandwidth of 0"):
         read_test(output(zero))
+
+
+def test_two_runs_in_a_file_are_refused(shapes, output):
+    text = shapes["nccl"]({"n1": 8}, 480.0)
+    with pytest.raises(SpecError, match="a file of its own for each run"):
+        read_test(output(text * 2))
+
+
+def test_the_line_that_names_the_test_counts_before_the_command(shapes, output):
+    text = f"$ srun ./run_perf.sh sendrecv_perf\n{shapes['nccl']({'n1': 8}, 480.0)}"
+    assert read_test(output(text)).collective == "all_reduce"

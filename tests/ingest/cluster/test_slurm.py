@@ -81,6 +81,10 @@ def test_lines_of_slurm_conf_name_many_nodes(output):
     [
         ({"tres": ",gres/gpu=7"}, "line 1: found 'Gres=gpu:h100:8(S:0-1) and gres/gpu=7 in CfgTR"),
         ({"used": "gpu:h100:9(IDX:0-8)"}, "expected no more GPUs in use than Gres="),
+        (
+            {"gres": "(null)", "tres": ",gres/gpu=2"},
+            "found 'Gres=(null) and gres/gpu=2 in CfgTRES'",
+        ),
         ({"gres": "gpu:h100:eight"}, "found 'Gres=gpu:h100:eight', expected gpu:8 or gpu:h100:8"),
     ],
 )
