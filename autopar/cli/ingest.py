@@ -28,4 +28,4 @@ class _Sources(click.Group):
 
 @click.group("ingest", cls=_Sources)
 def command() -> None:
-    """Read from the world what autopar plans with, and say what was inferred."""
+    """Read the world's own descriptions into specs, and say what was inferred."""

@@ -1,12 +1,20 @@
 """`autopar ingest`: the group; its subcommands are tested with what they read."""
 
+import pytest
 from click.testing import CliRunner
 
-from autopar.cli import main
+from autopar.cli import ingest, main
 
 
 def run(*args):
     return CliRunner().invoke(main, ["ingest", *args])
+
+
+@pytest.mark.parametrize("name", ingest.SOURCES)
+def test_every_subcommand_is_listed_with_the_first_line_of_its_help(name):
+    command = ingest.command.get_command(None, name)
+    assert command.help.splitlines()[0] == ingest.SOURCES[name]
+    assert all(p.help for p in command.params if p.param_type_name == "option")
 
 
 def test_help_lists_the_subcommands():
