@@ -54,6 +54,12 @@ def overridden(draft: Draft, test: Test, level: Level, bandwidth: float | None) 
 
     Raises SpecError if there is none.
     """
+    field = f"links.{level}.bandwidth_bytes_per_s"
+    if any(each.field == field and each.how == "given" for each in draft.said):
+        raise SpecError(
+            f"--{level}-bandwidth: found it beside {test.where}, which measures the {level} too; "
+            "expected one of them"
+        )
     bus, size = test.bus_bytes_per_s / 1e9, test.size_bytes / 2**20
     run = (
         f"{test.collective} on {plural(test.num_gpus, 'GPU')} of "

@@ -19,6 +19,8 @@ _HEADER = re.compile(r"GPU\d{1,3}|NIC\d{1,3}|mlx\S+|CPU", re.ASCII)
 _GPU = re.compile(r"GPU(\d{1,3})", re.ASCII)
 _NVLINK = re.compile(r"NV(?:L|\d{1,3})", re.ASCII)
 _LEGEND_NIC = re.compile(r"\s*(NIC\d+):\s*(\S+)", re.ASCII)
+# States of nvidia-smi topo -p2p, which may stand beside the matrix: its legend.
+_PEER_ACCESS = ("OK", "CNS", "GNS", "TNS", "NS", "DR", "U")
 _COMMAND = "the matrix of nvidia-smi topo -m"
 
 
@@ -34,6 +36,7 @@ def read_matrix(output: Output) -> Matrix:
     Raises SpecError, which names the line, if it is cut off or contradicts itself.
     """
     headers = [number for number, line in output.numbered() if is_header(line)]
+    headers = [number for number in headers if not _is_peer_access(output, number)] or headers
     if not headers:
         raise SpecError(f"{output.label}: found no line that starts with GPU0, expected {_COMMAND}")
     start = headers[0]
@@ -63,6 +66,12 @@ def num_nvlinks(cell: str) -> int | None:
     if not cell.startswith("NV"):
         return 0
     return None if cell == "NVL" else int(cell[2:])
+
+
+def _is_peer_access(output: Output, header: int) -> bool:
+    """Whether a matrix is one of nvidia-smi topo -p2p: the states of peer access below a header."""
+    words = output.lines[header].split() if header < len(output.lines) else []
+    return bool(words) and any(word in _PEER_ACCESS for word in words[1:])
 
 
 def _devices(header: str) -> list[str]:

@@ -306,3 +306,16 @@ def test_two_runs_of_a_level_are_refused(slurm, measured):
     one, two = measured({"a": 8}, 300.0), measured({"a": 8}, 310.0, "other.txt")
     message = refused(slurm(), "--bandwidth", one, "--bandwidth", two)
     assert "the node is measured by " in message
+
+
+def test_a_bandwidth_that_is_given_and_measured_is_refused(slurm, measured):
+    file = measured({"node001": 8, "node002": 8}, 341.0)
+    message = refused(slurm(), "--bandwidth", file, "--fabric-bandwidth", "50 GB/s")
+    assert "--fabric-bandwidth: found it beside " in message
+
+
+def test_an_all_to_all_over_nodes_measures_the_fabric(slurm, measured):
+    file = measured({"node001": 8, "node002": 8}, 60.0, test="alltoall")
+    document = ok(slurm(), "--bandwidth", file)
+    assert row(document, "links.fabric.bandwidth_bytes_per_s")["how"] == "measured"
+    assert 25 < links(document)["fabric"] < 60

@@ -127,3 +127,12 @@ def test_what_contradicts_itself_is_refused_with_its_line(shapes, output, old, n
     with pytest.raises(SpecError) as error:
         read_matrix(output(text.replace(old, new, 1).replace("\t0-47,96-143\t0\t\tN/A", "", 2)))
     assert message in str(error.value)
+
+
+def test_a_matrix_of_peer_access_beside_it_is_another_thing(shapes, output):
+    text = shapes["matrix"](2)
+    peer = " \tGPU0\tGPU1\t\n GPU0\tX\tOK\t\n GPU1\tOK\tX\t\n"
+    for both in (f"{text}\n{peer}", f"{peer}\n{text}"):
+        assert read_matrix(output(both)).cells == (("X", "NV18"), ("NV18", "X"))
+    with pytest.raises(SpecError, match="line 2: found 'OK', expected X, NV and a number"):
+        read_matrix(output(peer))
