@@ -9,6 +9,7 @@ from autopar.errors import SpecError, shorten
 from autopar.ingest.cluster import kubernetes, nccl, slurm, smi, topo
 from autopar.ingest.cluster.findings import Findings, Matrix, Network, Node
 from autopar.ingest.cluster.text import Output
+from autopar.units import plural
 
 Kind = Literal["kubernetes", "matrix", "cards", "slurm", "network", "test"]
 
@@ -21,6 +22,7 @@ COMMANDS = {
     "test": "nccl-tests",
 }
 MAX_FILES = 20_000
+_NAMED_FILES = 4  # of one command, in the spec
 _EXPECTED = (
     "the output of nvidia-smi topo -m, "
     f"{smi.QUERY}, {kubernetes.COMMAND} or scontrol show node, or a topology.conf"
@@ -61,10 +63,7 @@ def gather(sources: Sequence[str]) -> Findings:
     network = _network(files)
     listed = [file for file in files if {"kubernetes", "slurm"} & {*file.kinds}]
     seen = _nodes_of_machines(files)
-    said = tuple(
-        f"{' and '.join(COMMANDS[kind] for kind in file.kinds)}: {file.output.label}"
-        for file in files
-    )
+    said = tuple(_said(files))
     if not listed:
         if not seen:
             raise SpecError(
@@ -83,6 +82,18 @@ def gather(sources: Sequence[str]) -> Findings:
         network=network,
         examples=tuple(node for node in seen if node.name not in names),
     )
+
+
+def _said(files: Iterable[_File]) -> Iterable[str]:
+    """Yield which files hold the output of which command, a line per command."""
+    labels: dict[str, list[str]] = {}
+    for file in files:
+        command = " and ".join(COMMANDS[kind] for kind in file.kinds)
+        labels.setdefault(command, []).append(file.output.label)
+    for command, found in labels.items():
+        first = ", ".join(found[:_NAMED_FILES])
+        more = len(found) - _NAMED_FILES
+        yield f"{command}: {first}" + (f", and {plural(more, 'other file')}" if more > 0 else "")
 
 
 def kinds_of(output: Output) -> tuple[Kind, ...]:

@@ -42,7 +42,7 @@ def compress(names: Iterable[str]) -> str:
             words.append(name)
             continue
         # Without a leading zero the width is free: n9 and n10 are one range.
-        key = (match[1], match[3], len(match[2]) if match[2][0] == "0" else 0)
+        key = (match[1], match[3], len(match[2]) if match[2][0] == "0" < match[2] else 0)
         padded = (match[1], match[3], len(match[2]))
         key = padded if padded in groups else key
         if key not in groups:

@@ -371,3 +371,13 @@ def test_names_of_folders_cannot_break_the_file(machine, save, tmp_path, name):
     assert run(save(machine(), name), "-o", file).exit_code == 0
     parts = {"llm": "llama-3.1-8b", "cluster": str(file), "workload": "chat-4k-1k"}
     assert load_scenario(parts=parts).cluster.num_gpus == 8
+
+
+def test_a_hundred_nodes_are_named_in_few_lines(machine, save):
+    folder = save({f"n{i}/{name}": text for i in range(100) for name, text in machine().items()})
+    (cluster,) = ok(folder)["clusters"]
+    assert cluster["num_nodes"] == 100
+    assert cluster["description"] == "100 nodes of 8 h100-sxm-80gb: n[0-99]."
+    assert [source.partition(", and ")[2] for source in cluster["sources"]] == [
+        "96 other files"
+    ] * 2

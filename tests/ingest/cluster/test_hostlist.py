@@ -52,6 +52,7 @@ def test_a_wrong_host_list_is_refused_with_its_place(text, message):
         (["node001", "node002", "node003", "node007"], "node[001-003,007]"),
         (["n9", "n10", "n11"], "n[9-11]"),
         (["n08", "n09", "n10"], "n[08-10]"),
+        (["n0", "n1", "n10"], "n[0-1,10]"),
         (["login", "n1"], "login,n1"),
         (["n1-ib", "n2-ib"], "n[1-2]-ib"),
     ],
