@@ -30,6 +30,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.A
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _INSPECTED = (dict, list, float)
 _MAX_DIGITS = 4_000  # Python refuses to convert more than 4,300
+_EXPECTED = "text in YAML or JSON"
 
 
 def label_of(source: str | Path) -> str:
@@ -63,12 +64,14 @@ def read_config(path: Path) -> Data:
     return parse(_read_text(path, label, MAX_SPEC_BYTES), label, constant=str)
 
 
-def read_text(source: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> str:
-    """Return the text of a file, or of standard input for `-`.
+def read_text(
+    source: str | Path, *, max_bytes: int = MAX_JSON_BYTES, expected: str = _EXPECTED
+) -> str:
+    """Return the text of a file, or of standard input for `-`; expected: what messages ask for.
 
     Raises SpecError, which names the file, if it cannot be read or is not UTF-8 text.
     """
-    return _read_text(source, label_of(source), max_bytes)
+    return _read_text(source, label_of(source), max_bytes, expected)
 
 
 def parse(text: str, label: str, constant: Callable[[str], Any] | None = None) -> Data:
@@ -145,7 +148,7 @@ def path_text(path: tuple[str | int, ...]) -> str:
     return text
 
 
-def _read_text(source: str | Path, label: str, max_bytes: int) -> str:
+def _read_text(source: str | Path, label: str, max_bytes: int, expected: str = _EXPECTED) -> str:
     try:
         if source == "-":
             raw = sys.stdin.buffer.read(max_bytes + 1)
@@ -163,13 +166,11 @@ def _read_text(source: str | Path, label: str, max_bytes: int) -> str:
     if len(raw) > max_bytes:
         raise SpecError(f"{label}: larger than {max_bytes // 1_000_000} MB, the most that is read")
     if b"\0" in raw:
-        raise SpecError(f"{label}: found binary data, expected text in YAML or JSON")
+        raise SpecError(f"{label}: found binary data, expected {expected}")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SpecError(
-            f"{label}: byte {error.start} is not UTF-8; expected text in YAML or JSON"
-        ) from None
+        raise SpecError(f"{label}: byte {error.start} is not UTF-8; expected {expected}") from None
 
 
 def _near_file(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Write docs/cli.md: what `--help` of the command and of every verb says, 80 columns wide.
+"""Write docs/cli.md: what `--help` of the command, verbs and subcommands says, 80 columns wide.
 
 python docs/make_cli_reference.py
 """
@@ -39,6 +39,17 @@ def _sections() -> Iterator[str]:
             raise LookupError(verb)
         context = click.Context(command, parent=parent, info_name=verb)
         yield _section(f"autopar {verb}", command.get_help(context))
+        if isinstance(command, click.Group):
+            yield from _subsections(command, context)
+
+
+def _subsections(group: click.Group, parent: click.Context) -> Iterator[str]:
+    for name in group.list_commands(parent):
+        command = group.get_command(parent, name)
+        if command is None:
+            raise LookupError(name)
+        context = click.Context(command, parent=parent, info_name=name)
+        yield _section(f"autopar {parent.info_name} {name}", command.get_help(context))
 
 
 def _section(title: str, text: str) -> str:

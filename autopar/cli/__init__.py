@@ -21,6 +21,7 @@ VERBS = {
     "place": "Place experts on GPUs under measured load, with a proved bound.",
     "validate": "Predict published measurements, and say how far off that is.",
     "calibrate": "Measure the GPUs at hand and write a GPU spec from it.",
+    "ingest": "Read the world's own descriptions into specs, and say what was inferred.",
     "catalog": "List and show what models/ and solvers/ hold.",
 }
 

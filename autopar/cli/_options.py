@@ -220,14 +220,29 @@ def scenario_options(command: _F) -> _F:
 
 def output_options(command: _F) -> _F:
     """Add the options of printing; the command receives them as `output`."""
+    return _printing(command, takes_folder=False)
+
+
+def folder_output_options(command: _F) -> _F:
+    """Add the options of printing for a command that may write several files: -o takes a folder."""
+    return _printing(command, takes_folder=True)
+
+
+def _printing(command: _F, *, takes_folder: bool) -> _F:
+    into = "Write the document to FILE too, atomically; YAML if it ends in .yaml or .yml."
+    if takes_folder:
+        into = (
+            "Write the document to FILE, atomically (YAML if it ends in .yaml or .yml), or each to "
+            "a file of its own in DIR."
+        )
     options = (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         click.option(
             "-o",
             "file",
-            type=click.Path(path_type=Path, dir_okay=False),
-            metavar="FILE",
-            help="Write the document to FILE too, atomically; YAML if it ends in .yaml or .yml.",
+            type=click.Path(path_type=Path, dir_okay=takes_folder),
+            metavar="FILE|DIR" if takes_folder else "FILE",
+            help=into,
         ),
         click.option("--no-color", is_flag=True, help="Print without colour."),
         click.option("-v", "verbose", count=True, help="Log phases; twice: also the solver's log."),

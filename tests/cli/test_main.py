@@ -17,7 +17,9 @@ def run(*args):
     return CliRunner().invoke(main, list(args))
 
 
-@pytest.mark.parametrize("args", [["--help"], ["solve", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["solve", "--help"], ["ingest", "cluster", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(args):
     code = (
         "import sys; from autopar.cli import main\n"

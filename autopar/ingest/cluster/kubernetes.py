@@ -1,0 +1,191 @@
+"""`kubectl get nodes -o json` -> the GPUs of the nodes.
+
+Labels: GPU feature discovery of NVIDIA (README of k8s-device-plugin, docs/gpu-feature-discovery),
+the node labeller of AMD (ROCm/k8s-device-plugin, cmd/k8s-node-labeller), and the accelerator label
+of Google's GKE.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from autopar import documents
+from autopar.errors import SpecError, shorten
+from autopar.ingest.cluster.findings import Node
+from autopar.ingest.cluster.text import Output
+
+COMMAND = "kubectl get nodes -o json"
+
+_NVIDIA, _AMD = "nvidia.com/gpu", "amd.com/gpu"
+_AMD_NAME = "amd.com/gpu.product-name"
+_MIG = re.compile(r"nvidia\.com/mig-\d+g\.\d+gb\S*")
+_MIG_NAME = re.compile(r"-MIG-\d+g\.\d+gb\S*$")
+_SHARED = "-SHARED"
+_NO_UUID = "00000000-0000-0000-0000-000000000000."  # of a GPU that is in no fabric
+_AMD_MEMORY = re.compile(r"(\d{1,5})\s*(?:G|GB|GiB)", re.ASCII)
+
+
+def is_kubernetes(text: str) -> bool:
+    """Whether a text is an object of Kubernetes."""
+    return text.lstrip().startswith("{")
+
+
+def read_nodes(output: Output) -> tuple[list[Node], int]:
+    """Return the GPUs of the nodes, and how many nodes have none.
+
+    Raises SpecError, which names the field, for what cannot be read or contradicts itself.
+    """
+    nodes: list[Node] = []
+    seen: set[str] = set()
+    idle = 0
+    for where, item in _items(output):
+        name = _mapping(item, "metadata", where).get("name")
+        if not isinstance(name, str) or not name:
+            raise SpecError(f"{where}.metadata.name: found {documents.found(name)}, expected text")
+        if name in seen:
+            raise SpecError(f"{where}.metadata.name: found node {shorten(name)} a second time")
+        seen.add(name)
+        node = _node(name, where, item)
+        if node is None:
+            idle += 1
+        else:
+            nodes.append(node)
+    return nodes, idle
+
+
+def _items(output: Output) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each node of a list, or the one that the document is, and how messages name it."""
+    data = documents.parse(output.text, output.label)
+    kind, items = data.get("kind"), data.get("items")
+    if kind == "Node":
+        yield f"{output.label}: Node", data
+        return
+    if kind not in ("List", "NodeList") or not isinstance(items, list):
+        raise SpecError(
+            f"{output.label}: kind: found {documents.found(kind)}, expected a List of nodes, as "
+            f"{COMMAND} prints it"
+        )
+    for index, item in enumerate(items):
+        where = f"{output.label}: items[{index}]"
+        if not isinstance(item, dict) or item.get("kind") != "Node":
+            inner = item.get("kind") if isinstance(item, dict) else item
+            raise SpecError(
+                f"{where}.kind: found {documents.found(inner)}, expected Node; give the output of "
+                f"{COMMAND}"
+            )
+        yield where, item
+
+
+def _node(name: str, where: str, item: Mapping[str, Any]) -> Node | None:
+    """Return the GPUs of one node, None if it has none."""
+    labels = _mapping(_mapping(item, "metadata", where), "labels", f"{where}.metadata")
+    status = _mapping(item, "status", where)
+    place = f"{where}.status"
+    usable = _mapping(status, "allocatable", place)
+    capacity = _mapping(status, "capacity", place)
+    down = _down(item, status, where)
+    if _AMD in usable or _AMD_NAME in labels:
+        return _amd(name, where, labels, usable, down)
+    labelled = _count(labels, f"{_NVIDIA}.count", f"{where}.metadata.labels")
+    allocatable = _count(usable, _NVIDIA, f"{place}.allocatable")
+    slices = sorted(key for key in usable if _MIG.fullmatch(key) and _count(usable, key, place))
+    product = _text(labels, f"{_NVIDIA}.product") or _text(
+        labels, "cloud.google.com/gke-accelerator"
+    )
+    if not labelled and not allocatable and not slices:
+        return None
+    is_sliced = bool(slices or (product is not None and _MIG_NAME.search(product)))
+    count, notes = _num_gpus(where, labels, labelled, allocatable, is_sliced=is_sliced)
+    whole = _count(capacity, _NVIDIA, f"{place}.capacity")
+    if whole is not None and allocatable is not None and allocatable < whole:
+        notes.append(f"{allocatable} of {whole} GPUs are allocatable: the others are not healthy")
+    if is_sliced:
+        notes.append("sliced")
+    memory = _count(labels, f"{_NVIDIA}.memory", f"{where}.metadata.labels")
+    clique = _text(labels, f"{_NVIDIA}.clique")
+    return Node(
+        name,
+        where,
+        None if product is None else _MIG_NAME.sub("", product).removesuffix(_SHARED),
+        count,
+        memory_bytes=None if not memory or "sliced" in notes else memory * 2.0**20,
+        unit=None if clique is None or clique.startswith(_NO_UUID) else clique,
+        down=down,
+        notes=tuple(notes),
+    )
+
+
+def _num_gpus(
+    where: str,
+    labels: Mapping[str, Any],
+    labelled: int | None,
+    allocatable: int | None,
+    *,
+    is_sliced: bool,
+) -> tuple[int, list[str]]:
+    """Return the whole GPUs of a node that can be had, and what is to be said about it."""
+    if allocatable is None:
+        return labelled or 0, ["no allocatable nvidia.com/gpu; the label's count is taken"]
+    copies = _count(labels, f"{_NVIDIA}.replicas", f"{where}.metadata.labels") or 1
+    if copies > 1:
+        taken = allocatable // copies
+        return taken, [f"shared: each GPU is offered {copies} times; whole GPUs are counted"]
+    if labelled is None or is_sliced:
+        return allocatable, []
+    if allocatable > labelled:
+        raise SpecError(
+            f"{where}: found {allocatable} allocatable nvidia.com/gpu and the label "
+            f"nvidia.com/gpu.count={labelled}, expected no more than the label says"
+        )
+    if allocatable < labelled:
+        return allocatable, [f"{allocatable} GPUs are allocatable, {labelled} by the label"]
+    return allocatable, []
+
+
+def _amd(
+    name: str, where: str, labels: Mapping[str, Any], usable: Mapping[str, Any], down: str | None
+) -> Node:
+    count = _count(usable, _AMD, f"{where}.status.allocatable") or 0
+    vram = _text(labels, f"{_AMD}.vram") or _text(labels, f"beta.{_AMD}.vram")
+    match = _AMD_MEMORY.fullmatch(vram or "")
+    product = _text(labels, _AMD_NAME) or _text(labels, f"beta.{_AMD_NAME}")
+    memory = None if match is None else int(match[1]) * 2.0**30
+    return Node(name, where, product, count, memory_bytes=memory, down=down)
+
+
+def _down(item: Mapping[str, Any], status: Mapping[str, Any], where: str) -> str | None:
+    """Return why a node takes no new pods, None if it does."""
+    if _mapping(item, "spec", where).get("unschedulable") is True:
+        return "cordoned"
+    conditions = status.get("conditions") or []
+    if not isinstance(conditions, list):
+        raise SpecError(
+            f"{where}.status.conditions: found {documents.found(conditions)}, expected a list"
+        )
+    ready = [c for c in conditions if isinstance(c, dict) and c.get("type") == "Ready"]
+    return "NotReady" if ready and ready[0].get("status") != "True" else None
+
+
+def _mapping(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = data.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise SpecError(f"{where}.{key}: found {documents.found(value)}, expected a mapping")
+    return value
+
+
+def _text(labels: Mapping[str, Any], key: str) -> str | None:
+    value = labels.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def _count(data: Mapping[str, Any], key: str, where: str) -> int | None:
+    """Return a count, which Kubernetes writes as text, None if there is none."""
+    value = data.get(key)
+    if value is None:
+        return None
+    text = str(value)
+    if isinstance(value, bool) or not text.isdecimal() or len(text) > 9:
+        raise SpecError(f"{where}[{key}]: found {documents.found(value)}, expected a count")
+    return int(text)

@@ -1,0 +1,139 @@
+"""`kubectl get nodes -o json`."""
+
+import json
+
+import pytest
+
+from autopar.errors import SpecError
+from autopar.ingest.cluster.kubernetes import read_nodes
+
+UUID = "1f0d2c8e-51ad-4b0f-9d46-3c6e6d1c2b7a"
+
+
+def read(shapes, output, *nodes):
+    return read_nodes(output(shapes["kubectl"](*nodes), "nodes.json"))
+
+
+def one(shapes, output, *args, **more):
+    (found,), _ = read(shapes, output, shapes["node"](*args, **more))
+    return found
+
+
+def test_labels_give_name_memory_and_number(shapes, output):
+    found = one(shapes, output, "gpu-1")
+    assert (found.gpu, found.num_gpus) == ("NVIDIA-H100-80GB-HBM3", 8)
+    assert found.memory_bytes == 81559 * 2**20
+    assert found.where == "nodes.json: items[0]"
+
+
+def test_nodes_without_gpus_are_counted(shapes, output):
+    cpu = shapes["node"]("cpu-1", product=None, usable={"nvidia.com/gpu": None})
+    nodes, idle = read(shapes, output, cpu, shapes["node"]("gpu-1"))
+    assert ([n.name for n in nodes], idle) == (["gpu-1"], 1)
+
+
+def test_a_single_node_may_be_the_document(shapes, output):
+    nodes, _ = read_nodes(output(json.dumps(shapes["node"]("gpu-1"))))
+    assert nodes[0].name == "gpu-1"
+
+
+def test_the_clique_is_the_nvlink_domain(shapes, output):
+    labels = {"nvidia.com/gpu.clique": f"{UUID}.1"}
+    assert one(shapes, output, "t1", 4, "NVIDIA-GB200", labels=labels).unit == f"{UUID}.1"
+
+
+def test_a_clique_of_no_fabric_is_none(shapes, output):
+    labels = {"nvidia.com/gpu.clique": "00000000-0000-0000-0000-000000000000.0"}
+    assert one(shapes, output, "t1", labels=labels).unit is None
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [({"cordoned": True}, "cordoned"), ({"ready": "False"}, "NotReady"),
+     ({"ready": "Unknown"}, "NotReady"), ({}, None)],
+)  # fmt: skip
+def test_nodes_that_take_no_pods_are_down(shapes, output, more, why):
+    assert one(shapes, output, "gpu-1", **more).down == why
+
+
+def test_slices_of_one_size_are_no_gpus(shapes, output):
+    """MIG strategy single: the product's name tells, and the count is that of slices."""
+    found = one(shapes, output, "gpu-1", 56, "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", memory=9728)
+    assert found.gpu == "NVIDIA-H100-80GB-HBM3"
+    assert "sliced" in found.notes
+    assert found.memory_bytes is None
+
+
+def test_slices_of_many_sizes_are_no_gpus(shapes, output):
+    """MIG strategy mixed: a resource per size."""
+    usable = {"nvidia.com/gpu": "0", "nvidia.com/mig-1g.10gb": "7", "nvidia.com/mig-3g.40gb": "2"}
+    labels = {"nvidia.com/mig.strategy": "mixed"}
+    assert "sliced" in one(shapes, output, "gpu-1", labels=labels, usable=usable).notes
+
+
+def test_shared_gpus_are_counted_once(shapes, output):
+    labels = {"nvidia.com/gpu.replicas": "4"}
+    usable = {"nvidia.com/gpu": "32"}
+    found = one(shapes, output, "g", 8, "NVIDIA-L40S-SHARED", labels=labels, usable=usable)
+    assert (found.gpu, found.num_gpus) == ("NVIDIA-L40S", 8)
+    assert "offered 4 times" in found.notes[0]
+
+
+def test_a_gpu_that_is_not_healthy_is_said(shapes, output):
+    usable, capacity = {"nvidia.com/gpu": "7"}, {"nvidia.com/gpu": "8"}
+    found = one(shapes, output, "gpu-1", usable=usable, capacity=capacity)
+    assert found.num_gpus == 7
+    assert "7 GPUs are allocatable, 8 by the label" in found.notes
+    assert "7 of 8 GPUs are allocatable: the others are not healthy" in found.notes
+
+
+def test_without_a_device_plugin_the_label_counts(shapes, output):
+    found = one(shapes, output, "gpu-1", usable={"nvidia.com/gpu": None})
+    assert found.num_gpus == 8
+    assert "the label's count is taken" in found.notes[0]
+
+
+def test_googles_label_names_a_gpu_where_no_other_does(shapes, output):
+    labels = {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
+    assert one(shapes, output, "gke-1", 8, None, labels=labels).gpu == "nvidia-h100-80gb"
+
+
+def test_labels_of_amd(shapes, output):
+    labels = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"}
+    usable = {"nvidia.com/gpu": None, "amd.com/gpu": "8"}
+    found = one(shapes, output, "mi-1", 8, None, labels=labels, usable=usable)
+    assert (found.gpu, found.num_gpus) == ("AMD_Instinct_MI300X_OAM", 8)
+    assert found.memory_bytes == 192 * 2**30
+
+
+def test_more_gpus_than_the_label_says_contradict_it(shapes, output):
+    with pytest.raises(SpecError) as error:
+        one(shapes, output, "gpu-1", 8, usable={"nvidia.com/gpu": "16"})
+    assert "items[0]: found 16 allocatable nvidia.com/gpu and the label" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"kind": "List", "items": [', "line 1, column 28: not valid JSON"),
+        ('{"kind": "PodList", "items": []}', "kind: found 'PodList', expected a List of nodes"),
+        ('{"kind": "List", "items": [{"kind": "Pod"}]}', "items[0].kind: found 'Pod', expected"),
+        ('{"kind": "List", "items": [3]}', "items[0].kind: found 3, expected Node"),
+        ('{"kind": "List"}', "kind: found 'List', expected a List of nodes"),
+        ('{"kind": "Node", "metadata": {}}', "metadata.name: found null, expected text"),
+        ('{"kind": "Node", "metadata": {"name": "a", "labels": []}}', "labels: found a list of 0"),
+        (
+            '{"kind":"Node","metadata":{"name":"a"},"status":{"allocatable":{"nvidia.com/gpu":"many"}}}',
+            "status.allocatable[nvidia.com/gpu]: found 'many', expected a count",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_field(output, text, message):
+    with pytest.raises(SpecError, match=r"^nodes\.json: ") as error:
+        read_nodes(output(text, "nodes.json"))
+    assert message in str(error.value)
+
+
+def test_a_node_twice_is_refused(shapes, output):
+    with pytest.raises(SpecError, match=r"items\[1\]\.metadata\.name: found node 'a' a second"):
+        read(shapes, output, shapes["node"]("a"), shapes["node"]("a"))

@@ -1,0 +1,148 @@
+"""`scontrol show node` and topology.conf."""
+
+import pytest
+
+from autopar.errors import SpecError
+from autopar.ingest.cluster.slurm import read_network, read_nodes
+
+TREE = """\
+# Two leaves below one spine.
+SwitchName=leaf1 Nodes=node[001-004]
+SwitchName=leaf2 \\
+    Nodes=node[005-008]   # the second rack
+SwitchName=spine Switches=leaf[1-2]
+"""
+
+
+def one(shapes, output, *args, **more):
+    nodes, _ = read_nodes(output(shapes["scontrol"]("node001", *args, **more)))
+    return nodes
+
+
+@pytest.mark.parametrize("one_line", [False, True])
+def test_both_forms_of_scontrol_are_read(shapes, output, one_line):
+    text = "".join(shapes["scontrol"](f"node00{i}", one_line=one_line) for i in (1, 2))
+    nodes, idle = read_nodes(output(text))
+    assert [(n.name, n.gpu, n.num_gpus, n.down) for n in nodes] == [
+        ("node001", "h100", 8, None),
+        ("node002", "h100", 8, None),
+    ]
+    assert idle == 0
+
+
+@pytest.mark.parametrize(
+    ("gres", "expected"),
+    [
+        ("gpu:h100:8", [("h100", 8)]),
+        ("gpu:8", [(None, 8)]),
+        ("gpu", [(None, 1)]),
+        ("gpu:8(S:0-1)", [(None, 8)]),
+        ("gpu:nvidia_h100_80gb_hbm3:8(S:0,1)", [("nvidia_h100_80gb_hbm3", 8)]),
+        ("nvme:1,gpu:h200:8(S:0-1),shard:h200:64(0/8,1/8)", [("h200", 8)]),
+        ("gpu:a100:4(S:0),gpu:l40s:2(S:1)", [("a100", 4), ("l40s", 2)]),
+        ("gpu:a100:4,gpu:a100:4", [("a100", 8)]),
+        ("(null)", []),
+        ("gpu:0", []),
+    ],
+)
+def test_gres_gives_type_and_number(shapes, output, gres, expected):
+    assert [(n.gpu, n.num_gpus) for n in one(shapes, output, gres)] == expected
+
+
+def test_slices_are_noticed(shapes, output):
+    (node,) = one(shapes, output, "gpu:a100_1g.10gb:56")
+    assert "sliced" in node.notes
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["DOWN", "DOWN*", "IDLE+DRAIN", "MIXED+DRAIN", "DRAINED", "FAIL", "IDLE*", "FUTURE",
+     "IDLE+NOT_RESPONDING", "DOWN+DRAIN+INVALID_REG", "IDLE+MAINT", "UNKNOWN"],
+)  # fmt: skip
+def test_nodes_that_take_no_jobs_are_down(shapes, output, state):
+    (node,) = one(shapes, output, state=state)
+    assert node.down == f"State={state}"
+
+
+@pytest.mark.parametrize("state", ["IDLE", "MIXED", "ALLOCATED", "IDLE+CLOUD", "MIXED+PLANNED"])
+def test_nodes_at_work_are_up(shapes, output, state):
+    (node,) = one(shapes, output, state=state)
+    assert node.down is None
+
+
+def test_lines_of_slurm_conf_name_many_nodes(output):
+    text = "NodeName=node[001-003] Gres=gpu:h100:8 CPUs=224 State=UNKNOWN\n"
+    nodes, _ = read_nodes(output(text))
+    assert [n.name for n in nodes] == ["node001", "node002", "node003"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"tres": ",gres/gpu=7"}, "line 1: found 'Gres=gpu:h100:8(S:0-1) and gres/gpu=7 in CfgTR"),
+        ({"used": "gpu:h100:9(IDX:0-8)"}, "expected no more GPUs in use than Gres="),
+        (
+            {"gres": "(null)", "tres": ",gres/gpu=2"},
+            "found 'Gres=(null) and gres/gpu=2 in CfgTRES'",
+        ),
+        ({"gres": "gpu:h100:eight"}, "found 'Gres=gpu:h100:eight', expected gpu:8 or gpu:h100:8"),
+    ],
+)
+def test_counts_that_contradict_each_other_are_refused(shapes, output, more, message):
+    with pytest.raises(SpecError, match=r"^saved\.txt: line 1: ") as error:
+        one(shapes, output, **more)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("NodeName=a\n", "line 1: found 'NodeName=a', expected fields such as Gres="),
+        ("NodeName=a Arch=x86\n  State=IDLE\n", "line 1: found 'node a without Gres=', expected"),
+        ("NodeName=a[1 Gres=gpu:8\n", "line 1: NodeName: found 'a[1', expected a ]"),
+        ("NodeName=DEFAULT Gres=gpu:8\n", "line 1: found 'NodeName=DEFAULT', expected"),
+        ("NodeName=a Gres=gpu:8 NodeName=b Gres=gpu:8\n", "line 1: found 'two NodeNames"),
+        ("NodeName=a Gres=gpu:8\n\nNodeName=a Gres=gpu:8\n", "line 3: found 'node a again'"),
+        ("nothing\n", "found no NodeName=, expected scontrol show node"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_line(output, text, message):
+    with pytest.raises(SpecError, match=r"^saved\.txt: ") as error:
+        read_nodes(output(text))
+    assert message in str(error.value)
+
+
+def test_a_node_in_use_is_read_as_it_is(shapes, output):
+    (node,) = one(shapes, output, tres=",gres/gpu=8,gres/gpu:h100=8", used="gpu:h100:6(IDX:0-5)")
+    assert node.num_gpus == 8
+
+
+def test_a_tree_gives_each_node_its_leaf(output):
+    network = read_network(output(TREE))
+    assert network.leaves["node004"] == "leaf1"
+    assert network.leaves["node005"] == "leaf2"
+    assert not network.blocks
+
+
+def test_blocks_give_each_node_its_block(output):
+    text = "BlockName=b1 Nodes=t[01-18]\r\nBlockName=b2 Nodes=t[19-36]\r\nBlockSizes=18\r\n"
+    network = read_network(output(text))
+    assert (network.blocks["t18"], network.blocks["t19"]) == ("b1", "b2")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TREE.replace("leaf[1-2]", "leaf[1-3]"), "line 5: found 'switch leaf3', expected one with"),
+        (TREE.replace("005-008", "004-008"), "line 3: found \"node 'node004' in leaf2\", expected"),
+        (TREE.replace("Nodes", "Node"), "line 2: found 'Node=node[001-004]', expected"),
+        ("SwitchName=a Nodes=\n", "line 1: found 'Nodes=', expected"),
+        ("SwitchName=a Nodes=n[1-\n", "line 1: Nodes: found 'n[1-', expected a ]"),
+        ("SwitchName=a Switches=b\nSwitchName=b\n", "found no line with Nodes="),
+        ("# nothing\n", "found no line with Nodes="),
+    ],
+)
+def test_a_wrong_topology_is_refused_with_its_line(output, text, message):
+    with pytest.raises(SpecError, match=r"^saved\.txt: ") as error:
+        read_network(output(text))
+    assert message in str(error.value)
