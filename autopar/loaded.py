@@ -69,11 +69,13 @@ def placement_notes(scenario: Scenario, plan: AnyPlan | None) -> tuple[str, ...]
         held = max(-(-scenario.llm.num_experts // stage.ep) for stage in layout.stages)
         if held == scenario.llm.num_experts:
             continue  # every rank has all experts: nothing to place
-        placed = placed_counts(counts)
+        ep = min(stage.ep for stage in layout.stages)
+        placed = placed_counts(counts).on(ep)
+        over_mean = held * ep / scenario.llm.num_experts
         said.append(
-            f"{role}experts are placed for their counts: the fullest rank of a layer has "
-            f"{placed.reached(held):.4f} times the mean, as a mean of layers; no placement has "
-            f"less than {placed.bound(held):.4f}"
+            f"{role}experts are placed for their counts, summed over windows: the fullest of {ep} "
+            f"ranks has {placed.reached.mean() * over_mean:.4f} times the mean, as a mean of "
+            f"layers; no placement has less than {placed.bound.mean() * over_mean:.4f}"
         )
     return tuple(said)
 

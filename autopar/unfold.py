@@ -77,7 +77,7 @@ def _measured_ranks(problem: Problem, candidate: Candidate) -> IntArray | None:
     if counts is None:
         return None
     ranks = np.zeros((scenario.llm.num_layers, scenario.llm.num_experts), dtype=np.int64)
-    ranks[list(experts)] = placed_counts(counts).ranks(candidate.ep)
+    ranks[list(experts)] = placed_counts(counts).on(candidate.ep).ranks
     return ranks
 
 

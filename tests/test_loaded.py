@@ -49,7 +49,7 @@ def test_a_hand_written_plan_is_judged_by_where_it_puts_experts(scenario):
     def factor(ranks):
         plan = api.solve(asked, diagnose=False).plan
         rows = np.array([[layer, e, 0, 0, r] for layer in range(4) for e, r in enumerate(ranks)])
-        return law_of_plan(asked.workload, asked.llm, plan_with(plan, rows)).factor(2)
+        return law_of_plan(asked.workload, asked.llm, plan_with(plan, rows)).factor(2, 3)
 
     assert factor([0, 0, 1, 1, 2, 2]) == pytest.approx(10 / 7)
     assert factor([0, 1, 0, 1, 2, 2]) == pytest.approx(17 / 7)

@@ -2,6 +2,7 @@
 # ruff: noqa: PLC0415  --help imports no numpy, no solver
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +74,11 @@ def command(
     from autopar.report.placement import placement_document, placement_text, print_placement
 
     prepare(output)
-    targets = list(_targets(exports))
+    targets = list(_targets(exports, output.file))
     llm = _llm(given["model"], given["catalogs"])
     found = answer(_request(loads, llm, given))
     for target, file in targets:
-        _export(found, target, file, llm, given["num_groups"])
+        found = _export(found, target, file, llm, given["num_groups"])
     emit(
         output,
         lambda: placement_document(found),
@@ -282,8 +283,10 @@ def _moves(text: str | None, num_slots: int) -> int | None:
     return min(int(text), num_slots)
 
 
-def _targets(exports: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+def _targets(exports: tuple[str, ...], output: Path | None) -> Iterator[tuple[str, Path]]:
     from autopar.errors import SpecError, suggest
+
+    written = {} if output is None else {output.resolve(): "-o"}
 
     for text in exports:
         target, mark, file = text.partition("=")
@@ -298,11 +301,18 @@ def _targets(exports: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
         if endings and not file.endswith(endings):
             raise SpecError(f"--export: {target}: found {file[-60:]!r}, expected *{endings[0]}")
         refuse_unwritable(Path(file), "--export")
+        if Path(file).resolve() in written:
+            other = written[Path(file).resolve()]
+            raise SpecError(f"--export: {target}: {other} writes {file[-60:]!r} too")
+        written[Path(file).resolve()] = target
         yield target, Path(file)
 
 
-def _export(found: "Answer", target: Any, file: Path, llm: "LLM | None", num_groups: int) -> None:
-    from autopar.placement.files.engines import text_for, verify_file
+def _export(
+    found: "Answer", target: Any, file: Path, llm: "LLM | None", num_groups: int
+) -> "Answer":
+    """Write the file of an engine, read it back, and return the answer with what it needs said."""
+    from autopar.placement.files.engines import notes_for, text_for, verify_file
 
     num_layers = None if llm is None else llm.num_layers
     request = found.request
@@ -316,3 +326,5 @@ def _export(found: "Answer", target: Any, file: Path, llm: "LLM | None", num_gro
     )
     write_text(file, text, "--export")
     verify_file(file, target, found.expert_map, num_layers)
+    notes = (*found.notes, *notes_for(target, found.expert_map, llm))
+    return replace(found, notes=notes)

@@ -21,45 +21,43 @@ _TOLERANCE = 1e-3  # above the bound: where the search of a layer stops
 _ROUNDS = 8  # kicks in a row without a gain; many degrees are looked at
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Placements of all layers on some ranks.
+
+    reached, bound: load of the busiest rank over that of so many mean experts, shape (layers,).
+    ranks: of each expert, shape (layers, experts).
+    """
+
+    reached: FloatArray
+    bound: FloatArray
+    ranks: IntArray
+
+
 class PlacedCounts:
-    """Measured counts with a placement for each number of experts per rank, found when asked for.
+    """Measured counts with a placement for each number of ranks, found when asked for.
 
     counts: tokens that each expert got, shape (expert layers, experts).
     """
 
     def __init__(self, counts: tuple[tuple[float, ...], ...]) -> None:
         self._counts = np.asarray(counts, dtype=np.float64)
-        self._known: dict[int, tuple[float, float, IntArray]] = {}
+        self._known: dict[tuple[int, int], _Placed] = {}
 
-    def reached(self, held: int) -> float:
-        """Load of the busiest rank over that of `held` mean experts, as the mean over layers."""
-        return self._placed(held)[0]
+    @property
+    def num_experts(self) -> int:
+        """Experts of a layer."""
+        return int(self._counts.shape[1])
 
-    def bound(self, held: int) -> float:
-        """Return what no placement beats."""
-        return self._placed(held)[1]
+    def on(self, ranks: int, held: int | None = None) -> _Placed:
+        """Return the placements on so many ranks.
 
-    def ranks(self, ep: int) -> IntArray:
-        """Return the expert rank of each expert, shape (expert layers, experts).
-
-        Every rank has an expert: where the placement leaves ranks empty they take one each from the
-        ranks that have several and least load, which makes no busiest rank busier.
+        held: the most experts of a rank; as few as can be where it is None.
         """
-        num_experts = self._counts.shape[1]
-        held = -(-num_experts // ep)
-        ranks = self._placed(held)[2].copy()
-        for row, load in zip(ranks, self._counts, strict=True):
-            for empty in sorted(set(range(ep)) - set(row.tolist())):
-                work = np.bincount(row, weights=load, minlength=ep)
-                work[np.bincount(row, minlength=ep) < 2] = np.inf
-                giver = np.flatnonzero(row == work.argmin())
-                row[giver[load[giver].argmin()]] = empty
-        return ranks
-
-    def _placed(self, held: int) -> tuple[float, float, IntArray]:
-        if held not in self._known:
-            self._known[held] = _place(self._counts, held)
-        return self._known[held]
+        most = -(-self.num_experts // ranks) if held is None else held
+        if (most, ranks) not in self._known:
+            self._known[most, ranks] = _place(self._counts, most, ranks)
+        return self._known[most, ranks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +66,13 @@ class Reached:
 
     placed: PlacedCounts
 
-    def factor(self, held: int) -> float:
-        """Load of the busiest rank over the mean."""
-        return self.placed.reached(held)
+    def factor(self, held: int, ranks: int) -> float:
+        """Load of the busiest rank over the mean, as the mean over layers."""
+        return float(self.placed.on(ranks, held).reached.mean())
+
+    def peak(self, held: int, ranks: int) -> float:
+        """Return that of the layer that is least even."""
+        return float(self.placed.on(ranks, held).reached.max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,13 @@ class Bounded:
 
     placed: PlacedCounts
 
-    def factor(self, held: int) -> float:
-        """Least load of the busiest rank over the mean."""
-        return self.placed.bound(held)
+    def factor(self, held: int, ranks: int) -> float:
+        """Least load of the busiest rank over the mean, as the mean over layers."""
+        return float(self.placed.on(ranks, held).bound.mean())
+
+    def peak(self, held: int, ranks: int) -> float:
+        """Return that of the layer that is least even."""
+        return float(self.placed.on(ranks, held).bound.max())
 
 
 def law_of(workload: Workload) -> Law | RankFactors:
@@ -101,32 +107,36 @@ def placed_counts(counts: tuple[tuple[float, ...], ...]) -> PlacedCounts:
     return PlacedCounts(counts)
 
 
-def _place(counts: FloatArray, held: int) -> tuple[float, float, IntArray]:
-    """Return the mean factor that is reached, its bound, and the rank of each expert.
+def _place(counts: FloatArray, held: int, num_ranks: int) -> _Placed:
+    """Place the experts of every layer on ranks, each of which holds at most `held` and at least 1.
 
-    All expert parallel sizes for which a rank has at most `held` experts share them: what is
-    reached is reached by the fewest such ranks, and what is bounded by the most.
+    Slots that stay empty are filled with experts without load.
     """
     num_experts = counts.shape[1]
-    few, many = -(-num_experts // held), num_experts
-    if held > 1:
-        many = -(-num_experts // (held - 1)) - 1
-    machine = Machine(few, held)
-    loads = _with_empty(counts, few * held)
+    machine = Machine(num_ranks, held)
+    loads = np.pad(counts, ((0, 0), (0, machine.num_slots - num_experts)))
     begins = starts(loads, machine)[0]
-    goals = quick_bounds(loads, machine, NO_RULES) * (1 + _TOLERANCE)
+    bounds = quick_bounds(loads, machine, NO_RULES)
     ranks = np.zeros(loads.shape, dtype=np.int64)
-    fullest = np.zeros(len(loads))
-    for row, (load, begin, goal) in enumerate(zip(loads, begins, goals.tolist(), strict=True)):
-        slots = search(LayerTask(load, machine), begin, goal, _ROUNDS, 0)
+    for row, (load, begin, bound) in enumerate(zip(loads, begins, bounds.tolist(), strict=True)):
+        slots = search(LayerTask(load, machine), begin, bound * (1 + _TOLERANCE), _ROUNDS, 0)
         ranks[row, slots] = np.arange(len(slots)) // held
-        fullest[row] = load[slots].reshape(-1, held).sum(axis=1).max()
+    ranks = ranks[:, :num_experts]
+    tops = np.zeros(len(counts))
+    for row, load in enumerate(counts):
+        _leave_none_empty(ranks[row], load, num_ranks)
+        tops[row] = np.bincount(ranks[row], weights=load, minlength=num_ranks).max()
     mean = counts.sum(axis=1) * held / num_experts
-    bounds = quick_bounds(_with_empty(counts, many * held), Machine(many, held), NO_RULES)
-    reached, bound = (float((top / mean).mean()) for top in (fullest, np.minimum(bounds, fullest)))
-    return reached, bound, ranks[:, :num_experts]
+    return _Placed(tops / mean, np.minimum(bounds, tops) / mean, ranks)
 
 
-def _with_empty(counts: FloatArray, num_slots: int) -> FloatArray:
-    """Return the counts with an expert without load for each slot that stays empty."""
-    return np.pad(counts, ((0, 0), (0, num_slots - counts.shape[1])))
+def _leave_none_empty(ranks: IntArray, load: FloatArray, num_ranks: int) -> None:
+    """Give every rank without experts the lightest of the rank that has several and least load.
+
+    That makes no busiest rank busier, unless all its load were of one expert, which it keeps.
+    """
+    for empty in sorted(set(range(num_ranks)) - set(ranks.tolist())):
+        work = np.bincount(ranks, weights=load, minlength=num_ranks)
+        work[np.bincount(ranks, minlength=num_ranks) < 2] = np.inf
+        giver = np.flatnonzero(ranks == work.argmin())
+        ranks[giver[load[giver].argmin()]] = empty

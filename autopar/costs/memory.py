@@ -153,7 +153,9 @@ class Store:
         received = Exchange.of(part, rows, groups, step).received
         held = ceil_div(part.num_experts, rows.ep)
         routed, even = (
-            busiest_rows(step.stage_tokens, held, part.num_experts, part.experts_per_token, law)
+            busiest_rows(
+                step.stage_tokens, held, part.num_experts, part.experts_per_token, law, rows.ep
+            )
             for law in (self.shape.law, "even")
         )
         received = np.minimum(received * (routed / even), step.stage_tokens)

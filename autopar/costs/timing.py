@@ -302,6 +302,7 @@ class Clock:
             num_experts=part.num_experts,
             experts_per_token=part.experts_per_token,
             law=self.shape.law,
+            ranks=rows.ep,
             hidden_size=part.latent_size or hidden,
             ffn_size=real(ceil_div(part.expert_size, rows.etp)),
             num_matrices=part.num_matrices,

@@ -22,6 +22,7 @@ from autopar.placement.machine import (
 from autopar.placement.model import refuse_idle_layers
 from autopar.placement.options import DEFAULT, Options
 from autopar.placement.placing import PlacedLayer, fullest, placed, with_cp_sat
+from autopar.placement.renamed import renamed
 from autopar.placement.replan import kept_in_place, num_moves, replanned, without_twins
 from autopar.placement.results import Answer, LayerAnswer, Request, WindowGain
 from autopar.placement.rules import broken
@@ -48,7 +49,7 @@ def place(
     each slot now, shape (layers, slots).
     Raises as `answer` does.
     """
-    counts = counted("loads", np.asarray(loads))
+    counts = counted("loads", loads if isinstance(loads, np.ndarray) else _listed(loads))
     measured = Measured(counts, tuple(range(counts.shape[1])))
     refuse_idle_layers(measured)
     most = max(num_gpus, 1)  # Machine refuses less
@@ -73,6 +74,11 @@ def place(
     )
 
 
+def _listed(values: ArrayLike) -> object:
+    """Return what is no array as nested lists, so that a ragged one is refused by its place."""
+    return values if isinstance(values, list) else np.asarray(values)
+
+
 def answer(request: Request) -> Answer:
     """Return the placement that was asked for.
 
@@ -90,9 +96,11 @@ def answer(request: Request) -> Answer:
     if request.max_moves is None:
         layers = placed(loads, machine, request.rules, request.options)
         layers = _gathered(request, loads, layers, notes)
+        layers = _unmoved(request, loads, layers, before)
     else:
         layers = _replanned(request, loads, before, notes)
     slots = np.array([layer.slots for layer in layers])
+    _note_twins(request, before, notes)
     if request.current is not None:
         pairs = zip(slots, before, strict=True)
         slots = np.array([kept_in_place(now, old, machine.num_gpus) for now, old in pairs])
@@ -119,6 +127,7 @@ def answer(request: Request) -> Answer:
     )
 
 
+_AS_GOOD = 1e-9
 _SUMMED = ("max_over_mean", "bound", "before")
 
 
@@ -240,8 +249,39 @@ def _gathered(
         f"{plural(len(layers), 'layer')}; the gap counts it"
     )
     if changed < len(layers):
-        notes.append("in the others no placement with fewer nodes was found within the tolerance")
+        notes.append(
+            "in the others no placement with fewer nodes was found within the tolerance (with "
+            "GPUs of unequal speed none is looked for)"
+        )
     return moved
+
+
+def _unmoved(
+    request: Request, loads: FloatArray, layers: list[PlacedLayer], before: IntArray
+) -> list[PlacedLayer]:
+    """Keep a layer whose placement now is as good, and name GPUs so that fewest replicas move."""
+    machine = request.machine
+    if request.current is None:
+        return layers
+    kept = []
+    for load, layer, now in zip(loads, layers, before, strict=True):
+        task = LayerTask(load, machine, request.rules)
+        is_as_good = fullest(task, now) <= layer.max_load * (1 + _AS_GOOD)
+        if is_as_good and request.balance_tolerance == 0 and not broken(task, now):
+            kept.append(replace(layer, slots=now, max_load=fullest(task, now)))
+        else:
+            kept.append(replace(layer, slots=renamed(layer.slots, now, machine)))
+    return kept
+
+
+def _note_twins(request: Request, before: IntArray, notes: list[str]) -> None:
+    """Say what a placement now with twins means for the figures beside it."""
+    count = int(has_twins(before, request.machine).sum())
+    if count and request.current is not None:
+        notes.append(
+            f"in {count} of {plural(len(before), 'layer')} a GPU now has an expert twice, which no "
+            "placement here may: its load can be below the bound"
+        )
 
 
 def _replanned(
@@ -279,9 +319,7 @@ def _replanned(
         + (", but for what CP-SAT proved" if len(layers) == 1 else "")
     )
     if has_twins(before, machine).any():
-        notes.append(
-            "the current placement has an expert twice on one GPU; taking it away counts as a move"
-        )
+        notes.append("to take the second of two replicas off a GPU counts as a move")
     return layers
 
 

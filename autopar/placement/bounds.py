@@ -51,11 +51,10 @@ def _without_replicas(loads: FloatArray, machine: Machine) -> FloatArray:
 
 
 def _with_company(loads: FloatArray, machine: Machine, rules: Rules) -> FloatArray:
-    """A GPU that holds a replica of an expert has other experts in all its other slots.
+    """A GPU that holds a replica of the heaviest expert has other experts in its other slots.
 
-    With c replicas, an expert's share is w/c; the others are at least the lightest shares that any
-    counts allow: with all further replicas their own, w'/(1 + further), up to the most. For each
-    expert the best c counts, so the bound is the largest over experts of the least over c.
+    Its share is at least w / most, that of each other one at least w' / most, where most is the
+    largest number of replicas that slots and rules allow an expert.
     """
     further = machine.num_slots - loads.shape[1]
     most = min(rules.most_replicas(machine), further + 1)

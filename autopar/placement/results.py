@@ -88,6 +88,7 @@ class Answer:
 
     @property
     def expert_map(self) -> ExpertMap:
-        """The placement alone."""
-        slots = np.array([layer.slots for layer in self.layers])
-        return ExpertMap(slots, tuple(layer.layer for layer in self.layers))
+        """The placement alone, by the layers' numbers."""
+        layers = sorted(self.layers, key=lambda layer: layer.layer)
+        slots = np.array([layer.slots for layer in layers])
+        return ExpertMap(slots, tuple(layer.layer for layer in layers))

@@ -48,7 +48,7 @@ def gathered(task: LayerTask, slots: IntArray, together: FloatArray, most_load: 
     has more than its GPUs may hold; then each node's replicas to its GPUs as in any placement.
     """
     machine = task.machine
-    if machine.num_nodes == 1 or machine.speeds is not None:
+    if machine.num_nodes == 1 or np.ptp(machine.speed) > 0:
         return slots
     counts = np.bincount(slots, minlength=len(task.load))
     share = task.load / counts

@@ -12,19 +12,24 @@ from autopar.specs import LLM, Workload
 
 @dataclass(frozen=True, slots=True)
 class PlanFactors:
-    """Load of the busiest GPU of a layer over that of so many mean experts, as a mean of layers.
+    """Load of the busiest GPU of a layer over that of so many mean experts.
 
-    factors: the most experts that a GPU of a layer holds -> the mean over layers and copies where
-    that is so.
+    factors: the most experts that a GPU of a layer holds -> the mean, and the largest, of the
+    layers and copies where that is so.
     """
 
-    factors: tuple[tuple[int, float], ...]
+    factors: tuple[tuple[int, float, float], ...]
 
-    def factor(self, held: int) -> float:
-        """Return the factor of layers whose fullest GPU holds so many experts, or the next more."""
-        known = dict(self.factors)
-        near = [count for count in sorted(known) if count >= held]
-        return known[near[0] if near else max(known)]
+    def factor(self, held: int, ranks: int) -> float:
+        """Return the mean of layers whose fullest GPU holds so many experts, or the next more."""
+        return self._near(held)[1]
+
+    def peak(self, held: int, ranks: int) -> float:
+        """Return the largest."""
+        return self._near(held)[2]
+
+    def _near(self, held: int) -> tuple[int, float, float]:
+        return next((row for row in self.factors if row[0] >= held), self.factors[-1])
 
 
 def law_of_plan(workload: Workload, llm: LLM, plan: Plan | None) -> Law | RankFactors:
@@ -58,8 +63,10 @@ def law_of_plan(workload: Workload, llm: LLM, plan: Plan | None) -> Law | RankFa
     np.maximum.at(most, place, experts)
     np.maximum.at(top, place, loads)
     mean = counts.sum(axis=1)[row_of[of_layer[1]]] * most / llm.num_experts
+    over = top / mean
     return PlanFactors(
         tuple(
-            (count, float((top / mean)[most == count].mean())) for count in np.unique(most).tolist()
+            (count, float(over[most == count].mean()), float(over[most == count].max()))
+            for count in np.unique(most).tolist()
         )
     )

@@ -317,6 +317,7 @@ class Bench:
             num_experts=part.num_experts,
             experts_per_token=part.experts_per_token,
             law=self.ask.law,
+            ranks=self.stage.ep,
             hidden_size=part.latent_size or self.ask.hidden,
             ffn_size=-(-part.expert_size // self.stage.etp),
             num_matrices=part.num_matrices,

@@ -134,7 +134,7 @@ def _expert_buffer_bytes(bench: Bench, part: ExpertFeedForward, shards: int) -> 
     width, tokens = part.latent_size or bench.ask.hidden, bench.turn.stage_tokens
     mean = tokens * shards / part.num_experts * part.experts_per_token
     pairs = kernels.busiest_rows(
-        tokens, shards, part.num_experts, part.experts_per_token, bench.ask.law
+        tokens, shards, part.num_experts, part.experts_per_token, bench.ask.law, bench.stage.ep
     )
     arriving = np.minimum(bench.arriving(part, shards) * pairs / max(mean, 1e-12), tokens)
     inside = parts.activation_bytes(pairs, 3 * -(-part.expert_size // bench.stage.etp))

@@ -369,3 +369,43 @@ def test_a_map_that_counts_layers_with_experts_alone_is_the_placement_now(tmp_pa
     again = json.loads(run(loads, "--gpus", "2", "--current", file, "--json").stdout)
     assert again["moves"]["replicas"] == 0
     assert [layer["layer"] for layer in again["layers"]] == [3, 4]
+
+
+def test_the_files_of_engines_have_layers_by_their_number(tmp_path):
+    file = tmp_path / "loads.json"
+    file.write_text(json.dumps({"loads": [[10, 1, 1, 1], [1, 1, 1, 10]], "layers": [5, 3]}))
+    ascend, balancer = tmp_path / "map.json", tmp_path / "lb.yaml"
+    targets = ("--export", f"vllm-ascend={ascend}", "--export", f"tensorrt-llm={balancer}")
+    document = json.loads(run(file, "--gpus", "2", *targets, "--json").stdout)
+    rows = {
+        layer["layer"]: row
+        for layer, row in zip(document["layers"], document["physical_to_logical_map"], strict=True)
+    }
+    first, second = json.loads(ascend.read_text())["layer_list"]
+    held = [
+        [e for d in layer["device_list"] for e in d["device_expert"]] for layer in (first, second)
+    ]
+    assert held == [rows[3], rows[5]]
+    assert balancer.read_text().index("  3: ") < balancer.read_text().index("  5: ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--export", "sglang=o.json", "-o", "o.json"),
+     ("--export", "sglang=o.json", "--export", "vllm-ascend=./o.json")],
+)  # fmt: skip
+def test_two_outputs_to_one_file_are_refused(loads, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(loads, "--gpus", "2", *options)
+    assert result.exit_code == 2
+    assert "o.json" in result.stderr
+    assert not (tmp_path / "o.json").exists()
+
+
+def test_a_placement_that_is_as_good_stays(tmp_path):
+    file, current = tmp_path / "loads.json", tmp_path / "now.json"
+    file.write_text(json.dumps([[4, 3, 2, 1]]))
+    current.write_text(json.dumps({"physical_to_logical_map": [[3, 0, 1, 2]]}))
+    document = json.loads(run(file, "--gpus", "2", "--current", current, "--json").stdout)
+    assert document["physical_to_logical_map"] == [[3, 0, 1, 2]]
+    assert document["moves"]["replicas"] == 0

@@ -152,7 +152,7 @@ def test_twins_of_the_current_placement_are_mended_and_counted():
     found = answer(request)
     assert found.moves == 1
     assert all(len(set(row)) == 2 for row in found.layers[0].slots.reshape(3, 2).tolist())
-    assert any("twice on one GPU" in note for note in found.notes)
+    assert any("an expert twice" in note for note in found.notes)
     with pytest.raises(InfeasibleError, match="0 moves are fewer than the 1"):
         answer(replace(request, max_moves=0))
 

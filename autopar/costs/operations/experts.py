@@ -57,15 +57,19 @@ def routed_experts_us(
     precision: Precision,
     device: Device,
     sorted_tokens: ArrayLike,
+    ranks: ArrayLike = 1,
 ) -> FloatArray:
     """Time of the experts of the rank that has most to do, of ranks with `held` experts each.
 
     tokens: of all ranks together, each routed to `experts_per_token` of `num_experts` experts by a
-    law, or as measured. sorted_tokens: that a rank sorts. Others as in `experts_us`.
+    law, or as measured. sorted_tokens: that a rank sorts. ranks: that hold the experts: counts for
+    measured loads alone. Others as in `experts_us`.
     """
     fit = device.experts(precision)
     if not isinstance(law, str):
-        load = measured_load(tokens, held, num_experts, experts_per_token, law, fit.weight_passes)
+        load = measured_load(
+            tokens, held, num_experts, experts_per_token, law, fit.weight_passes, ranks
+        )
     elif law == "even":
         share = real(held) / num_experts
         load = even_load(real(tokens) * experts_per_token * share, held, fit.weight_passes)

@@ -6,6 +6,7 @@ than every token, neighbours share a rank, and the rank with most rows sets the 
 over a fixed set of draws, so that the answer is one number and always the same.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import starmap
@@ -26,8 +27,15 @@ class RankFactors(Protocol):
     It must have a hash, as the laws have.
     """
 
-    def factor(self, held: int) -> float:
-        """Load of the busiest rank over the mean, where a rank holds at most so many experts."""
+    def factor(self, held: int, ranks: int) -> float:
+        """Load of the busiest rank over that of `held` mean experts, as the mean over layers.
+
+        ranks: that hold the experts, each at most `held`.
+        """
+        ...
+
+    def peak(self, held: int, ranks: int) -> float:
+        """Return the same of the layer in which it is largest: what a buffer must have room for."""
         ...
 
 
@@ -115,22 +123,27 @@ def measured_load(
     experts_per_token: int,
     measured: RankFactors,
     table: tuple[float, ...],
+    ranks: ArrayLike,
 ) -> RankLoad:
     """Return the work of the busiest rank under measured loads that were placed.
 
     As under random routing, with the rows that the busiest rank gets: how they spread over its own
     experts is not looked at. Arguments as in `skewed_load`.
     """
-    share = _measured_share(held, num_experts, measured)
+    share = _measured_share(held, ranks, num_experts, measured.factor)
     return even_load(real(tokens) * experts_per_token * share, held, table)
 
 
-def _measured_share(held: ArrayLike, num_experts: int, measured: RankFactors) -> FloatArray:
+def _measured_share(
+    held: ArrayLike, ranks: ArrayLike, num_experts: int, factor: Callable[[int, int], float]
+) -> FloatArray:
     """Return which part of all rows the busiest rank gets."""
-    counts = np.asarray(held)
+    counts, sizes = np.broadcast_arrays(np.asarray(held), np.asarray(ranks))
     factors = np.zeros(counts.shape)
-    for number in sorted({int(n) for n in counts.ravel()} - {0}):
-        factors[counts == number] = measured.factor(number)
+    pairs = set(zip(counts.ravel().tolist(), sizes.ravel().tolist(), strict=True))
+    for number, size in sorted(pairs):
+        if number:
+            factors[(counts == number) & (sizes == size)] = factor(int(number), int(size))
     return real(factors * counts / num_experts)
 
 
@@ -140,10 +153,15 @@ def busiest_rows(
     num_experts: int,
     experts_per_token: int,
     law: Law | RankFactors,
+    ranks: ArrayLike = 1,
 ) -> FloatArray:
-    """Return the (token, expert) pairs of the busiest rank; arguments as in `skewed_load`."""
+    """Return the (token, expert) pairs of the busiest rank; arguments as in `skewed_load`.
+
+    ranks: that hold the experts. Of measured loads those of the layer that is least even.
+    """
     if not isinstance(law, str):
-        return real(tokens) * experts_per_token * _measured_share(held, num_experts, law)
+        share = _measured_share(held, ranks, num_experts, law.peak)
+        return real(tokens) * experts_per_token * share
     if law == "even":
         return real(tokens) * experts_per_token * real(held) / num_experts
     return skewed_load(tokens, held, num_experts, experts_per_token, law, _NO_FIT).rows

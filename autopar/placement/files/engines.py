@@ -13,6 +13,7 @@ from autopar.placement.files.maps import ExpertMap, table_of
 from autopar.placement.files.measured import numbered
 from autopar.placement.files.tensorrt import balancer_map, balancer_text
 from autopar.placement.machine import IntArray
+from autopar.specs import LLM
 
 Target = Literal["sglang", "tensorrt-llm", "vllm-ascend", "vllm"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -75,6 +76,35 @@ def read_map(source: str, target: Target | None = None) -> ExpertMap:
 
 def _is_balancer(data: Any) -> bool:
     return isinstance(data, dict) and "initial_global_assignments" in data
+
+
+# Families whose classes in SGLang 0.5.23 have no get_model_config_for_expert_location.
+_SGLANG_IGNORES = ("mixtral", "llama-4", "llama4", "dbrx", "olmoe", "phi-3.5-moe", "granite")
+
+
+def notes_for(target: Target, placement: ExpertMap, llm: LLM | None) -> tuple[str, ...]:
+    """Say what a reader of an engine's file has to know."""
+    said = []
+    if llm is None and target in ("sglang", "tensorrt-llm") and placement.layers[0] == 0:
+        said.append(
+            f"{target}: layers are numbered as in the loads, from 0; where the first layers of the "
+            "model are dense, --model or layers in the loads say so"
+        )
+    if llm is not None and set(placement.layers) != set(llm.expert_layers):
+        said.append(
+            f"{target}: the file places {len(placement.layers)} of the model's "
+            f"{len(llm.expert_layers)} layers with experts; the others are as the engine deals them"
+        )
+    if target == "sglang" and llm is not None and llm.name.startswith(_SGLANG_IGNORES):
+        said.append(f"sglang: its class of {llm.name} has no expert location: it ignores the map")
+    if target == "tensorrt-llm":
+        said.append("tensorrt-llm: the map counts only with EP > 1 and attention DP")
+    if target == "vllm":
+        said.append(
+            "vllm: the permuted checkpoint computes the same only where the router picks among all "
+            "experts; one that picks groups first (DeepSeek-V3: 8) needs --groups, or is torn apart"
+        )
+    return tuple(said)
 
 
 def verify_file(path: Path, target: Target, placement: ExpertMap, num_layers: int | None) -> None:
@@ -151,6 +181,7 @@ def _permutation(placement: ExpertMap, num_gpus: int, num_experts: int, num_grou
     return (
         json.dumps(
             {
+                "holds_if": "the router picks among all experts, not among groups of them first",
                 "what": "expert i of the permuted checkpoint is expert new_to_old_expert[layer][i] "
                 "of the original: permute the experts' weights, the rows of the router's weight "
                 "and, where there is one, its bias; vLLM's linear placement then puts them as "

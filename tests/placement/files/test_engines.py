@@ -74,7 +74,9 @@ def test_vllm_ascend_has_a_list_of_experts_per_device(tmp_path):
 
 def test_vllm_gets_a_permutation_and_says_of_what(tmp_path):
     data = data_of(write(tmp_path, "vllm"))
-    assert set(data) == {"what", "expert_parallel_size", "layers", "new_to_old_expert"}
+    assert set(data) == {
+        "what", "holds_if", "expert_parallel_size", "layers", "new_to_old_expert",
+    }  # fmt: skip
     assert data["new_to_old_expert"] == PLAIN.slots.tolist()
     assert (data["layers"], data["expert_parallel_size"]) == ([3, 4], 2)
     assert "router" in data["what"]
