@@ -42,6 +42,20 @@ def packed(loads: FloatArray, counts: IntArray, machine: Machine) -> IntArray:
     return slots
 
 
+def paired(loads: FloatArray, counts: IntArray) -> IntArray:
+    """Return two replicas per GPU, the heaviest beside the lightest, and so on inwards.
+
+    With the counts given no pairs have a less full fullest one (exchange argument). An expert may
+    come beside itself. Shapes as in `packed`.
+    """
+    num_layers = len(loads)
+    order = np.argsort(-loads / counts, axis=1, kind="stable")
+    ordered_counts = np.take_along_axis(counts, order, axis=1)
+    experts = np.repeat(order.ravel(), ordered_counts.ravel()).reshape(num_layers, -1)
+    half = experts.shape[1] // 2
+    return np.stack([experts[:, :half], experts[:, ::-1][:, :half]], axis=2).reshape(num_layers, -1)
+
+
 def _make_room(
     slots: IntArray, used: IntArray, work: FloatArray, share: FloatArray, expert: int
 ) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 
 from autopar.placement.greedy import greedy_rule
 from autopar.placement.machine import BoolArray, FloatArray, IntArray, Machine, gpu_loads
-from autopar.placement.packing import packed
+from autopar.placement.packing import packed, paired
 from autopar.placement.replicas import lean, water_filled
 
 
@@ -17,6 +17,8 @@ def starts(loads: FloatArray, machine: Machine, top: FloatArray | None = None) -
     """
     counts = water_filled(loads, machine.num_slots, machine.num_gpus)
     first, second = packed(loads, counts, machine), greedy_rule(loads, machine)
+    if machine.slots_per_gpu == 2 and np.ptp(machine.speed) == 0:
+        second = paired(loads, counts)  # of the same counts, and never worse than that rule
     twins = has_twins(second, machine)
     second[twins] = first[twins]
     fullest = [gpu_loads(loads, slots, machine).max(axis=1) for slots in (first, second)]

@@ -63,3 +63,23 @@ def test_a_slower_gpu_gets_the_lighter_experts():
     assert packing.packed(
         np.array([[1.0, 6.0, 5.0]]), np.ones((1, 3), dtype=int), machine
     ).tolist() == [[1, 2, 0]]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(load=st.lists(st.integers(0, 30), min_size=2, max_size=4), data=st.data())
+def test_pairs_of_given_counts_have_the_least_fullest_one(load, data):
+    counts = [data.draw(st.integers(1, 2)) for _ in load]
+    counts[0] += sum(counts) % 2
+    share = [w / c for w, c in zip(load, counts, strict=True) for _ in range(c)]
+    slots = packing.paired(np.array([load], dtype=float), np.array([counts]))[0]
+    top = max(np.array(load)[pair] @ (1 / np.array(counts)[pair]) for pair in slots.reshape(-1, 2))
+
+    def least(left):
+        if not left:
+            return 0.0
+        rest = left[1:]
+        return min(
+            max(left[0] + rest[i], least(rest[:i] + rest[i + 1 :])) for i in range(len(rest))
+        )
+
+    assert np.isclose(top, least(share))
