@@ -115,7 +115,8 @@ class State:
         pair = (mine, partner) if role == 0 else (partner, mine)
         for constraint in self.task.pair:
             possible &= constraint.may_hold(*pair)
-        vectors = np.stack([o.oriented(*pair) for o in self.task.objectives], axis=1)
+        task, least = self.task, self.task.least_rate(self.pairing.vector)
+        vectors = np.stack([o.unbeaten(*pair, task.queue, least) for o in task.objectives], axis=1)
         if self.pairing.vector is None:
             return possible, vectors
         equal = (vectors == np.array(self.pairing.vector)).all(axis=1)
@@ -316,12 +317,12 @@ def prepared(state: State) -> PreparedPair:
             vectors[role].append(state.pairing.vector or ())
     incumbent = None
     if state.pairing.best is not None:
-        incumbent = PairChoice(
-            *(
-                Choice(candidates.index(solved.candidate), solved.candidate, solved.split)
-                for candidates, solved in zip(rows, state.pairing.best, strict=True)
-            )
+        prefill, decode = (
+            Choice(candidates.index(solved.candidate), solved.candidate, solved.split)
+            for candidates, solved in zip(rows, state.pairing.best, strict=True)
         )
+        load = state.task.load(*(solved.values for solved in state.pairing.best))
+        incumbent = PairChoice(prefill, decode, int(load[0]))
     logger.info("%d candidates in the model", sum(map(len, rows)))
     matrix = np.array([*vectors[0], *vectors[1]], dtype=np.int64).reshape(
         -1, len(state.task.objectives)

@@ -55,7 +55,10 @@ def verify_pair(
         violations=tuple(violations),
         metrics=metrics,
         verdicts=tuple(_not_derived(claim) for claim in claims),
-        notes=tuple(dict.fromkeys(note for r in reports.values() for note in r.notes)),
+        notes=(
+            *_busy_notes(scenario, plan, reports),
+            *dict.fromkeys(note for r in reports.values() for note in r.notes),
+        ),
         roles={role: r.metrics for role, r in reports.items() if r.metrics is not None},
     )
 
@@ -77,6 +80,39 @@ def handover_us(scenario: Scenario, plan: DisaggregatedPlan) -> float:
         # One prompt per stage is in flight there, so every GPU holds its part of pp of them.
         largest = max(largest, float(caches.max()) / layout.pp)
     return float(ask.network.point_to_point_us(largest, scenario.cluster.num_gpus))
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """How busy prefill is, as a share of the time, and how long a prompt waits for it on average.
+
+    most: the largest share that the scenario allows.
+    """
+
+    load: float
+    wait_us: float
+    most: float
+
+
+def queue(
+    scenario: Scenario, plan: DisaggregatedPlan, most_per_s: float, prompt_us: float
+) -> Queued:
+    """Return the queue before prefill at the load of a plan.
+
+    Every attention group of every replica is a server of its own to which prompts come at random,
+    and which computes them in equal times (M/D/1; Kleinrock 1975, "Queueing Systems", vol. 1,
+    section 5.5). A plan that states no load works as much as the limit on TTFT allows.
+    most_per_s: requests that all of them compute at most. prompt_us: TTFT without a wait.
+    """
+    layout, needs = plan.prefill, scenario.requirements
+    most = needs.most_prefill_percent / 100
+    groups = sum(stage.attn_dp for stage in layout.stages) / layout.pp * layout.replicas
+    service_us = groups / most_per_s * 1e6
+    load = most if plan.load is None else plan.load / 100
+    if plan.load is None and needs.max_ttft_us is not None:
+        left_us = max(needs.max_ttft_us - prompt_us - handover_us(scenario, plan), 0.0)
+        load = max(0.01, min(most, int(200 * left_us / (service_us + 2 * left_us)) / 100))
+    return Queued(load, service_us * load / (2 * (1 - load)), most)
 
 
 def _role_report(
@@ -101,11 +137,12 @@ def _metrics(
     if prefill is None or decode is None or prefill.ttft_us is None or decode.tpot_us is None:
         return None
     output = work.output_tokens or 1
+    most_per_s = prefill.tokens_per_s * requests_per_token(work, "prefill")
+    busy = queue(scenario, plan, most_per_s, prefill.ttft_us)
     requests_per_s = min(
-        prefill.tokens_per_s * requests_per_token(work, "prefill"),
-        decode.tokens_per_s * requests_per_token(work, "decode"),
+        most_per_s * busy.load, decode.tokens_per_s * requests_per_token(work, "decode")
     )
-    ttft_us = prefill.ttft_us + handover_us(scenario, plan)
+    ttft_us = busy.wait_us + prefill.ttft_us + handover_us(scenario, plan)
     stay_us = ttft_us + (output - 1) * decode.tpot_us
     in_flight = round(requests_per_s * stay_us * 1e-6)  # Little's law
     fullest = max((prefill, decode), key=lambda metrics: metrics.peak_memory_bytes)
@@ -123,6 +160,27 @@ def _metrics(
         kv_cache_bytes=fullest.kv_cache_bytes,
         activation_bytes=fullest.activation_bytes,
         reserved_bytes=fullest.reserved_bytes,
+    )
+
+
+def _busy_notes(
+    scenario: Scenario, plan: DisaggregatedPlan, reports: Mapping[Role, VerifyReport]
+) -> Iterator[str]:
+    """Yield how busy the roles are and what TTFT is made of."""
+    prefill, decode = (reports[role].metrics for role in ROLES)
+    metrics = _metrics(scenario, plan, reports)
+    if metrics is None or prefill is None or decode is None or prefill.ttft_us is None:
+        return
+    work = scenario.workload
+    most = prefill.tokens_per_s * requests_per_token(work, "prefill")
+    busy = queue(scenario, plan, most, prefill.ttft_us)
+    reached = metrics.tokens_per_s / (work.output_tokens or 1)
+    full = reached / (decode.tokens_per_s * requests_per_token(work, "decode"))
+    yield (
+        f"prefill is {100 * reached / most:.3g} % busy and decode {100 * full:.3g} %: of TTFT, "
+        f"{format_us(busy.wait_us)} are the wait for prefill at {100 * busy.load:.0f} %, "
+        f"{format_us(prefill.ttft_us)} the prompt, "
+        f"{format_us(handover_us(scenario, plan))} the handover"
     )
 
 
@@ -145,15 +203,23 @@ def _idle(scenario: Scenario, plan: DisaggregatedPlan) -> Iterator[Violation]:
 
 
 def _limits(scenario: Scenario, plan: DisaggregatedPlan, metrics: Metrics) -> Iterator[Violation]:
-    """Yield what both roles answer for together: the handover in TTFT, and the rates."""
+    """Yield what both roles answer for together: load, wait and handover, and the rates."""
     needs, disabled = scenario.requirements, scenario.recipe.disable
+    if plan.load is not None and plan.load > needs.most_prefill_percent:
+        text = (
+            f"prefill works {plan.load} % of the time, at most {needs.most_prefill_percent} % is "
+            "allowed (requirements.max_prefill_load), as its queue grows without end towards 100 %"
+        )
+        yield from found("prefill too busy", [text])
     limit_us, ttft_us = needs.max_ttft_us, metrics.ttft_us
     if limit_us is not None and ttft_us is not None and "ttft" not in disabled:
-        slack_us = TIME_US * (plan.prefill.pp + 1)
+        most = needs.most_prefill_percent
+        # the time of service is rounded, too, and the wait is a multiple of it
+        slack_us = TIME_US * (plan.prefill.pp + 3 + most // (2 * (100 - most)))
         if ttft_us > limit_us * (1 + _FLOAT) + slack_us:
             text = (
-                f"TTFT is {format_us(ttft_us)} ({ttft_us:,.3f} us) with the handover to decode, "
-                f"at most {format_us(limit_us)} is allowed"
+                f"TTFT is {format_us(ttft_us)} ({ttft_us:,.3f} us) with the wait for prefill and "
+                f"the handover to decode, at most {format_us(limit_us)} is allowed"
             )
             yield from found("TTFT over limit", [text])
     yield from throughput_violations(scenario, metrics, by=" by the slower role")
