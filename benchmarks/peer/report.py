@@ -157,7 +157,8 @@ _Judged = tuple[
 
 def _judged(row: "Row", peer_start_s: float | None) -> tuple[_Judged, ...]:
     answer, run = row.answer, row.peer_run
-    walls = searches = seconds = (None, "")
+    walls: _Judged = (None, "")
+    searches = seconds = walls
     if answer is not None:
         most = AT_MOST_LARGE_S if row.case.gpus >= LARGE_GPUS else AT_MOST_S
         seconds = answer.wall_s <= most, f"{answer.wall_s:.2f} s"
