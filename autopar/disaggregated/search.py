@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST = 4  # layouts of each role that are solved for a first pair
 _NUMBERS = 32  # of replicas that a layout is looked at with for it
+_TO_END = 4096  # boxes of a role whose layouts are looked at with it
 _MOST_TIES = 12  # boxes that may be exactly as good as the best pair, to ask whether it is unique
 MOST_SOLVED = 20_000  # candidates that are solved one by one: half a minute
 
@@ -195,7 +196,10 @@ def look_for_pair(state: State) -> None:
     Each is looked at with its smallest batch and with the largest one that passes the filters.
     Where any pair will do, the first one ends it.
     """
-    ends = [_ends(side, f.boxes) for side, f in zip(state.sides, state.found, strict=True)]
+    ends = [
+        _ends(side, _best_boxes(f.boxes, vectors))
+        for side, f, vectors in zip(state.sides, state.found, state.vectors, strict=True)
+    ]
     trial = State(state.task, state.sides, state.pairing, ends)  # with ties: they may match
     for turn in zip_longest(*(_most_promising(trial, role) for role in (0, 1))):
         for role, chosen in enumerate(turn):
@@ -218,6 +222,13 @@ def _most_promising(trial: State, role: int) -> list[tuple[int, int]]:
         if len(first) >= _FIRST:
             break
     return list(first)
+
+
+def _best_boxes(boxes: Boxes, vectors: IntArray) -> Boxes:
+    """Return the boxes that promise most, where there are too many to look at both ends of all."""
+    if len(boxes) <= _TO_END:
+        return boxes
+    return boxes.take(np.sort(np.lexsort(vectors.T[::-1])[:_TO_END]))
 
 
 def _ends(side: Side, boxes: Boxes) -> Bounded:

@@ -1,5 +1,6 @@
 """A second opinion on a plan with two roles: each by itself, then what both answer for together."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +46,8 @@ def verify_pair(
     ]
     violations += _shared(plan)
     violations += _idle(scenario, plan)
-    metrics = _metrics(scenario, plan, reports)
+    together = _together(scenario, plan, reports)
+    metrics = None if together is None else together.metrics
     if metrics is not None:
         violations += _limits(scenario, plan, metrics)
     if stated_metrics:
@@ -56,7 +58,7 @@ def verify_pair(
         metrics=metrics,
         verdicts=tuple(_not_derived(claim) for claim in claims),
         notes=(
-            *_busy_notes(scenario, plan, reports),
+            *(() if together is None else (together.note,)),
             *dict.fromkeys(note for r in reports.values() for note in r.notes),
         ),
         roles={role: r.metrics for role, r in reports.items() if r.metrics is not None},
@@ -84,35 +86,38 @@ def handover_us(scenario: Scenario, plan: DisaggregatedPlan) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """How busy prefill is, as a share of the time, and how long a prompt waits for it on average.
-
-    most: the largest share that the scenario allows.
-    """
+    """How busy prefill is, as a share of the time, and how long a prompt waits on average."""
 
     load: float
     wait_us: float
-    most: float
 
 
 def queue(
-    scenario: Scenario, plan: DisaggregatedPlan, most_per_s: float, prompt_us: float
+    scenario: Scenario,
+    plan: DisaggregatedPlan,
+    requests_per_s: tuple[float, float],
+    prompt_us: float,
 ) -> Queued:
     """Return the queue before prefill at the load of a plan.
 
     Every attention group of every replica is a server of its own to which prompts come at random,
     and which computes them in equal times (M/D/1; Kleinrock 1975, "Queueing Systems", vol. 1,
-    section 5.5). A plan that states no load works as much as the limit on TTFT allows.
-    most_per_s: requests that all of them compute at most. prompt_us: TTFT without a wait.
+    section 5.5). A plan that states no load works as much as decode takes, if TTFT allows it.
+    requests_per_s: that prefill and decode can serve. prompt_us: TTFT without a wait.
     """
     layout, needs = plan.prefill, scenario.requirements
-    most = needs.most_prefill_percent / 100
     groups = sum(stage.attn_dp for stage in layout.stages) / layout.pp * layout.replicas
-    service_us = groups / most_per_s * 1e6
-    load = most if plan.load is None else plan.load / 100
-    if plan.load is None and needs.max_ttft_us is not None:
-        left_us = max(needs.max_ttft_us - prompt_us - handover_us(scenario, plan), 0.0)
-        load = max(0.01, min(most, int(200 * left_us / (service_us + 2 * left_us)) / 100))
-    return Queued(load, service_us * load / (2 * (1 - load)), most)
+    service_us = groups / requests_per_s[0] * 1e6
+    if plan.load is not None:
+        percent = plan.load
+    else:
+        taken = math.ceil(100 * requests_per_s[1] / requests_per_s[0] - _FLOAT)
+        percent = min(taken, needs.most_prefill_percent)
+        if needs.max_ttft_us is not None and "ttft" not in scenario.recipe.disable:
+            left_us = max(needs.max_ttft_us - prompt_us, 0.0)
+            percent = min(percent, int(200 * left_us / (service_us + 2 * left_us)))
+        percent = max(percent, 1)
+    return Queued(percent / 100, service_us * percent / (2 * (100 - percent)))
 
 
 def _role_report(
@@ -128,26 +133,35 @@ def _role_report(
     return verify_plan(part, plan.roles[role], (), numbers, own)
 
 
-def _metrics(
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """What both roles deliver together, and how busy they are then."""
+
+    metrics: Metrics
+    note: str
+
+
+def _together(
     scenario: Scenario, plan: DisaggregatedPlan, reports: Mapping[Role, VerifyReport]
-) -> Metrics | None:
+) -> _Together | None:
     """Return what both roles deliver together; None where one cannot be measured."""
     work = scenario.workload
     prefill, decode = (reports[role].metrics for role in ROLES)
     if prefill is None or decode is None or prefill.ttft_us is None or decode.tpot_us is None:
         return None
-    output = work.output_tokens or 1
-    most_per_s = prefill.tokens_per_s * requests_per_token(work, "prefill")
-    busy = queue(scenario, plan, most_per_s, prefill.ttft_us)
-    requests_per_s = min(
-        most_per_s * busy.load, decode.tokens_per_s * requests_per_token(work, "decode")
+    output, moved_us = work.output_tokens or 1, handover_us(scenario, plan)
+    most_per_s = (
+        prefill.tokens_per_s * requests_per_token(work, "prefill"),
+        decode.tokens_per_s * requests_per_token(work, "decode"),
     )
-    ttft_us = busy.wait_us + prefill.ttft_us + handover_us(scenario, plan)
+    busy = queue(scenario, plan, most_per_s, prefill.ttft_us + moved_us)
+    requests_per_s = min(most_per_s[0] * busy.load, most_per_s[1])
+    ttft_us = busy.wait_us + prefill.ttft_us + moved_us
     stay_us = ttft_us + (output - 1) * decode.tpot_us
     in_flight = round(requests_per_s * stay_us * 1e-6)  # Little's law
     fullest = max((prefill, decode), key=lambda metrics: metrics.peak_memory_bytes)
     rate, used = requests_per_s * output, plan.num_gpus
-    return Metrics(
+    metrics = Metrics(
         tokens_per_s=rate,
         tokens_per_s_per_gpu=rate / used,
         ttft_us=ttft_us,
@@ -161,27 +175,13 @@ def _metrics(
         activation_bytes=fullest.activation_bytes,
         reserved_bytes=fullest.reserved_bytes,
     )
-
-
-def _busy_notes(
-    scenario: Scenario, plan: DisaggregatedPlan, reports: Mapping[Role, VerifyReport]
-) -> Iterator[str]:
-    """Yield how busy the roles are and what TTFT is made of."""
-    prefill, decode = (reports[role].metrics for role in ROLES)
-    metrics = _metrics(scenario, plan, reports)
-    if metrics is None or prefill is None or decode is None or prefill.ttft_us is None:
-        return
-    work = scenario.workload
-    most = prefill.tokens_per_s * requests_per_token(work, "prefill")
-    busy = queue(scenario, plan, most, prefill.ttft_us)
-    reached = metrics.tokens_per_s / (work.output_tokens or 1)
-    full = reached / (decode.tokens_per_s * requests_per_token(work, "decode"))
-    yield (
-        f"prefill is {100 * reached / most:.3g} % busy and decode {100 * full:.3g} %: of TTFT, "
+    shares = [100 * requests_per_s / most for most in most_per_s]
+    note = (
+        f"prefill is {shares[0]:.3g} % busy and decode {shares[1]:.3g} %: of TTFT, "
         f"{format_us(busy.wait_us)} are the wait for prefill at {100 * busy.load:.0f} %, "
-        f"{format_us(prefill.ttft_us)} the prompt, "
-        f"{format_us(handover_us(scenario, plan))} the handover"
+        f"{format_us(prefill.ttft_us)} the prompt, {format_us(moved_us)} the handover"
     )
+    return _Together(metrics, note)
 
 
 def _shared(plan: DisaggregatedPlan) -> Iterator[Violation]:

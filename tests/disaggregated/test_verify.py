@@ -146,7 +146,7 @@ def test_the_handover_is_that_of_the_cost_tables(solution: Solution) -> None:
     problems = make_pair(solution.scenario).problems
     prefill_us = solution.roles["prefill"].ttft_us
     assert prefill_us is not None
-    most_per_s = solution.roles["prefill"].tokens_per_s / 40
+    most_per_s = solution.roles["prefill"].tokens_per_s / 40, 1.0
     busy = queue(solution.scenario, plan, most_per_s, prefill_us)
     assert problems.ttft_us(plan) == pytest.approx(busy.wait_us + prefill_us + ours)
 
@@ -160,9 +160,12 @@ def test_a_prompt_waits_as_in_a_queue_of_equal_service_times(solution: Solution)
     assert isinstance(plan, DisaggregatedPlan)
     stage = replace(plan.prefill.stages[0], attn_dp=1)
     prefill = replace(plan.prefill, replicas=2, pp=1, stages=(stage,))
-    half = queue(solution.scenario, replace(plan, prefill=prefill, load=50), 100.0, 0.0)
-    assert (half.load, half.most) == (0.5, 0.95)
+    half = queue(solution.scenario, replace(plan, prefill=prefill, load=50), (100.0, 90.0), 0.0)
+    assert half.load == 0.5
     assert half.wait_us == pytest.approx(10_000)
+    for taken, load in ((60.2, 0.61), (60.0, 0.6), (99.0, 0.95), (0.1, 0.01)):
+        found = queue(solution.scenario, replace(plan, prefill=prefill, load=None), (100, taken), 0)
+        assert found.load == load
 
 
 def test_a_plan_that_states_no_load_works_as_much_as_ttft_allows(solution: Solution) -> None:
@@ -172,9 +175,8 @@ def test_a_plan_that_states_no_load_works_as_much_as_ttft_allows(solution: Solut
     assert metrics is not None
     assert metrics.ttft_us is not None
     open_plan = replace(plan, load=None)
-    free = verify_pair(solution.scenario, open_plan)
-    full = verify_pair(solution.scenario, replace(plan, load=95))
-    assert free.metrics == full.metrics
+    own, found = (verify_pair(solution.scenario, one) for one in (plan, open_plan))
+    assert found.metrics == own.metrics
     limit_us = metrics.ttft_us * 0.8
     strict = with_limits(solution.scenario, max_ttft_us=limit_us)
     report = verify_pair(strict, open_plan)
