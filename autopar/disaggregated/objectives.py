@@ -29,13 +29,15 @@ class PairObjective:
     """One aim for both roles together.
 
     combine: its integer value from those of the roles and the load. express: the same, in the
-    CP-SAT model. parts: how many rounded numbers a value adds up.
+    CP-SAT model. parts: how many rounded numbers a value adds up. needed: the least rate at which
+    a pair on so many GPUs has a value; None where a value asks for no rate.
     """
 
     single: Objective
     combine: Combine
     express: Express
     parts: int = 1
+    needed: Callable[[int, IntArray], IntArray] | None = None
 
     @property
     def name(self) -> str:
@@ -84,7 +86,9 @@ class PairObjective:
         values = self.combine(prefill, decode, load)
         return -values if self.sense == "max" else values
 
-    def unbeaten(self, prefill: Values, decode: Values, queue: Queue, least_rate: int) -> IntArray:
+    def unbeaten(
+        self, prefill: Values, decode: Values, queue: Queue, least_rate: IntArray
+    ) -> IntArray:
         """Return what no pair beats, turned so that less is better.
 
         prefill, decode: values that no role beats. least_rate: of the pairs that are of interest.
@@ -129,6 +133,12 @@ _WAYS: Mapping[str, tuple[Combine, Express]] = {
 }
 
 
+_NEEDED: Mapping[str, Callable[[int, IntArray], IntArray]] = {
+    "throughput": lambda value, gpus: np.full_like(gpus, value),
+    "throughput_per_gpu": lambda value, gpus: -(-value * gpus // _FINER),
+}
+
+
 def _of(single: Objective, problem: Problem) -> PairObjective:
     if single.name == "cost":
         return _cost(single, problem)
@@ -139,7 +149,8 @@ def _of(single: Objective, problem: Problem) -> PairObjective:
         "throughput": 2,  # of prefill, and that at its load
         "throughput_per_gpu": 2 * _FINER,
     }
-    return PairObjective(single, combine, express, parts.get(single.name, single.terms(problem)))
+    terms = parts.get(single.name, single.terms(problem))
+    return PairObjective(single, combine, express, terms, _NEEDED.get(single.name))
 
 
 def _cost(single: Objective, problem: Problem) -> PairObjective:
@@ -151,4 +162,7 @@ def _cost(single: Objective, problem: Problem) -> PairObjective:
     def combine(prefill: Values, decode: Values, load: IntArray) -> IntArray:
         return cost_of(unit, rate(prefill, decode, load), gpus(prefill, decode))
 
-    return PairObjective(single, combine, lambda pair: pair.cost(unit), 2)
+    def needed(value: int, gpus: IntArray) -> IntArray:
+        return -(-unit * gpus // max(value, 1))
+
+    return PairObjective(single, combine, lambda pair: pair.cost(unit), 2, needed)

@@ -210,8 +210,9 @@ def _as_good(
     next objective either; so on, up to the first in which the candidate might be better.
     """
     good = np.ones(len(pair[0].rate), dtype=np.bool_)
+    least = task.least_rates(vector, *pair)
     for objective, value, bound in zip(task.objectives, vector, optimistic, strict=True):
-        good &= objective.unbeaten(*pair, task.queue, task.least_rate(vector)) <= value
+        good &= objective.unbeaten(*pair, task.queue, least) <= value
         if bound != value:
             break
     return good

@@ -116,7 +116,7 @@ class State:
         pair = (mine, partner) if role == 0 else (partner, mine)
         for constraint in self.task.pair:
             possible &= constraint.may_hold(*pair)
-        task, least = self.task, self.task.least_rate(self.pairing.vector)
+        task, least = self.task, self.task.least_rates(self.pairing.vector, *pair)
         vectors = np.stack([o.unbeaten(*pair, task.queue, least) for o in task.objectives], axis=1)
         if self.pairing.vector is None:
             return possible, vectors

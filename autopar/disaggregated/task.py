@@ -93,6 +93,19 @@ class PairTask:
             return -vector[0]
         return max((c.least_rate() for c in self.pair), default=0)
 
+    def least_rates(self, vector: Vector | None, prefill: Values, decode: Values) -> IntArray:
+        """Return the rates that pairs need to be as good as one of a known vector.
+
+        prefill, decode: values that no role beats.
+        """
+        least = np.full(len(prefill.rate), self.least_rate(None))
+        first = self.objectives[0]
+        if vector is None or first.needed is None:
+            return least
+        needed: IntArray = first.needed(abs(vector[0]), prefill.gpus + decode.gpus)
+        rates: IntArray = np.maximum(least, needed)
+        return rates
+
     def load(self, prefill: Values, decode: Values) -> IntArray:
         """Return the loads of prefill that are best for pairs of exact values."""
         needed = np.zeros(len(prefill.rate), dtype=np.int64)
