@@ -78,6 +78,7 @@ class PairProgram:
         self.expressions: Sequence[Any] = [
             self.model.new_constant(e) if isinstance(e, int) else e for e in posted
         ]
+        self._tell_first()
         self._tell_least_ttft()
 
     def _loads(self) -> range:
@@ -87,6 +88,23 @@ class PairProgram:
         fastest = np.array([max(rates, default=0)])
         least = int(needed_load(task.least_rate(prepared.vector), fastest)[0])
         return range(min(least, task.queue.top), task.queue.top + 1)
+
+    def _tell_first(self) -> None:
+        """State that nothing worse than the best known pair in the first objective is of interest.
+
+        Where that asks for a rate, the rate is stated too: a cost is a quotient, which CP-SAT
+        bounds poorly.
+        """
+        vector, first = self._prepared.vector, self._task.objectives[0]
+        if vector is None:
+            return
+        value = abs(vector[0])
+        expression = self.expressions[0]
+        self.model.add(expression >= value if first.sense == "max" else expression <= value)
+        if first.name != "throughput" and first.needed is not None:
+            for count, here in self.variables.gpu_counts:
+                least = int(first.needed(value, np.array([count]))[0])
+                self.model.add(self.variables.rate >= least).only_enforce_if(here)
 
     def _tell_least_ttft(self) -> None:
         """State the least TTFT as the dynamic programmes of the search found it.
@@ -210,9 +228,9 @@ def _as_good(
     next objective either; so on, up to the first in which the candidate might be better.
     """
     good = np.ones(len(pair[0].rate), dtype=np.bool_)
-    least = task.least_rates(vector, *pair)
+    queue, least = task.queue_of(vector), task.least_rates(vector, *pair)
     for objective, value, bound in zip(task.objectives, vector, optimistic, strict=True):
-        good &= objective.unbeaten(*pair, task.queue, least) <= value
+        good &= objective.unbeaten(*pair, queue, least) <= value
         if bound != value:
             break
     return good

@@ -63,6 +63,11 @@ class Queue:
         """Return the queue without a requirement."""
         return Queue(self.top, None, self.is_quiet) if name == "ttft" else self
 
+    def within(self, ttft: int) -> "Queue":
+        """Return the queue where TTFT may be so long at most."""
+        limit = ttft if self.limit is None else min(ttft, self.limit)
+        return Queue(self.top, limit, self.is_quiet)
+
     @property
     def terms(self) -> int:
         """By how many quanta a wait differs where the time of service differs by one, and one."""

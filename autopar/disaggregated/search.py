@@ -28,6 +28,7 @@ from autopar.variables import Choice, PairChoice
 logger = logging.getLogger(__name__)
 
 _FIRST = 4  # layouts of each role that are solved for a first pair
+_MORE = 64  # where these make no pair
 _NUMBERS = 32  # of replicas that a layout is looked at with for it
 _TO_END = 4096  # boxes of a role whose layouts are looked at with it
 _MOST_TIES = 12  # boxes that may be exactly as good as the best pair, to ask whether it is unique
@@ -116,8 +117,9 @@ class State:
         pair = (mine, partner) if role == 0 else (partner, mine)
         for constraint in self.task.pair:
             possible &= constraint.may_hold(*pair)
-        task, least = self.task, self.task.least_rates(self.pairing.vector, *pair)
-        vectors = np.stack([o.unbeaten(*pair, task.queue, least) for o in task.objectives], axis=1)
+        task, known = self.task, self.pairing.vector
+        queue, least = task.queue_of(known), task.least_rates(known, *pair)
+        vectors = np.stack([o.unbeaten(*pair, queue, least) for o in task.objectives], axis=1)
         if self.pairing.vector is None:
             return possible, vectors
         equal = (vectors == np.array(self.pairing.vector)).all(axis=1)
@@ -210,16 +212,22 @@ def look_for_pair(state: State) -> None:
             state.pairing.match_all()
             if state.is_answered:
                 return
-    if not state.first:
+    if state.first:
+        return
+    state.pairing.match_all()
+    if state.pairing.best is None:  # those that promise most may be too large to go together
+        for role in (0, 1):
+            for layout, batch in _most_promising(trial, role, _MORE)[_FIRST:]:
+                _largest(state, role, state.sides[role].rows.take(np.array([layout])), batch)
         state.pairing.match_all()
 
 
-def _most_promising(trial: State, role: int) -> list[tuple[int, int]]:
+def _most_promising(trial: State, role: int, most: int = _FIRST) -> list[tuple[int, int]]:
     """Return layout and batch of the boxes that promise most, the best first."""
     boxes, first = trial.found[role].boxes, dict[tuple[int, int], None]()
     for index in np.lexsort(trial.vectors[role].T[::-1]).tolist():
         first[int(boxes.layout[index]), int(boxes.low[index])] = None
-        if len(first) >= _FIRST:
+        if len(first) >= most:
             break
     return list(first)
 

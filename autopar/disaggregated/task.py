@@ -106,6 +106,12 @@ class PairTask:
         rates: IntArray = np.maximum(least, needed)
         return rates
 
+    def queue_of(self, vector: Vector | None) -> Queue:
+        """Return the queue of pairs that are as good as one of a known vector."""
+        if vector is None or self.objectives[0].name != "ttft":
+            return self.queue
+        return self.queue.within(vector[0])
+
     def load(self, prefill: Values, decode: Values) -> IntArray:
         """Return the loads of prefill that are best for pairs of exact values."""
         needed = np.zeros(len(prefill.rate), dtype=np.int64)
