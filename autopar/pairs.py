@@ -35,7 +35,7 @@ def explicit_plan(spec: PlanSpec, scenario: Scenario) -> AnyPlan:
     prefill = plan_from_spec(spec.role("prefill"), role_scenario(scenario, "prefill"))
     after = max((gpu + 1 for replica in prefill.gpus for s in replica for gpu in s), default=0)
     decode = plan_from_spec(spec.role("decode"), role_scenario(scenario, "decode"), after=after)
-    return DisaggregatedPlan(spec.name, prefill, decode)
+    return DisaggregatedPlan(spec.name, prefill, decode, spec.prefill_load_percent)
 
 
 def explicit_parts(plan: AnyPlan) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def explicit_parts(plan: AnyPlan) -> dict[str, Any]:
         "llm": plan.llm,
         "cluster": plan.cluster,
         "degrees": None,
+        "prefill_load_percent": plan.load,
         "roles": {
             role: {key: parts[key] for key in _ROLE_PARTS if key in parts}
             for role, parts in layouts.items()

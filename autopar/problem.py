@@ -119,7 +119,8 @@ class StageCosts:
     plan, all replicas, if this stage were its bottleneck), TTFT the sum of `time_us`, TPOT the
     maximum of `tpot_us`, memory the maximum of `memory_bytes`. None means: the cost model does not
     state it. handover_us: in a disaggregated service, the time in which the cache of one prompt
-    leaves the stage (prefill) or enters it (decode).
+    leaves the stage (prefill) or enters it (decode). service_us: there, the time in which
+    an attention group computes one prompt, if the stage were the bottleneck (0 in decode).
     """
 
     time_us: FloatArray
@@ -130,6 +131,7 @@ class StageCosts:
     activation_bytes: FloatArray | None
     reserved_bytes: FloatArray | None
     handover_us: FloatArray | None = None
+    service_us: FloatArray | None = None
 
     @property
     def memory_bytes(self) -> FloatArray:
@@ -284,11 +286,13 @@ class DisaggregatedPlan:
     """Two explicit layouts on GPUs of their own: prompts are computed by one, answers by the other.
 
     The GPU ids of both are those of the cluster.
+    load: share of the time in which prefill works, in percent; None where a plan leaves it open.
     """
 
     name: str
     prefill: Plan
     decode: Plan
+    load: int | None = None
 
     @property
     def llm(self) -> str:

@@ -272,7 +272,7 @@ class Library:
             place = f"{user}: " if user else ""
             raise SpecError(f"{place}found '', expected a name or a path")
         if text == "-" and folder is None:
-            opened = _Opened(documents.read("-", max_bytes=limit), "standard input", None, "stdin")
+            opened = _Opened(_read_stdin(kind, limit), "standard input", None, "stdin")
         elif (
             isinstance(reference, FilePath) or is_path(text) or self._is_folder(kind, text, folder)
         ):
@@ -327,6 +327,18 @@ def _read(kind: Kind, path: FilePath, limit: int) -> Data:
     from autopar.ingest import read_config  # noqa: PLC0415  only configs need it
 
     return read_config(path).document()
+
+
+def _read_stdin(kind: Kind, limit: int) -> Data:
+    """Return the data on standard input; a config.json becomes an LLM there, too."""
+    text, label = documents.read_text("-", max_bytes=limit), documents.label_of("-")
+    if kind.name == "llm" and text.lstrip().startswith("{"):
+        config = documents.parse(text, label, constant=str)
+        if _is_config(config):
+            from autopar.ingest import llm_from_config  # noqa: PLC0415  only configs need it
+
+            return llm_from_config(config, where=label).document()
+    return documents.parse(text, label)
 
 
 def _texts(value: Any) -> list[str]:

@@ -26,6 +26,7 @@ class SegmentTable:
     memory: IntArray
     gpus: int  # of all replicas
     handover: IntArray | None = None  # where the cache of a prompt leaves or enters the stage
+    service: IntArray | None = None  # of one prompt by a group, if the stage is the bottleneck
 
     def pair_rows(self, rows: Candidates) -> Candidates:
         """Return the first member, once per segment."""
@@ -43,6 +44,7 @@ class SegmentTable:
             self.memory[index],
             self.gpus,
             None if self.handover is None else self.handover[index],
+            None if self.service is None else self.service[index],
         )
 
 
@@ -94,6 +96,7 @@ def segment_table(
         memory=sizes_to_int(costs.memory_bytes),
         gpus=int(row.gpus_used(problem.num_layers)[0]),
         handover=None if costs.handover_us is None else times_to_int(costs.handover_us),
+        service=None if costs.service_us is None else times_to_int(costs.service_us),
     )
 
 
@@ -146,7 +149,7 @@ def group_segments(tables: Iterable[SegmentTable]) -> list[SegmentTable]:
     for index, table in enumerate(tables):
         arrays = (
             table.first, table.stop, table.time, table.rate, table.tpot, table.memory,
-            table.handover,
+            table.handover, table.service,
         )  # fmt: skip
         key = (table.gpus, *(None if a is None else a.tobytes() for a in arrays))
         groups.setdefault(key, (table, []))[1].append(index)

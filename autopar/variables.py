@@ -65,10 +65,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class PairChoice:
-    """A point of the model of a disaggregated service: one choice for each role."""
+    """A point of the model of a disaggregated service: one choice for each role.
+
+    load: share of the time in which prefill works, in percent.
+    """
 
     prefill: Choice
     decode: Choice
+    load: int
 
 
 class PlanVariables:

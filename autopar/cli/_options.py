@@ -142,8 +142,8 @@ class Query:
             place = "".join(f"{label_of(source)}: " for source in sources[:1])
             raise SpecError(f"{place}{error}") from None
 
-    def plan(self, source: str) -> "PlanSpec":
-        """Return a plan by name, path or `-`."""
+    def plan(self, source: str | Mapping[str, Any]) -> "PlanSpec":
+        """Return a plan by name, path or `-`, or what was read there."""
         from autopar.catalog import load_plan
         from autopar.errors import SpecError
 

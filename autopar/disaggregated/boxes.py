@@ -225,6 +225,8 @@ class Side:
         rate = np.where(ratio > 1, np.ceil((rate + 1) * ratio), rate).astype(np.int64)
         assert isinstance(problem.cost_model, RoleCosts)
         none = np.zeros_like(rate)
+        # More prompts in a step take no less time, but less for each of them.
+        service_us = problem.cost_model.service_us(most, bounds.tokens_per_s) / ratio
         ttft_us = bounds.ttft_us if self.is_prefill else None
         return Values(
             rate=rate,
@@ -234,4 +236,5 @@ class Side:
             boundaries=rows.pp - 1,
             memory=sizes_to_int(bounds.memory_bytes),
             gpus=rows.gpus_used(problem.num_layers),
+            service=times_to_int(service_us * (1 - 1e-12)),
         )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autopar.costs.scaling import rates_to_int, times_to_int
-from autopar.disaggregated.objectives import gpus, rate, ttft
+from autopar.disaggregated.objectives import gpus, rate
+from autopar.disaggregated.queue import Queue, ttft
 from autopar.disaggregated.values import Values
 from autopar.problem import BoolArray, Candidates, DisaggregatedPlan, IntArray, Plan, Problem
 from autopar.segments import plan_costs
@@ -28,12 +29,17 @@ class PairConstraint:
 
     name = ""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, queue: Queue) -> None:
         self.scenario = scenario
+        self.queue = queue
 
     def least_rate(self) -> int:
         """Return the integer rate that both roles must reach, whatever their GPUs."""
         return 0
+
+    def needed_rate(self, prefill: Values, decode: Values) -> IntArray:
+        """Return the integer rate that pairs must reach."""
+        return np.full(len(prefill.gpus), self.least_rate())
 
     def may_hold(self, prefill: Values, decode: Values) -> BoolArray:
         """Whether two roles can go together, by values that no plan of theirs beats."""
@@ -57,11 +63,16 @@ class Problems:
 
     def rate(self, plan: DisaggregatedPlan) -> float:
         """Return the output tokens per second that the cost tables say of a plan."""
-        pairs = ((plan.prefill, self.prefill), (plan.decode, self.decode))
-        return min(float(np.min(plan_costs(p, problem).tokens_per_s)) for p, problem in pairs)
+        assert plan.load is not None  # plans of ours state it
+        pairs = ((plan.prefill, self.prefill, plan.load / 100), (plan.decode, self.decode, 1.0))
+        return min(
+            float(np.min(plan_costs(p, problem).tokens_per_s)) * share
+            for p, problem, share in pairs
+        )
 
     def ttft_us(self, plan: DisaggregatedPlan) -> float:
         """Return the TTFT that the cost tables say of a plan."""
+        assert plan.load is not None  # plans of ours state it
         prefill, decode = (
             plan_costs(p, problem)
             for p, problem in ((plan.prefill, self.prefill), (plan.decode, self.decode))
@@ -69,7 +80,10 @@ class Problems:
         assert prefill.handover_us is not None
         assert decode.handover_us is not None
         handover_us = max(float(prefill.handover_us.max()), float(decode.handover_us.max()))
-        return float(prefill.time_us.sum()) + handover_us
+        assert prefill.service_us is not None
+        share = plan.load / 100
+        waiting_us = float(prefill.service_us.max()) * share / (2 * (1 - share))
+        return waiting_us + float(prefill.time_us.sum()) + handover_us
 
 
 class SharedGpus(PairConstraint):
@@ -120,8 +134,8 @@ class PairThroughput(PairConstraint):
 
     name = "throughput"
 
-    def __init__(self, scenario: Scenario) -> None:
-        super().__init__(scenario)
+    def __init__(self, scenario: Scenario, queue: Queue) -> None:
+        super().__init__(scenario, queue)
         limits = scenario.requirements
         self.total, self.per_gpu = limits.min_tokens_per_s, limits.min_tokens_per_s_per_gpu
 
@@ -129,13 +143,18 @@ class PairThroughput(PairConstraint):
         """The required rate."""
         return 0 if self.total is None else int(rates_to_int(np.array([self.total]))[0])
 
-    def may_hold(self, prefill: Values, decode: Values) -> BoolArray:
-        """Both roles can reach the rate."""
-        needed = np.full(len(prefill.gpus), self.least_rate())
+    def needed_rate(self, prefill: Values, decode: Values) -> IntArray:
+        """The required rate, that for the GPUs used included."""
+        needed = super().needed_rate(prefill, decode)
         if self.per_gpu is not None:
             total = gpus(prefill, decode).astype(np.float64)
             needed = np.maximum(needed, rates_to_int(self.per_gpu * total))
-        result: BoolArray = rate(prefill, decode) >= needed
+        return needed
+
+    def may_hold(self, prefill: Values, decode: Values) -> BoolArray:
+        """Both roles can reach the rate, prefill at the largest load."""
+        reached = rate(prefill, decode, self.queue.most(prefill, decode))
+        result: BoolArray = reached >= self.needed_rate(prefill, decode)
         return result
 
     def post(self, pair: "PairVariables") -> None:
@@ -157,18 +176,18 @@ class PairThroughput(PairConstraint):
 
 
 class PairTtft(PairConstraint):
-    """The prompt through prefill, and its cache to decode, within the limit."""
+    """The wait for prefill, the prompt through it, its cache to decode: within the limit."""
 
     name = "ttft"
 
-    def __init__(self, scenario: Scenario) -> None:
-        super().__init__(scenario)
+    def __init__(self, scenario: Scenario, queue: Queue) -> None:
+        super().__init__(scenario, queue)
         self.limit_us = scenario.requirements.max_ttft_us or 0.0
         self._limit = int(times_to_int(np.array([self.limit_us]))[0])
 
     def may_hold(self, prefill: Values, decode: Values) -> BoolArray:
-        """Both together are fast enough."""
-        result: BoolArray = ttft(prefill, decode) <= self._limit
+        """Both together are fast enough for a prompt now and then."""
+        result: BoolArray = ttft(prefill, decode, np.ones_like(prefill.rate)) <= self._limit
         return result
 
     def post(self, pair: "PairVariables") -> None:
@@ -178,19 +197,22 @@ class PairTtft(PairConstraint):
     def check(self, plan: DisaggregatedPlan, problems: Problems) -> Iterator[str]:
         """Add up."""
         ttft_us = problems.ttft_us(plan)
-        if ttft_us > self.limit_us * (1 + 1e-9) + 1e-3 * (plan.prefill.pp + 1):
+        slack_us = 1e-3 * (plan.prefill.pp + 1 + self.queue.terms)
+        if ttft_us > self.limit_us * (1 + 1e-9) + slack_us:
             yield f"TTFT {format_us(ttft_us)} is over the limit of {format_us(self.limit_us)}"
 
 
-def pair_constraints(scenario: Scenario, names: set[str]) -> tuple[PairConstraint, ...]:
+def pair_constraints(
+    scenario: Scenario, names: set[str], queue: Queue
+) -> tuple[PairConstraint, ...]:
     """Return the constraints of the pair; names: of the scenario's constraints that hold."""
-    found: list[PairConstraint] = [SharedGpus(scenario)]
+    found: list[PairConstraint] = [SharedGpus(scenario, queue)]
     if "coverage" in names and scenario.requirements.coverage == "every_gpu":
-        found.append(EveryGpu(scenario))
+        found.append(EveryGpu(scenario, queue))
     if "throughput" in names:
-        found.append(PairThroughput(scenario))
+        found.append(PairThroughput(scenario, queue))
     if "ttft" in names:
-        found.append(PairTtft(scenario))
+        found.append(PairTtft(scenario, queue))
     return tuple(found)
 
 

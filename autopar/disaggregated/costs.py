@@ -13,6 +13,7 @@ import numpy as np
 
 from autopar.costs.analytic import AnalyticCosts
 from autopar.costs.memory import Store
+from autopar.costs.operations.arrays import real
 from autopar.costs.operations.collectives import Network
 from autopar.costs.shape import Shape, ceil_div
 from autopar.costs.steps import Steps
@@ -20,6 +21,8 @@ from autopar.errors import SpecError
 from autopar.problem import Candidates, FloatArray, IntArray, RowBounds, StageCosts
 from autopar.specs import Scenario
 from autopar.specs.roles import Role, requests_per_token, role_scenario
+
+_US_PER_S = 1e6
 
 
 class RoleCosts:
@@ -36,21 +39,25 @@ class RoleCosts:
         self._model = AnalyticCosts(role_scenario(scenario, role))
         self._handover = Handover(scenario)
         work = scenario.workload
-        self._outputs_per_token = requests_per_token(work, role) * (work.output_tokens or 1)
+        self._is_prefill = role == "prefill"
+        self._output_tokens = work.output_tokens or 1
+        self._outputs_per_token = requests_per_token(work, role) * self._output_tokens
         self._last: tuple[tuple[IntArray, ...], RowBounds] | None = None
 
     def stage_costs(self, rows: Candidates, first: IntArray, stop: IntArray) -> StageCosts:
         """Cost of segment `[first[i], stop[i])` as a stage of `rows[i]`, shape (pairs,)."""
         costs = self._model.stage_costs(rows, first, stop)
+        rate = costs.tokens_per_s * self._outputs_per_token
         return StageCosts(
             time_us=costs.time_us,
-            tokens_per_s=costs.tokens_per_s * self._outputs_per_token,
+            tokens_per_s=rate,
             tpot_us=costs.tpot_us,
             weights_bytes=costs.weights_bytes,
             kv_cache_bytes=costs.kv_cache_bytes,
             activation_bytes=costs.activation_bytes,
             reserved_bytes=costs.reserved_bytes,
             handover_us=self._handover.of_segments_us(rows, first, stop),
+            service_us=self.service_us(rows, rate),
         )
 
     def bounds(self, rows: Candidates) -> RowBounds:
@@ -66,6 +73,16 @@ class RoleCosts:
             bounds.tpot_us,
             bounds.memory_bytes,
         )
+
+    def service_us(self, rows: Candidates, rate: FloatArray) -> FloatArray:
+        """Time in which an attention group computes one prompt, at a rate of all replicas.
+
+        The groups of all replicas share the rate. 0 in decode. Shape (rows,).
+        """
+        if not self._is_prefill:
+            return np.zeros(len(rows))
+        groups = real(rows.replicas * rows.attn_dp)
+        return groups * self._output_tokens / rate * _US_PER_S
 
     def handover_bounds_us(self, rows: Candidates) -> FloatArray:
         """Time of the handover that no split of a row's layers beats, shape (rows,)."""

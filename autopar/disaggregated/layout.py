@@ -18,4 +18,4 @@ def unfold_pair(task: PairTask, choice: PairChoice, *, name: str = "solved") -> 
     decode = unfold(
         task.decode.problem, choice.decode.candidate, choice.decode.split, name=name, after=after
     )
-    return DisaggregatedPlan(name, prefill, decode)
+    return DisaggregatedPlan(name, prefill, decode, choice.load)

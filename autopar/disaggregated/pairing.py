@@ -6,6 +6,7 @@ import numpy as np
 
 from autopar.candidates import with_batch
 from autopar.disaggregated.constraints import taken_gpus
+from autopar.disaggregated.queue import served
 from autopar.disaggregated.task import PairTask
 from autopar.disaggregated.values import Values
 from autopar.disaggregated.variables import chosen_values
@@ -87,11 +88,14 @@ class Pairing:
         problem = self.task.roles[role].problem
         is_prefill = problem.scenario.workload.is_prefill
         assert table.handover is not None  # tables of a role state it
-        columns = (-table.rate, table.handover, table.memory)
-        rate, handover, memory = (least_worst(table, num_layers, pp, c) or 0 for c in columns)
+        assert table.service is not None
+        columns = (-table.rate, table.handover, table.memory, table.service)
+        rate, handover, memory, service = (
+            least_worst(table, num_layers, pp, c) or 0 for c in columns
+        )
         tpot = 0 if table.tpot is None else least_worst(table, num_layers, pp, table.tpot)
         time = least_time(table, num_layers, pp) if is_prefill else 0
-        numbers = (-rate, time or 0, handover, tpot or 0, pp - 1, memory, table.gpus)
+        numbers = (-rate, time or 0, handover, tpot or 0, pp - 1, memory, table.gpus, service)
         return Values(*(np.array([n], dtype=np.int64) for n in numbers))
 
     def solve_alone(self, role: int, row: Candidates, batch: int) -> bool:
@@ -132,7 +136,9 @@ class Pairing:
         index = np.flatnonzero(fits)
         if not len(index):
             return None
-        columns = [o.oriented(many_p.take(index), many_d.take(index)) for o in self.task.objectives]
+        pair = many_p.take(index), many_d.take(index)
+        load = self.task.load(*pair)
+        columns = [o.oriented(*pair, load) for o in self.task.objectives]
         first = int(np.lexsort(np.array(columns)[::-1])[0])
         vector = tuple(int(column[first]) for column in columns)
         return vector, int(count_p[index[first]]), int(count_d[index[first]])
@@ -140,7 +146,9 @@ class Pairing:
     def _worth_a_look(self, prefill: Solved, decode: Solved) -> tuple[IntArray, IntArray]:
         """Return numbers of replicas: each of one role, with those of the other that match it."""
         most_p, most_d = prefill.candidate.replicas, decode.candidate.replicas
-        rate_p, rate_d = (max(int(s.values.rate[0]), 1) for s in (prefill, decode))
+        load = self.task.queue.most(prefill.values, decode.values)
+        rates = served(load, prefill.values.rate), decode.values.rate
+        rate_p, rate_d = (max(int(rate[0]), 1) for rate in rates)
         every_p, every_d = np.arange(1, most_p + 1), np.arange(1, most_d + 1)
         pairs = []
         for shift in (-1, 0):
@@ -177,7 +185,8 @@ class Pairing:
             holds &= pair[0].gpus + pair[1].gpus == num_gpus
         for constraint in self.task.pair:
             holds &= constraint.may_hold(*pair)
-        columns = np.array([o.oriented(*pair) for o in self.task.objectives])
+        load = self.task.load(*pair)
+        columns = np.array([o.oriented(*pair, load) for o in self.task.objectives])
         for index in np.flatnonzero(holds).tolist():
             vector = tuple(columns[:, index].tolist())
             if self.vector is None or vector < self.vector:
@@ -191,13 +200,11 @@ class Pairing:
 
     def _needed_rate(self) -> int:
         """Return the rate that a pair needs to be as good as the best known one."""
-        if self.vector is not None and self.task.objectives[0].name == "throughput":
-            return -self.vector[0]
-        return self._least_rate
+        return self.task.least_rate(self.vector)
 
     @property
     def _least_rate(self) -> int:
-        return max((c.least_rate() for c in self.task.pair), default=0)
+        return self.task.least_rate(None)
 
     @property
     def _uses_every_gpu(self) -> bool:

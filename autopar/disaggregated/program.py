@@ -9,6 +9,7 @@ import numpy as np
 from autopar.constraints.base import Constraint, post
 from autopar.cpsat import Report
 from autopar.disaggregated.objectives import PairObjective
+from autopar.disaggregated.queue import needed_load
 from autopar.disaggregated.search import PreparedPair
 from autopar.disaggregated.task import PairTask
 from autopar.disaggregated.values import Values
@@ -65,7 +66,7 @@ class PairProgram:
         self.model.name = task.problem.scenario.name
         problems = [role.problem for role in task.roles]
         self.variables = PairVariables(
-            self.model, problems, prepared.rows, _narrowed(task, prepared)
+            self.model, problems, prepared.rows, _narrowed(task, prepared), self._loads()
         )
         for role, variables in zip(task.roles, self.variables.roles, strict=True):
             for constraint in role.constraints:
@@ -77,7 +78,33 @@ class PairProgram:
         self.expressions: Sequence[Any] = [
             self.model.new_constant(e) if isinstance(e, int) else e for e in posted
         ]
+        self._tell_first()
         self._tell_least_ttft()
+
+    def _loads(self) -> range:
+        """Return the loads of prefill that a pair as good as the best known one may have."""
+        task, prepared = self._task, self._prepared
+        rates = [int(table.rate.max(initial=0)) for table in prepared.tables[0]]
+        fastest = np.array([max(rates, default=0)])
+        least = int(needed_load(task.least_rate(prepared.vector), fastest)[0])
+        return range(min(least, task.queue.top), task.queue.top + 1)
+
+    def _tell_first(self) -> None:
+        """State that nothing worse than the best known pair in the first objective is of interest.
+
+        Where that asks for a rate, the rate is stated too: a cost is a quotient, which CP-SAT
+        bounds poorly.
+        """
+        vector, first = self._prepared.vector, self._task.objectives[0]
+        if vector is None:
+            return
+        value = abs(vector[0])
+        expression = self.expressions[0]
+        self.model.add(expression >= value if first.sense == "max" else expression <= value)
+        if first.name != "throughput" and first.needed is not None:
+            for count, here in self.variables.gpu_counts:
+                least = int(first.needed(value, np.array([count]))[0])
+                self.model.add(self.variables.rate >= least).only_enforce_if(here)
 
     def _tell_least_ttft(self) -> None:
         """State the least TTFT as the dynamic programmes of the search found it.
@@ -120,12 +147,16 @@ class PairProgram:
 
     def extract(self, solver: Any) -> PairChoice:
         """Read the chosen point."""
-        return PairChoice(*(role.extract(solver) for role in self.variables.roles))
+        prefill, decode = (role.extract(solver) for role in self.variables.roles)
+        load = self.variables.extract_load(solver)
+        if load is None:  # nothing waits in the model
+            load = int(self._task.load(*self._values(PairChoice(prefill, decode, 1)))[0])
+        return PairChoice(prefill, decode, load)
 
     def values(self, choice: PairChoice) -> Vector:
         """Return the integer value of every objective at a point of the model."""
-        both = self._values(choice)
-        return tuple(int(o.combine(*both)[0]) for o in self._task.objectives)
+        both, load = self._values(choice), np.array([choice.load])
+        return tuple(int(o.combine(*both, load)[0]) for o in self._task.objectives)
 
     def optimistic(self, level: int) -> int:
         """Return what no candidate in the model beats in one objective."""
@@ -138,7 +169,8 @@ class PairProgram:
 
     def described(self, choice: PairChoice) -> str:
         """Return a pair in a line: degrees, and layers per stage, of both roles."""
-        return f"prefill {described(choice.prefill)}; decode {described(choice.decode)}"
+        prefill, decode = described(choice.prefill), described(choice.decode)
+        return f"prefill {prefill}, at most {choice.load} % busy; decode {decode}"
 
     def others(self, choice: PairChoice) -> tuple[list[Any], bool]:
         """Return literals of which one holds at every other plan, and if sizes alone count."""
@@ -196,8 +228,9 @@ def _as_good(
     next objective either; so on, up to the first in which the candidate might be better.
     """
     good = np.ones(len(pair[0].rate), dtype=np.bool_)
+    queue, least = task.queue_of(vector), task.least_rates(vector, *pair)
     for objective, value, bound in zip(task.objectives, vector, optimistic, strict=True):
-        good &= objective.oriented(*pair) <= value
+        good &= objective.unbeaten(*pair, queue, least) <= value
         if bound != value:
             break
     return good
@@ -219,10 +252,11 @@ def _through(task: PairTask, role: int, table: SegmentTable, pp: int) -> Values:
         boundaries=none + pp - 1,
         memory=table.memory,
         gpus=none + table.gpus,
+        service=none if table.service is None else table.service,
     )
 
 
 def _unbeaten(length: int, gpus: int) -> Values:
     """Return a partner that no role beats, but for its GPUs."""
     none = np.zeros(length, dtype=np.int64)
-    return Values(none + _LARGEST, none, none, none, none, none, none + gpus)
+    return Values(none + _LARGEST, none, none, none, none, none, none + gpus, none)

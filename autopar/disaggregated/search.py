@@ -28,7 +28,9 @@ from autopar.variables import Choice, PairChoice
 logger = logging.getLogger(__name__)
 
 _FIRST = 4  # layouts of each role that are solved for a first pair
+_MORE = 64  # where these make no pair
 _NUMBERS = 32  # of replicas that a layout is looked at with for it
+_TO_END = 4096  # boxes of a role whose layouts are looked at with it
 _MOST_TIES = 12  # boxes that may be exactly as good as the best pair, to ask whether it is unique
 MOST_SOLVED = 20_000  # candidates that are solved one by one: half a minute
 
@@ -115,7 +117,9 @@ class State:
         pair = (mine, partner) if role == 0 else (partner, mine)
         for constraint in self.task.pair:
             possible &= constraint.may_hold(*pair)
-        vectors = np.stack([o.oriented(*pair) for o in self.task.objectives], axis=1)
+        task, known = self.task, self.pairing.vector
+        queue, least = task.queue_of(known), task.least_rates(known, *pair)
+        vectors = np.stack([o.unbeaten(*pair, queue, least) for o in task.objectives], axis=1)
         if self.pairing.vector is None:
             return possible, vectors
         equal = (vectors == np.array(self.pairing.vector)).all(axis=1)
@@ -194,7 +198,10 @@ def look_for_pair(state: State) -> None:
     Each is looked at with its smallest batch and with the largest one that passes the filters.
     Where any pair will do, the first one ends it.
     """
-    ends = [_ends(side, f.boxes) for side, f in zip(state.sides, state.found, strict=True)]
+    ends = [
+        _ends(side, _best_boxes(f.boxes, vectors))
+        for side, f, vectors in zip(state.sides, state.found, state.vectors, strict=True)
+    ]
     trial = State(state.task, state.sides, state.pairing, ends)  # with ties: they may match
     for turn in zip_longest(*(_most_promising(trial, role) for role in (0, 1))):
         for role, chosen in enumerate(turn):
@@ -205,18 +212,31 @@ def look_for_pair(state: State) -> None:
             state.pairing.match_all()
             if state.is_answered:
                 return
-    if not state.first:
+    if state.first:
+        return
+    state.pairing.match_all()
+    if state.pairing.best is None:  # those that promise most may be too large to go together
+        for role in (0, 1):
+            for layout, batch in _most_promising(trial, role, _MORE)[_FIRST:]:
+                _largest(state, role, state.sides[role].rows.take(np.array([layout])), batch)
         state.pairing.match_all()
 
 
-def _most_promising(trial: State, role: int) -> list[tuple[int, int]]:
+def _most_promising(trial: State, role: int, most: int = _FIRST) -> list[tuple[int, int]]:
     """Return layout and batch of the boxes that promise most, the best first."""
     boxes, first = trial.found[role].boxes, dict[tuple[int, int], None]()
     for index in np.lexsort(trial.vectors[role].T[::-1]).tolist():
         first[int(boxes.layout[index]), int(boxes.low[index])] = None
-        if len(first) >= _FIRST:
+        if len(first) >= most:
             break
     return list(first)
+
+
+def _best_boxes(boxes: Boxes, vectors: IntArray) -> Boxes:
+    """Return the boxes that promise most, where there are too many to look at both ends of all."""
+    if len(boxes) <= _TO_END:
+        return boxes
+    return boxes.take(np.sort(np.lexsort(vectors.T[::-1])[:_TO_END]))
 
 
 def _ends(side: Side, boxes: Boxes) -> Bounded:
@@ -316,12 +336,12 @@ def prepared(state: State) -> PreparedPair:
             vectors[role].append(state.pairing.vector or ())
     incumbent = None
     if state.pairing.best is not None:
-        incumbent = PairChoice(
-            *(
-                Choice(candidates.index(solved.candidate), solved.candidate, solved.split)
-                for candidates, solved in zip(rows, state.pairing.best, strict=True)
-            )
+        prefill, decode = (
+            Choice(candidates.index(solved.candidate), solved.candidate, solved.split)
+            for candidates, solved in zip(rows, state.pairing.best, strict=True)
         )
+        load = state.task.load(*(solved.values for solved in state.pairing.best))
+        incumbent = PairChoice(prefill, decode, int(load[0]))
     logger.info("%d candidates in the model", sum(map(len, rows)))
     matrix = np.array([*vectors[0], *vectors[1]], dtype=np.int64).reshape(
         -1, len(state.task.objectives)

@@ -11,9 +11,11 @@ from autopar.constraints.active import active
 from autopar.disaggregated.constraints import PairConstraint, Problems, pair_constraints
 from autopar.disaggregated.costs import RoleCosts
 from autopar.disaggregated.objectives import PairObjective, pair_objectives
+from autopar.disaggregated.queue import Queue
+from autopar.disaggregated.values import Values
 from autopar.errors import SpecError
 from autopar.objectives import objectives_for
-from autopar.problem import Candidates, Problem
+from autopar.problem import Candidates, IntArray, Problem
 from autopar.rules import Rule, SumRule
 from autopar.search import Task, Vector, topology_of
 from autopar.specs import Scenario
@@ -22,8 +24,10 @@ from autopar.specs.roles import Role, role_scenario
 _COUNTING = {"replicas", "gpus_used"}  # names of rules that speak of the number of replicas
 
 _TTFT_NOTE = (
-    "TTFT of a disaggregated service: the prompt through its prefill replica, then its cache to "
-    "decode over the slowest GPU's link; the first token counts when decode has the cache"
+    "TTFT of a disaggregated service is a mean: requests come at random, one by one; each waits "
+    "for its attention group of prefill (M/D/1 at the stated load) and goes through it, then its "
+    "cache goes to decode over the slowest GPU's link; the first token counts when decode has the "
+    "cache, and decode is taken to have room for it"
 )
 _ROLES_NOTE = (
     "the two roles work at the rate of the slower one; rules and plug-ins hold for each role"
@@ -46,6 +50,7 @@ class PairTask:
     pair: tuple[PairConstraint, ...]
     objectives: tuple[PairObjective, ...]
     exact_only: frozenset[str]
+    queue: Queue
 
     @property
     def roles(self) -> tuple[Task, Task]:
@@ -70,13 +75,49 @@ class PairTask:
         prefill, decode = (
             replace(t, constraints=_without(t.constraints, name)) for t in self.roles
         )
+        queue = self.queue.without(name)
         return replace(
             self,
             prefill=prefill,
             decode=decode,
             constraints=_without(self.constraints, name),
-            pair=tuple(c for c in self.pair if c.name != name),
+            pair=pair_constraints(
+                self.problem.scenario, {c.name for c in self.pair} - {name}, queue
+            ),
+            queue=queue,
         )
+
+    def least_rate(self, vector: Vector | None) -> int:
+        """Return the rate that a pair needs to be as good as one of a known vector, if it is."""
+        if vector is not None and self.objectives[0].name == "throughput":
+            return -vector[0]
+        return max((c.least_rate() for c in self.pair), default=0)
+
+    def least_rates(self, vector: Vector | None, prefill: Values, decode: Values) -> IntArray:
+        """Return the rates that pairs need to be as good as one of a known vector.
+
+        prefill, decode: values that no role beats.
+        """
+        least = np.full(len(prefill.rate), self.least_rate(None))
+        first = self.objectives[0]
+        if vector is None or first.needed is None:
+            return least
+        needed: IntArray = first.needed(abs(vector[0]), prefill.gpus + decode.gpus)
+        rates: IntArray = np.maximum(least, needed)
+        return rates
+
+    def queue_of(self, vector: Vector | None) -> Queue:
+        """Return the queue of pairs that are as good as one of a known vector."""
+        if vector is None or self.objectives[0].name != "ttft":
+            return self.queue
+        return self.queue.within(vector[0])
+
+    def load(self, prefill: Values, decode: Values) -> IntArray:
+        """Return the loads of prefill that are best for pairs of exact values."""
+        needed = np.zeros(len(prefill.rate), dtype=np.int64)
+        for constraint in self.pair:
+            needed = np.maximum(needed, constraint.needed_rate(prefill, decode))
+        return self.queue.chosen(prefill, decode, needed)
 
     def oriented(self, values: Sequence[int]) -> Vector:
         """Return objective values turned so that less is better."""
@@ -106,14 +147,16 @@ def make_pair(
     counting = {
         c.name for c in constraints if isinstance(c, Rule) and c.expression.names & _COUNTING
     }
+    queue = Queue.of(scenario, names)
     return PairTask(
         problem=problem,
         prefill=prefill,
         decode=decode,
         constraints=constraints,
-        pair=pair_constraints(scenario, names),
+        pair=pair_constraints(scenario, names, queue),
         objectives=pair_objectives(problem),
         exact_only=frozenset(counting | {p.name for p in plugins}),
+        queue=queue,
     )
 
 

@@ -13,8 +13,10 @@ class Values:
     """The part of one role, for many layouts at once; every array has the same shape.
 
     rate: output tokens per second of the requests served. time: from the start of a prompt to its
-    last stage, 0 for decode. tpot: 0 for prefill. In the quanta of `autopar.costs.scaling`.
-    Every metric of a pair gets no worse if the rate grows and everything else shrinks.
+    last stage, 0 for decode. tpot: 0 for prefill. service: of one prompt by a group of prefill, 0
+    for decode. In the quanta of `autopar.costs.scaling`.
+    At a given rate of the pair, every metric gets no worse if the rate of a role grows and
+    everything else shrinks; nor does the best rate of the pair.
     """
 
     rate: IntArray
@@ -24,6 +26,7 @@ class Values:
     boundaries: IntArray
     memory: IntArray
     gpus: IntArray
+    service: IntArray
 
     def take(self, index: IntArray | BoolArray) -> "Values":
         """Return the values that `index` selects."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autopar.disaggregated.queue import served, wait
 from autopar.disaggregated.values import Values
 from autopar.objectives.counted import Gpus, Traffic
 from autopar.objectives.throughput import Throughput
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel
 
 LARGEST_COST = 2**50
+_LARGEST_PRODUCT = 2**61
 
 
 class PairVariables:
     """All variables of a pair.
 
     prefill, decode: those of the roles, named `prefill.` and `decode.`.
+    loads: those of prefill that the model may choose, in percent.
     """
 
     def __init__(
@@ -38,8 +41,10 @@ class PairVariables:
         problems: Sequence[Problem],
         rows: Sequence[Candidates],
         tables: Sequence[Sequence[SegmentTable]],
+        loads: range,
     ) -> None:
         self.model: Any = model
+        self.loads = loads
         self.problems = problems
         self.prefill, self.decode = (
             PlanVariables(model, problem, candidates, segments, f"{role}.")
@@ -71,8 +76,8 @@ class PairVariables:
         ]
         tops = [int(g.table.rate.max(initial=0)) for role in self.roles for g in role.groups]
         least = self._variable("rate", 0, max(tops, default=0))
-        for value in rates:
-            self.model.add(least <= value)
+        self.model.add(100 * least <= self.loads[-1] * rates[0])
+        self.model.add(least <= rates[1])
         cp = load_cp_model()  # else CP-SAT may take the least rate that a choice allows
         self.model.add_decision_strategy([*rates, least], cp.CHOOSE_FIRST, cp.SELECT_MAX_VALUE)
         self._made |= {f"{n}.rate": v for n, v in zip(ROLES, rates, strict=True)}
@@ -133,29 +138,82 @@ class PairVariables:
         return slowest
 
     @cached_property
+    def load(self) -> list[Any]:
+        """A literal for every load of prefill, at which it must serve the rate of the pair."""
+        literals = [self.model.new_bool_var(f"load == {load}") for load in self.loads]
+        self.model.add_exactly_one(literals)
+        rate = self.rate
+        for load, here in zip(self.loads, literals, strict=True):
+            enough = 100 * rate <= load * self._made["prefill.rate"]
+            self.model.add(enough).only_enforce_if(here)
+        return literals
+
+    @cached_property
+    def wait(self) -> Any:
+        """At least the time that a prompt waits for prefill at the chosen load."""
+        columns = [
+            (g.table.service, g.segments)
+            for g in self.prefill.groups
+            if g.table.service is not None
+        ]
+        top = max((int(column.max(initial=0)) for column, _ in columns), default=0)
+        service = self._variable("service", 0, top)
+        for column, segments in columns:
+            for value, literal in zip(column.tolist(), segments, strict=True):
+                self.model.add(service >= value).only_enforce_if(literal)
+        longest = int(wait(np.array(self.loads[-1]), np.array(top)))
+        waiting = self._variable("wait", 0, longest)
+        for load, here in zip(self.loads, self.load, strict=True):
+            long_enough = 2 * (100 - load) * waiting >= load * service
+            self.model.add(long_enough).only_enforce_if(here)
+        return waiting
+
+    def extract_load(self, solver: Any) -> int | None:
+        """Read the chosen load; None where the model has no use for it."""
+        literals = self.__dict__.get("load")
+        if literals is None:
+            return None
+        return next(
+            load for load, here in zip(self.loads, literals, strict=True) if solver.value(here)
+        )
+
+    @cached_property
     def ttft(self) -> Any:
-        """The prompt through prefill, and its cache to decode."""
-        return self.prefill.total_time() + self.handover
+        """The wait for prefill, the prompt through it, and its cache to decode."""
+        return self.prefill.total_time() + self.handover + self.wait
 
     def rate_per_gpu(self, finer: int) -> Any:
         """At most the rate over the GPUs, `finer` times as fine as the rate."""
-        return -self._worst("rate_per_gpu", lambda rate, gpus: -(rate * finer // gpus))
+        worst = self._worst("rate_per_gpu", lambda rate, gpus: -(rate * finer // gpus), 0)
+        for count, here in self.gpu_counts:
+            self.model.add(-count * worst <= finer * self.rate).only_enforce_if(here)
+        return -worst
 
     def cost(self, unit: int) -> Any:
         """At least `unit` times the GPUs over the rate."""
-        return self._worst("cost", lambda rate, gpus: cost_of(unit, rate, gpus))
+        tops = [int(g.table.rate.max(initial=1)) for role in self.roles for g in role.groups]
+        most = min(LARGEST_COST, _LARGEST_PRODUCT // max(tops, default=1))
+        worst = self._worst("cost", lambda rate, gpus: cost_of(unit, rate, gpus), most)
+        product = self._variable("cost * rate", 0, _LARGEST_PRODUCT)
+        self.model.add_multiplication_equality(product, [worst, self.rate])
+        self.model.add(product >= unit * self.gpus)
+        return worst
 
-    def _worst(self, name: str, of: Callable[[IntArray, int], IntArray]) -> Any:
+    def _worst(self, name: str, of: Callable[[IntArray, int], IntArray], most: int) -> Any:
         """Return a variable that is at least the value of every chosen segment on the GPUs used.
 
-        of: the value of segments by their rates, on so many GPUs; less is better.
+        Those of prefill count with their rates at the largest load.
+        of: the value of segments by their rates, on so many GPUs; less is better. most: that the
+        variable takes.
         """
         tables = [(group.table, group.segments) for role in self.roles for group in role.groups]
-        rates = np.concatenate([table.rate for table, _ in tables])
+        busy = [self.loads[-1]] * len(self.prefill.groups) + [100] * len(self.decode.groups)
+        rates = np.concatenate(
+            [served(load, table.rate) for load, (table, _) in zip(busy, tables, strict=True)]
+        )
         spans = [(of(rates, count), count, here) for count, here in self.gpu_counts]
         low = min((int(values.min()) for values, _, _ in spans), default=0)
-        high = max((int(values.max()) for values, _, _ in spans), default=0)
-        worst = self._variable(name, low, high)
+        worst = self._variable(name, min(low, most), most)
         literals = [literal for _, segments in tables for literal in segments]
         for values, count, here in spans:
             for index, value in enumerate(values.tolist()):
@@ -182,13 +240,17 @@ class PairVariables:
         known = {
             "prefill.rate": rates[0],
             "decode.rate": rates[1],
-            "rate": min(rates),
+            "rate": min(rates[0] * choice.load // 100, rates[1]),
             "prefill.memory": sizes[0],
             "decode.memory": sizes[1],
             "memory": max(sizes),
             "decode.tpot": int(decode.tpot[0]),
             "handover": int(max(prefill.handover[0], decode.handover[0])),
+            "service": int(prefill.service[0]),
+            "wait": int(wait(np.array(choice.load), prefill.service)[0]),
         }
+        for load, here in zip(self.loads, self.__dict__.get("load", ()), strict=False):
+            self.model.add_hint(here, load == choice.load)
         for name, value in known.items():
             if name in self._made:
                 self.model.add_hint(self._made[name], value)
@@ -220,6 +282,7 @@ def chosen_values(
 ) -> Values:
     """Return the values of one candidate with the chosen segments of its table, shape (1,)."""
     assert table.handover is not None  # tables of a role state it
+    assert table.service is not None
     tpot = 0 if table.tpot is None else int(table.tpot[chosen].max())
     is_prefill = problem.scenario.workload.is_prefill
     numbers = (
@@ -230,5 +293,6 @@ def chosen_values(
         len(chosen) - 1,
         table.memory[chosen].max(),
         row.gpus_used(problem.num_layers)[0],
+        table.service[chosen].max(),
     )
     return Values(*(np.array([int(n)], dtype=np.int64) for n in numbers))

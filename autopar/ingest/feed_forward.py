@@ -96,6 +96,7 @@ class Experts:
         if per_token > count:
             message = f"found {per_token}, expected at most the {count} experts"
             raise own.error(own.spelled(*self.per_token), message)
+        self._refuse_groups(own, count, per_token)
         size = own.integer(*self.size)
         routing = fields.switch(self.routing_bias) + self.router_bias
         biases = ((self.num_matrices - 1) * size + hidden) * self.expert_bias
@@ -109,6 +110,25 @@ class Experts:
             other_parameters_per_expert=biases,
             other_parameters=count * routing + hidden * self.hidden_vectors,
         )
+
+    def _refuse_groups(self, fields: Fields, count: int, per_token: int) -> None:
+        """Raise SpecError for groups of experts that do not hold what a token is routed to."""
+        groups = fields.optional("n_group", high=MAX_EXPERTS)
+        chosen = fields.optional("topk_group", high=MAX_EXPERTS)
+        if groups is None:
+            return
+        if count % groups:
+            message = f"found {groups}, expected a divisor of the {count} experts"
+            raise fields.error("n_group", message)
+        if chosen is None:
+            return
+        if chosen > groups:
+            message = f"found {chosen}, expected at most the {groups} groups of n_group"
+            raise fields.error("topk_group", message)
+        held = chosen * (count // groups)
+        if per_token > held:
+            message = f"found {per_token}, expected at most the {held} experts of {chosen} groups"
+            raise fields.error(fields.spelled(*self.per_token), message)
 
     def _shared(self, fields: Fields, size: int) -> int:
         if self.always_shared:

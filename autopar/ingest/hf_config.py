@@ -10,8 +10,18 @@ from pydantic import ValidationError
 from autopar import documents
 from autopar.documents import found, shorten_text
 from autopar.errors import SpecError, suggest
-from autopar.ingest.aliases import CONTEXT, HIDDEN, TEXT_PARTS
+from autopar.ingest.aliases import (
+    CONTEXT,
+    DENSE_SIZE,
+    EXPERT_SIZE,
+    EXPERTS,
+    HIDDEN,
+    LAYERS,
+    TEXT_PARTS,
+    VOCABULARY,
+)
 from autopar.ingest.families import FAMILIES, NOT_EXPRESSED
+from autopar.ingest.family import Builder
 from autopar.ingest.fields import Fields, Flag
 from autopar.ingest.precisions import bytes_per_parameter, data_type, precisions_of
 from autopar.ingest.unread import refuse_unread
@@ -20,15 +30,18 @@ from autopar.specs.counting import active_parameters, parameters
 
 MAX_NAME = 120  # as autopar.specs.base.Name
 _MAX_CONTEXT = 10**9  # as autopar.specs.llm.LLM.max_context_tokens
+_MOST_PARAMETERS = 10**14  # a hundred times the largest models
+_OF_A_CLASS = re.compile(r"(For[A-Z]|LMHead|Model$).*")  # LlamaForCausalLM is of the family Llama
 _HASH = re.compile(r"[0-9a-f]{40}")  # a snapshot's folder in the cache of Hugging Face
 
 
-def read_config(path: Path) -> LLM:
+def read_config(path: str | Path) -> LLM:
     """Return the model that a config.json describes; `path` is the file, or a folder that has it.
 
     hf_quant_config.json, in which ModelOpt keeps the quantisation, is read where it stands beside.
     Raises SpecError, which names file and field, if the model cannot be told from it exactly.
     """
+    path = Path(path)
     file = path / "config.json" if path.is_dir() else path
     if file != path and not file.exists():
         raise SpecError(f"{documents.label_of(path)}: found a folder without config.json")
@@ -65,6 +78,7 @@ def _llm(
         _refuse_lone_vision_part(outer)
     if model_type is None or builder is None:
         raise outer.error("model_type", _unknown(model_type))
+    _refuse_other_architecture(fields, model_type, builder)
     try:
         blueprint = builder.build(fields)
         refuse_unread(fields, model_type)
@@ -74,6 +88,7 @@ def _llm(
         precisions, remarks = precisions_of(blueprint, base, section)
         architecture = blueprint.architecture
         count = parameters(architecture)
+        _refuse_absurd_count(fields, count)
         return LLM(
             schema=SCHEMA_VERSION,
             name=_legal_name(name or model_type),
@@ -93,6 +108,46 @@ def _llm(
         raise SpecError(
             f"{where}: found sizes that make no model: {shorten_text(str(detail['msg']))}"
         ) from None
+
+
+def _refuse_other_architecture(fields: Fields, model_type: str, builder: Builder) -> None:
+    """Raise SpecError where `architectures` names a family whose fields mean something else."""
+    stated = fields.value("architectures")
+    if not isinstance(stated, list):
+        return
+    known = {_plain(name): family for name, family in FAMILIES.items()}
+    for index, name in enumerate(stated):
+        if not isinstance(name, str):
+            continue
+        other = known.get(_plain(_OF_A_CLASS.sub("", name)))
+        if other is not None and other != builder:
+            message = (
+                f"found {found(name)}, but model_type is {found(model_type)}; expected the same "
+                "family in both"
+            )
+            raise fields.error("architectures", message, index=index)
+
+
+def _plain(name: str) -> str:
+    return re.sub("[_-]", "", name.lower())
+
+
+def _refuse_absurd_count(fields: Fields, count: int) -> None:
+    """Raise SpecError for more parameters than any model has, by the field that most are due to."""
+    if count <= _MOST_PARAMETERS:
+        return
+    names = (LAYERS, HIDDEN, VOCABULARY, DENSE_SIZE, EXPERT_SIZE, EXPERTS)
+    sizes = {
+        fields.spelled(*spelt): value
+        for spelt in names
+        if isinstance(value := fields.value(fields.spelled(*spelt)), int)
+    }
+    name = max(sizes, key=lambda key: sizes[key]) if sizes else HIDDEN[0]
+    raise fields.error(
+        name,
+        f"found {found(sizes.get(name))}, with which the model has {count:.2g} parameters; "
+        f"expected sizes that make at most {_MOST_PARAMETERS:.0e}",
+    )
 
 
 def _text_part(outer: Fields) -> Fields:
@@ -139,7 +194,12 @@ def _unknown(model_type: str | None) -> str:
             f"found {found(model_type)}; what it has, {NOT_EXPRESSED[model_type]}, is not expressed"
         )
     near = suggest(model_type, FAMILIES)
-    return f"found {found(model_type)}, expected one of those in docs/ingest.md{near}"
+    return (
+        f"found {found(model_type)}, expected one of those in docs/ingest.md: what its fields mean "
+        "is not known. A spec of your own must state its layers, hidden_size, vocab_size, and the "
+        "kinds of attention and feed-forward with their sizes (autopar catalog llms NAME prints "
+        f"one to start from){near}"
+    )
 
 
 def _description(model_type: str, count: int, active: int, remarks: str) -> str:

@@ -209,7 +209,7 @@ def first_dense(fields: Fields, count: int) -> Sequence[str]:
     if words is not None and not fields.has("first_k_dense_replace"):
         fields.ignore("moe_layer_freq")
         return words
-    first = fields.integer("first_k_dense_replace", low=0)
+    first = fields.integer("first_k_dense_replace", low=0, high=count - 1)  # else no layer has any
     period = fields.integer_or(1, "moe_layer_freq", low=1)
     ruled = ["experts" if i >= first and i % period == 0 else "dense" for i in range(count)]
     if words not in (None, ruled):

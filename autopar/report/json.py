@@ -35,7 +35,8 @@ _DEPTH = {
     "robustness": 2,
 }  # levels of a field that have lines of their own, where not one
 _PLAN_FIELDS = (
-    "llm", "cluster", "degrees", "batch", "chunks", "roles", "num_gpus", "stages", "replicas",
+    "llm", "cluster", "degrees", "batch", "chunks", "roles", "prefill_load_percent",
+    "num_gpus", "stages", "replicas",
 )  # fmt: skip
 
 

@@ -168,7 +168,8 @@ def _plan(console: Console, plan: AnyPlan, scenario: Scenario) -> None:
     for role, part in plan.roles.items():
         console.print(Text.assemble("\n", (f"{role}: {words.layout(part)}", "bold cyan")))
         count = f"{plural(part.num_gpus, 'GPU')} for {plural(part.replicas, 'replica')}"
-        console.print(f"  {count}")
+        busy = f", {plan.load} % busy" if role == "prefill" and plan.load is not None else ""
+        console.print(f"  {count}{busy}")
         _layout(console, part)
     console.print(f"\n{gpus}")
 

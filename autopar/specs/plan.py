@@ -128,6 +128,9 @@ class PlanSpec(Document):
     idle_gpus: NonNegativeInt | None = None
     degrees: DegreesSpec  # those of a plan with roles stand there
     roles: RolesSpec | None = None
+    # Share of the time in which the replicas for prompts work, with roles; as much as decode takes,
+    # if TTFT allows it, where it is absent.
+    prefill_load_percent: Annotated[int, Field(ge=1, le=99, strict=True)] | None = None
     batch: PositiveInt | None = None  # sequences per attention group and micro-batch
     chunks: PositiveInt | None = None  # parts in which a prompt is computed; the fewest if absent
     layers_per_stage: PositiveInt | tuple[PositiveInt, ...] | None = None

@@ -32,9 +32,17 @@ class Requirements(Spec):
     tensor_parallel_within: Level = "cluster"
     all_to_all_within: Level = "cluster"
     max_context_parallel_size: PositiveInt = 1
+    # Share of the time in which replicas for prompts of a disaggregated service may work at most:
+    # at 1 their queue grows for ever. A limit on TTFT asks for less where that is needed.
+    max_prefill_load: Annotated[float, Field(ge=0.01, le=0.99)] = 0.95
     # Disjoint expert grids of a stage; where absent, 1 as in every engine if the batch is open, and
     # no limit if it is given.
     max_spread: PositiveInt | None = None
+
+    @property
+    def most_prefill_percent(self) -> int:
+        """The most that replicas for prompts may be busy, in whole percent."""
+        return int(self.max_prefill_load * 100 + 1e-9)
 
 
 class Declared(Spec):

@@ -22,6 +22,7 @@ KINDS: Mapping[str, str] = {
     "GPU in two stages": "two stages of one replica share a GPU",
     "GPU in two replicas": "two replicas share a GPU",
     "GPU in two roles": "prefill and decode share a GPU",
+    "prefill too busy": "its replicas work more of the time than is allowed",
     "grid identity broken": "tp * cp * attn_dp, ep * etp * spread and the stage's GPUs differ",
     "uneven heads": "tp does not divide the heads and the dense columns of every layer",
     "uneven columns": "etp does not divide the columns of an expert",

@@ -1,5 +1,6 @@
 """A second opinion on a plan with two roles: each by itself, then what both answer for together."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +46,8 @@ def verify_pair(
     ]
     violations += _shared(plan)
     violations += _idle(scenario, plan)
-    metrics = _metrics(scenario, plan, reports)
+    together = _together(scenario, plan, reports)
+    metrics = None if together is None else together.metrics
     if metrics is not None:
         violations += _limits(scenario, plan, metrics)
     if stated_metrics:
@@ -55,7 +57,10 @@ def verify_pair(
         violations=tuple(violations),
         metrics=metrics,
         verdicts=tuple(_not_derived(claim) for claim in claims),
-        notes=tuple(dict.fromkeys(note for r in reports.values() for note in r.notes)),
+        notes=(
+            *(() if together is None else (together.note,)),
+            *dict.fromkeys(note for r in reports.values() for note in r.notes),
+        ),
         roles={role: r.metrics for role, r in reports.items() if r.metrics is not None},
     )
 
@@ -79,6 +84,42 @@ def handover_us(scenario: Scenario, plan: DisaggregatedPlan) -> float:
     return float(ask.network.point_to_point_us(largest, scenario.cluster.num_gpus))
 
 
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """How busy prefill is, as a share of the time, and how long a prompt waits on average."""
+
+    load: float
+    wait_us: float
+
+
+def queue(
+    scenario: Scenario,
+    plan: DisaggregatedPlan,
+    requests_per_s: tuple[float, float],
+    prompt_us: float,
+) -> Queued:
+    """Return the queue before prefill at the load of a plan.
+
+    Every attention group of every replica is a server of its own to which prompts come at random,
+    and which computes them in equal times (M/D/1; Kleinrock 1975, "Queueing Systems", vol. 1,
+    section 5.5). A plan that states no load works as much as decode takes, if TTFT allows it.
+    requests_per_s: that prefill and decode can serve. prompt_us: TTFT without a wait.
+    """
+    layout, needs = plan.prefill, scenario.requirements
+    groups = sum(stage.attn_dp for stage in layout.stages) / layout.pp * layout.replicas
+    service_us = groups / requests_per_s[0] * 1e6
+    if plan.load is not None:
+        percent = plan.load
+    else:
+        taken = math.ceil(100 * requests_per_s[1] / requests_per_s[0] - _FLOAT)
+        percent = min(taken, needs.most_prefill_percent)
+        if needs.max_ttft_us is not None and "ttft" not in scenario.recipe.disable:
+            left_us = max(needs.max_ttft_us - prompt_us, 0.0)
+            percent = min(percent, int(200 * left_us / (service_us + 2 * left_us)))
+        percent = max(percent, 1)
+    return Queued(percent / 100, service_us * percent / (2 * (100 - percent)))
+
+
 def _role_report(
     scenario: Scenario, plan: DisaggregatedPlan, role: Role, document: PlanSpec | None
 ) -> VerifyReport:
@@ -92,25 +133,35 @@ def _role_report(
     return verify_plan(part, plan.roles[role], (), numbers, own)
 
 
-def _metrics(
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """What both roles deliver together, and how busy they are then."""
+
+    metrics: Metrics
+    note: str
+
+
+def _together(
     scenario: Scenario, plan: DisaggregatedPlan, reports: Mapping[Role, VerifyReport]
-) -> Metrics | None:
+) -> _Together | None:
     """Return what both roles deliver together; None where one cannot be measured."""
     work = scenario.workload
     prefill, decode = (reports[role].metrics for role in ROLES)
     if prefill is None or decode is None or prefill.ttft_us is None or decode.tpot_us is None:
         return None
-    output = work.output_tokens or 1
-    requests_per_s = min(
+    output, moved_us = work.output_tokens or 1, handover_us(scenario, plan)
+    most_per_s = (
         prefill.tokens_per_s * requests_per_token(work, "prefill"),
         decode.tokens_per_s * requests_per_token(work, "decode"),
     )
-    ttft_us = prefill.ttft_us + handover_us(scenario, plan)
+    busy = queue(scenario, plan, most_per_s, prefill.ttft_us + moved_us)
+    requests_per_s = min(most_per_s[0] * busy.load, most_per_s[1])
+    ttft_us = busy.wait_us + prefill.ttft_us + moved_us
     stay_us = ttft_us + (output - 1) * decode.tpot_us
     in_flight = round(requests_per_s * stay_us * 1e-6)  # Little's law
     fullest = max((prefill, decode), key=lambda metrics: metrics.peak_memory_bytes)
     rate, used = requests_per_s * output, plan.num_gpus
-    return Metrics(
+    metrics = Metrics(
         tokens_per_s=rate,
         tokens_per_s_per_gpu=rate / used,
         ttft_us=ttft_us,
@@ -124,6 +175,13 @@ def _metrics(
         activation_bytes=fullest.activation_bytes,
         reserved_bytes=fullest.reserved_bytes,
     )
+    shares = [100 * requests_per_s / most for most in most_per_s]
+    note = (
+        f"prefill is {shares[0]:.3g} % busy and decode {shares[1]:.3g} %: of TTFT, "
+        f"{format_us(busy.wait_us)} are the wait for prefill at {100 * busy.load:.0f} %, "
+        f"{format_us(prefill.ttft_us)} the prompt, {format_us(moved_us)} the handover"
+    )
+    return _Together(metrics, note)
 
 
 def _shared(plan: DisaggregatedPlan) -> Iterator[Violation]:
@@ -145,15 +203,23 @@ def _idle(scenario: Scenario, plan: DisaggregatedPlan) -> Iterator[Violation]:
 
 
 def _limits(scenario: Scenario, plan: DisaggregatedPlan, metrics: Metrics) -> Iterator[Violation]:
-    """Yield what both roles answer for together: the handover in TTFT, and the rates."""
+    """Yield what both roles answer for together: load, wait and handover, and the rates."""
     needs, disabled = scenario.requirements, scenario.recipe.disable
+    if plan.load is not None and plan.load > needs.most_prefill_percent:
+        text = (
+            f"prefill works {plan.load} % of the time, at most {needs.most_prefill_percent} % is "
+            "allowed (requirements.max_prefill_load), as its queue grows without end towards 100 %"
+        )
+        yield from found("prefill too busy", [text])
     limit_us, ttft_us = needs.max_ttft_us, metrics.ttft_us
     if limit_us is not None and ttft_us is not None and "ttft" not in disabled:
-        slack_us = TIME_US * (plan.prefill.pp + 1)
+        most = needs.most_prefill_percent
+        # the time of service is rounded, too, and the wait is a multiple of it
+        slack_us = TIME_US * (plan.prefill.pp + 3 + most // (2 * (100 - most)))
         if ttft_us > limit_us * (1 + _FLOAT) + slack_us:
             text = (
-                f"TTFT is {format_us(ttft_us)} ({ttft_us:,.3f} us) with the handover to decode, "
-                f"at most {format_us(limit_us)} is allowed"
+                f"TTFT is {format_us(ttft_us)} ({ttft_us:,.3f} us) with the wait for prefill and "
+                f"the handover to decode, at most {format_us(limit_us)} is allowed"
             )
             yield from found("TTFT over limit", [text])
     yield from throughput_violations(scenario, metrics, by=" by the slower role")

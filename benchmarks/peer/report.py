@@ -121,6 +121,84 @@ def times(rows: Sequence["Row"], peer_start_s: float | None) -> list[str]:
     return ["## Time", "", *table(header, lines), note, ""]
 
 
+# The targets of the comparison: times as fast as the peer, seconds from the shell (more on a whole
+# data centre), and how much of the peer's best plan by its own evaluator.
+FASTER = 50
+AT_MOST_S, AT_MOST_LARGE_S, LARGE_GPUS = 2.0, 5.0, 131_072
+OF_ITS_BEST = 0.95
+
+
+def targets(rows: Sequence["Row"], peer_start_s: float | None) -> list[str]:
+    """Return the table of targets, met or missed case by case, and how often each is met."""
+    judged = [_judged(row, peer_start_s) for row in rows]
+    lines = [
+        [f"{row.case.name} {row.mode}", *map(_verdict, of_row)]
+        for row, of_row in zip(rows, judged, strict=True)
+    ]
+    counts = []
+    for column in zip(*judged, strict=True):
+        told = [met for met, _ in column if met is not None]
+        counts.append(f"{sum(told)} of {len(told)}")
+    header = ["case", f"{FASTER}x by walls", f"{FASTER}x by searches"]
+    header += [f"at most {AT_MOST_S:g} s", f"within {1 - OF_ITS_BEST:.0%} of its best"]
+    note = (
+        f"{AT_MOST_LARGE_S:g} s for {LARGE_GPUS:,} GPUs. Its best: the best plan that keeps the "
+        "limits, of its winner and its oracle; late: by how much our plan misses a limit by the "
+        f"peer's evaluator. A dash: there is nothing to compare with. Met: {counts[0]} by walls, "
+        f"{counts[1]} by searches, {counts[2]} in time, {counts[3]} within {1 - OF_ITS_BEST:.0%}."
+    )
+    return ["## Targets", "", *table(header, lines), note, ""]
+
+
+_Judged = tuple[
+    bool | None, str
+]  # whether a target is met, None where nothing tells; and the value
+
+
+def _judged(row: "Row", peer_start_s: float | None) -> tuple[_Judged, ...]:
+    answer, run = row.answer, row.peer_run
+    walls: _Judged = (None, "")
+    searches = seconds = walls
+    if answer is not None:
+        most = AT_MOST_LARGE_S if row.case.gpus >= LARGE_GPUS else AT_MOST_S
+        seconds = answer.wall_s <= most, f"{answer.wall_s:.2f} s"
+        if run:
+            walls = _at_least(run["wall_s"] / answer.wall_s)
+            if answer.solve_s and peer_start_s is not None:
+                searches = _at_least((run["wall_s"] - peer_start_s) / answer.solve_s)
+    return walls, searches, seconds, _near_its_best(row)
+
+
+def _at_least(ratio: float) -> _Judged:
+    return ratio >= FASTER, f"{ratio:.0f}"
+
+
+def _near_its_best(row: "Row") -> _Judged:
+    """Judge our plan by the peer's evaluator, against its winner and all that it could choose."""
+    score = row.scores.get("autopar") or {}
+    oracle = ((row.oracle or {}).get(row.mode) or {}).get("best") or {}
+    known = (_value(row.scores.get("peer")), oracle.get("tokens_per_s_per_gpu"))
+    best = max((value for value in known if value), default=None)
+    if score.get("status") != "scored" or best is None:
+        return None, ""
+    if score.get("meets_limits"):
+        part = score["tokens_per_s_per_gpu"] / best
+        return part >= OF_ITS_BEST, f"{part:.1%}"
+    if not score["fits"]:
+        return False, "no memory"
+    late = (
+        ("TPOT", score["tpot_ms"], row.case.tpot_ms),
+        ("TTFT", score["ttft_ms"], row.case.ttft_ms),
+    )
+    said = [f"{name} {ms:.1f} of {limit:g} ms" for name, ms, limit in late if ms > limit]
+    return False, ", ".join(said)
+
+
+def _verdict(judged: _Judged) -> str:
+    met, value = judged
+    return NONE if met is None else f"{'met' if met else 'missed'}: {value}"
+
+
 def by_the_peer(rows: Sequence["Row"]) -> list[str]:
     """Return the table of both plans by the peer's evaluator."""
     lines = []
@@ -225,6 +303,7 @@ def write_report(rows: Sequence["Row"], folder: Path, peer_start_s: float | None
         "",
         head,
         "",
+        *targets(rows, peer_start_s),
         *times(rows, peer_start_s),
         *by_the_peer(rows),
         *every_step(rows),

@@ -246,6 +246,30 @@ def test_the_report_counts_only_plans_that_keep_the_limits(peer, tmp_path):
     assert json.loads((tmp_path / "side-by-side.json").read_text(encoding="utf-8"))["rows"]
 
 
+def test_every_target_is_told_met_or_missed_case_by_case(peer):
+    """The peer took 101.5 s, 1.5 of them to start; we 2.03 s, of which 1 s to search."""
+    answer = type("Answer", (), {"wall_s": 2.03, "solve_s": 1.0})()
+    good = {"status": "scored", "fits": True, "meets_limits": True, "tokens_per_s_per_gpu": 96.0}
+    late = {**good, "meets_limits": False, "tpot_ms": 43.9, "ttft_ms": 5.0}
+    rows = []
+    for score in (good, {**good, "tokens_per_s_per_gpu": 90.0}, late, None):
+        row = peer.side_by_side.Row(case(peer), "agg", answer=answer)
+        row.peer_run = {"wall_s": 101.5}
+        row.scores = {"autopar": score} if score else {}
+        row.oracle = {"agg": {"best": {"tokens_per_s_per_gpu": 100.0}}}
+        rows.append(row)
+    rows[3].peer_run = rows[3].answer = None
+
+    text = "\n".join(peer.report.targets(rows, 1.5))
+
+    start = "met: 50 | met: 100 | missed: 2.03 s"
+    assert f"{start} | met: 96.0% |" in text
+    assert f"{start} | missed: 90.0% |" in text
+    assert f"{start} | missed: TPOT 43.9 of 40 ms |" in text
+    assert "| - | - | - | - |" in text
+    assert "Met: 3 of 3 by walls, 3 of 3 by searches, 0 of 3 in time, 1 of 3 within 5%" in text
+
+
 def test_a_command_that_runs_over_its_limit_is_killed_and_said_to_be(peer, tmp_path):
     out, err = tmp_path / "out", tmp_path / "err"
 

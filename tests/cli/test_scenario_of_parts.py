@@ -47,6 +47,19 @@ def test_a_config_with_infinity_is_read_as_a_model(tmp_path):
         assert json.loads(result.stdout)["spec"]["llm"]["name"] == "tiny"
 
 
+def test_a_config_on_standard_input_is_read_as_a_model():
+    """Also with Infinity, as Python's json writes it."""
+    text = json.dumps(LLAMA | {"time_step_limit": [0.0, float("inf")]})
+    command = ["solve", "--model", "-", *PREFILL, *NODE]
+    result = CliRunner().invoke(main, command, input=text)
+    assert result.exit_code == 0, result.stderr
+    llm = json.loads(result.stdout)["spec"]["llm"]
+    assert (llm["name"], llm["num_layers"]) == ("llama", 2)
+    wrong = CliRunner().invoke(main, command, input=json.dumps(LLAMA | {"hidden_size": 0}))
+    assert wrong.exit_code == 2
+    assert "standard input: hidden_size: found 0" in " ".join(wrong.stderr.split())
+
+
 def test_a_spec_with_infinity_is_refused(tmp_path):
     file = tmp_path / "llm.json"
     file.write_text('{"kind": "llm", "num_parameters": Infinity}')

@@ -44,6 +44,10 @@ def test_solve_json_is_one_document_and_the_file_holds_the_same(tmp_path):
     assert parse(file.read_text(), "answer.yaml") == document
     assert run("verify", file).exit_code == 0
     assert run("verify", DOCUMENT, file).exit_code == 0
+    assert run("verify", "-", stdin=file.read_text()).exit_code == 0
+    plan = run("verify", "-", stdin=read_text("plans", PLAN))
+    assert plan.exit_code == 2
+    assert "found no answer of solve --json" in plan.stderr
 
 
 def test_robust_moves_the_costs_and_a_document_has_none():

@@ -116,6 +116,7 @@ class Part:
     tpot: int
     memory: int
     gpus: int
+    service: int
 
 
 def parts(task: Task) -> Iterator[Part]:
@@ -139,6 +140,7 @@ def parts(task: Task) -> Iterator[Part]:
                     0 if prefill else int(max(times_to_int(costs.tpot_us))),
                     int(max(sizes_to_int(costs.memory_bytes))),
                     plan.num_gpus,
+                    int(max(times_to_int(costs.service_us))),
                 )
 
 
@@ -158,9 +160,9 @@ def side_by_side(task: PairTask, prefill: Candidate, decode: Candidate) -> bool:
     return True
 
 
-def value(name: str, prefill: Part, decode: Part, usd_per_hour: float) -> float:
-    """One objective of a pair, turned so that less is better."""
-    rate, gpus = min(prefill.rate, decode.rate), prefill.gpus + decode.gpus
+def value(name: str, pairs: Mapping[str, Any], usd_per_hour: float) -> Any:
+    """One objective of pairs, turned so that less is better."""
+    rate, gpus = pairs["rate"], pairs["gpus"]
     match name:
         case "throughput":
             return -rate
@@ -168,48 +170,63 @@ def value(name: str, prefill: Part, decode: Part, usd_per_hour: float) -> float:
             return -(rate * 1000 // gpus)
         case "cost":  # micro-USD per million tokens
             return np.ceil(usd_per_hour / 3600 * 1e6 * gpus / (rate * 1e-3) / 1e-6 - 1e-9)
-        case "ttft":
-            return prefill.time + max(prefill.handover, decode.handover)
-        case "tpot":
-            return decode.tpot
-        case "traffic":
-            return prefill.candidate.pp + decode.candidate.pp - 2
-        case "memory":
-            return max(prefill.memory, decode.memory)
-    return gpus
+    return pairs[name]
 
 
-def best_of(task: PairTask) -> tuple[float, ...] | None:
-    """The best vector of all pairs, by the constraints that the task holds."""
-    scenario = task.problem.scenario
-    limits, names = scenario.requirements, {c.name for c in task.constraints}
-    vectors = []
+def _pairs(task: PairTask) -> dict[str, Any]:
+    """Every pair of plans that fits on the GPUs, one array for each number."""
+    both = list(product(list(parts(task.prefill)), list(parts(task.decode))))
     fits: dict[tuple[Candidate, Candidate], bool] = {}
-    for prefill, decode in product(list(parts(task.prefill)), list(parts(task.decode))):
-        gpus = prefill.gpus + decode.gpus
-        rate = min(prefill.rate, decode.rate)
-        needed = max(limits.min_tokens_per_s or 0, (limits.min_tokens_per_s_per_gpu or 0) * gpus)
-        needed = needed if "throughput" in names else 0
-        ttft = value("ttft", prefill, decode, 0)
-        if gpus > task.problem.num_gpus or rate == 0:
-            continue
-        if "coverage" in names and limits.coverage == "every_gpu" and gpus != task.problem.num_gpus:
-            continue
-        if rate < int(rates_to_int(np.array([needed]))[0]):
-            continue
-        if (
-            "ttft" in names
-            and limits.max_ttft_us is not None
-            and ttft > int(times_to_int(np.array([limits.max_ttft_us]))[0])
-        ):
+    chosen = []
+    for prefill, decode in both:
+        if prefill.gpus + decode.gpus > task.problem.num_gpus:
             continue
         key = prefill.candidate, decode.candidate
         if key not in fits:
             fits[key] = side_by_side(task, *key)
         if fits[key]:
-            usd = scenario.cluster.gpu.usd_per_hour or 0.0
-            vectors.append(tuple(value(o.name, prefill, decode, usd) for o in task.objectives))
-    return min(vectors, default=None)
+            chosen.append((prefill, decode))
+
+    def of(name: str, role: int) -> Any:
+        return np.array([getattr(pair[role], name) for pair in chosen], dtype=np.int64)
+
+    stages = np.array([p.candidate.pp + d.candidate.pp for p, d in chosen], dtype=np.int64)
+    return {
+        "most": of("rate", 0),
+        "decoded": of("rate", 1),
+        "prompt": of("time", 0) + np.maximum(of("handover", 0), of("handover", 1)),
+        "service": of("service", 0),
+        "tpot": of("tpot", 1),
+        "traffic": stages - 2,
+        "memory": np.maximum(of("memory", 0), of("memory", 1)),
+        "gpus": of("gpus", 0) + of("gpus", 1),
+    }
+
+
+def best_of(task: PairTask) -> tuple[float, ...] | None:
+    """The best vector of all pairs at all loads, by the constraints that the task holds."""
+    scenario = task.problem.scenario
+    limits, names = scenario.requirements, {c.name for c in task.constraints}
+    pairs, best = _pairs(task), []
+    gpus, usd = pairs["gpus"], scenario.cluster.gpu.usd_per_hour or 0.0
+    needed = np.maximum(limits.min_tokens_per_s or 0, (limits.min_tokens_per_s_per_gpu or 0) * gpus)
+    needed = rates_to_int(needed.astype(np.float64)) * ("throughput" in names)
+    for percent in range(1, round(limits.max_prefill_load * 100) + 1):
+        # M/D/1: the time of service times load / (2 (1 - load)), rounded up
+        wait = -(-pairs["service"] * percent // (200 - 2 * percent))
+        pairs["rate"] = np.minimum(pairs["most"] * percent // 100, pairs["decoded"])
+        pairs["ttft"] = pairs["prompt"] + wait
+        holds = (pairs["rate"] > 0) & (pairs["rate"] >= needed)
+        if "coverage" in names and limits.coverage == "every_gpu":
+            holds &= gpus == task.problem.num_gpus
+        if "ttft" in names and limits.max_ttft_us is not None:
+            holds &= pairs["ttft"] <= int(times_to_int(np.array([limits.max_ttft_us]))[0])
+        held = {key: column[holds] for key, column in pairs.items()}
+        if holds.any():
+            columns = np.array([value(o.name, held, usd) for o in task.objectives])
+            first = np.lexsort(columns[::-1])[0]
+            best.append(tuple(columns[:, first].tolist()))
+    return min(best, default=None)
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,8 @@ def arguments(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         limits["max_ttft_us"] = draw(st.sampled_from([250.0, 320.0, 500.0, 1_000.0]))
     if draw(st.booleans()):
+        limits["max_prefill_load"] = draw(st.sampled_from([0.3, 0.8, 0.99]))
+    if draw(st.booleans()):
         limits["max_tpot_us"] = draw(st.sampled_from([75.0, 100.0, 150.0, 300.0]))
     if draw(st.integers(0, 2)) == 0:
         limits["min_tokens_per_s"] = draw(st.sampled_from([1e3, 5e3, 2e4]))

@@ -144,7 +144,7 @@ def test_a_rule_binds_where_a_layout_of_one_role_alone_breaks_it(
 ) -> None:
     """Of three GPUs one role has one, the other two."""
     scenario = pair_scenario(
-        num_nodes=1, gpus_per_node=3, objectives=("throughput", "ttft"),
+        num_nodes=1, gpus_per_node=3, objectives=("ttft", "throughput"),
         work={"max_batch_sequences": 2}, rules=["tp <= 1"],
     )  # fmt: skip
     task = make_pair(scenario)

@@ -70,6 +70,15 @@ def test_rates_of_both_roles_are_told_in_output_tokens_of_the_requests(
         assert costs.stage_costs(row, *whole).tokens_per_s == pytest.approx(own / tokens * 9)
 
 
+def test_the_groups_of_all_replicas_share_the_rate_of_prompts(pair_scenario: Build) -> None:
+    """2 replicas of 2 groups that compute 400 requests/s: each takes 4 / 400 s for one."""
+    row = rows(Candidate(2, 1, 1, 1, 2, 1, 1, 2, 1))
+    output_tokens_per_s = np.array([400.0 * 9])
+    prefill, decode = (RoleCosts(pair_scenario(), role) for role in ("prefill", "decode"))
+    assert prefill.service_us(row, output_tokens_per_s) == pytest.approx([10_000])
+    assert decode.service_us(row, output_tokens_per_s) == [0]
+
+
 def test_the_cache_of_a_prompt_is_handed_over_by_the_gpu_that_holds_most(
     pair_scenario: Build,
 ) -> None:
@@ -100,12 +109,16 @@ def test_no_split_beats_the_bound_of_the_handover(pair_scenario: Build) -> None:
 
 
 def test_the_values_of_a_pair_are_sums_and_extremes_of_both_roles() -> None:
-    """Rate 1 and 10, time 2 and 20, handover 3 and 30, TPOT 4 and 40, and so on."""
-    prefill, decode = (Values(*(np.array([s * n]) for n in range(1, 8))) for s in (1, 10))
-    found = {name: combine(prefill, decode).item() for name, (combine, _) in _WAYS.items()}
+    """Rate 10 and 100, time 20 and 200, handover 30 and 300, and so on; prefill is half busy.
+
+    So it serves 5, and a prompt waits 0.5 / (2 x 0.5) of the time of service, 80.
+    """
+    prefill, decode = (Values(*(np.array([s * n]) for n in range(1, 9))) for s in (10, 100))
+    half = np.array([50])
+    found = {name: combine(prefill, decode, half).item() for name, (combine, _) in _WAYS.items()}
     assert found == {
-        "throughput": 1, "throughput_per_gpu": 1000 // 77, "ttft": 2 + 20 + 30, "tpot": 40,
-        "traffic": 5 + 50, "memory": 60, "gpus": 7 + 70,
+        "throughput": 5, "throughput_per_gpu": 5000 // 770, "ttft": 40 + 20 + 200 + 300,
+        "tpot": 400, "traffic": 50 + 500, "memory": 600, "gpus": 70 + 700,
     }  # fmt: skip
 
 

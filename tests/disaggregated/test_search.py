@@ -129,6 +129,14 @@ def test_one_layout_of_each_role_is_enough_where_any_pair_will_do(task: PairTask
     assert min(solved[False]) > 1
 
 
+def test_where_few_layouts_are_looked_at_first_the_answer_is_the_same(
+    task: PairTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vector = optimise_pair(task, prepare_pair(task)).vector
+    monkeypatch.setattr(search, "_TO_END", 1)
+    assert optimise_pair(task, prepare_pair(task)).vector == vector
+
+
 def test_too_many_candidates_are_a_limit_not_an_answer(
     task: PairTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,8 @@ def test_the_answer_has_two_layouts_and_the_metrics_of_both(solution: Solution) 
     assert isinstance(plan, DisaggregatedPlan)
     assert metrics is not None
     prefill, decode = solution.roles["prefill"], solution.roles["decode"]
-    requests_per_s = min(prefill.tokens_per_s / 40, decode.tokens_per_s / 8)
+    assert plan.load is not None
+    requests_per_s = min(prefill.tokens_per_s * plan.load / 100 / 40, decode.tokens_per_s / 8)
     assert metrics.tokens_per_s == pytest.approx(requests_per_s * 9)
     assert metrics.tokens_per_s_per_gpu == pytest.approx(metrics.tokens_per_s / plan.num_gpus)
     assert metrics.ttft_us is not None
@@ -57,6 +58,7 @@ def test_the_answer_has_two_layouts_and_the_metrics_of_both(solution: Solution) 
     assert metrics.concurrency == round(requests_per_s * stay_s)
     assert metrics.peak_memory_bytes == max(prefill.peak_memory_bytes, decode.peak_memory_bytes)
     assert any("TTFT of a disaggregated service" in note for note in solution.notes)
+    assert any(f"the wait for prefill at {plan.load} %" in note for note in solution.notes)
 
 
 def test_the_document_is_a_plan_file_and_a_scenario(

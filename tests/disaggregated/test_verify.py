@@ -14,7 +14,7 @@ from autopar.problem import DisaggregatedPlan
 from autopar.report.json import solution_document
 from autopar.results import Solution
 from autopar.specs import Scenario
-from autopar.verifier.roles import handover_us, verify_pair
+from autopar.verifier.roles import handover_us, queue, verify_pair
 
 Build = Callable[..., Scenario]
 Document = dict[str, Any]
@@ -61,6 +61,10 @@ def falsify(*path: str) -> Callable[[Document], None]:
     return change
 
 
+def another_load(document: Document) -> None:
+    document["prefill_load_percent"] -= 1
+
+
 def another_batch(document: Document) -> None:
     document["roles"]["decode"]["batch"] += 1
 
@@ -78,6 +82,7 @@ def another_batch(document: Document) -> None:
         (falsify("num_gpus"), "falsified metric"),
         (falsify("objective", "value"), "falsified metric"),
         (another_batch, "falsified metric"),
+        (another_load, "falsified metric"),
     ],
 )
 def test_a_corruption_is_named(
@@ -141,7 +146,57 @@ def test_the_handover_is_that_of_the_cost_tables(solution: Solution) -> None:
     problems = make_pair(solution.scenario).problems
     prefill_us = solution.roles["prefill"].ttft_us
     assert prefill_us is not None
-    assert problems.ttft_us(plan) == pytest.approx(prefill_us + ours)
+    most_per_s = solution.roles["prefill"].tokens_per_s / 40, 1.0
+    busy = queue(solution.scenario, plan, most_per_s, prefill_us)
+    assert problems.ttft_us(plan) == pytest.approx(busy.wait_us + prefill_us + ours)
+
+
+def test_a_prompt_waits_as_in_a_queue_of_equal_service_times(solution: Solution) -> None:
+    """2 replicas of one group compute 100 requests/s: each takes 20 ms; half busy, 10 ms of wait.
+
+    M/D/1: 0.5 / (2 x 0.5) = 0.5 of the time of service.
+    """
+    plan = solution.plan
+    assert isinstance(plan, DisaggregatedPlan)
+    stage = replace(plan.prefill.stages[0], attn_dp=1)
+    prefill = replace(plan.prefill, replicas=2, pp=1, stages=(stage,))
+    half = queue(solution.scenario, replace(plan, prefill=prefill, load=50), (100.0, 90.0), 0.0)
+    assert half.load == 0.5
+    assert half.wait_us == pytest.approx(10_000)
+    for taken, load in ((60.2, 0.61), (60.0, 0.6), (99.0, 0.95), (0.1, 0.01)):
+        found = queue(solution.scenario, replace(plan, prefill=prefill, load=None), (100, taken), 0)
+        assert found.load == load
+
+
+def test_a_plan_that_states_no_load_works_as_much_as_ttft_allows(solution: Solution) -> None:
+    """One percent more, and TTFT is over the limit."""
+    plan, metrics = solution.plan, solution.metrics
+    assert isinstance(plan, DisaggregatedPlan)
+    assert metrics is not None
+    assert metrics.ttft_us is not None
+    open_plan = replace(plan, load=None)
+    own, found = (verify_pair(solution.scenario, one) for one in (plan, open_plan))
+    assert found.metrics == own.metrics
+    limit_us = metrics.ttft_us * 0.8
+    strict = with_limits(solution.scenario, max_ttft_us=limit_us)
+    report = verify_pair(strict, open_plan)
+    assert report.violations == ()
+    assert report.metrics is not None
+    assert report.metrics.ttft_us is not None
+    loads = [verify_pair(strict, replace(plan, load=load)) for load in range(1, 96)]
+    fits = [r for r in loads if not r.violations]
+    assert report.metrics == fits[-1].metrics
+    assert "TTFT over limit" in {v.kind for v in loads[len(fits)].violations}
+
+
+def test_prefill_may_not_be_busier_than_allowed(solution: Solution) -> None:
+    plan = solution.plan
+    assert isinstance(plan, DisaggregatedPlan)
+    report = verify_pair(solution.scenario, replace(plan, load=96))
+    assert [v.kind for v in report.violations] == ["prefill too busy"]
+    half = with_limits(solution.scenario, max_prefill_load=0.5)
+    assert verify_pair(half, replace(plan, load=50)).violations == ()
+    assert not verify_pair(half, replace(plan, load=51)).ok
 
 
 def test_claims_are_answered_with_what_is_not_done(solution: Solution) -> None:

@@ -178,12 +178,51 @@ def test_the_width_of_a_block_must_be_a_sensible_number(broken, width):
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"first_k_dense_replace": 99}, "first_k_dense_replace: found 99, expected an integer fr"),
+        ({"first_k_dense_replace": 61}, "first_k_dense_replace: found 61, expected an integer fr"),
+        ({"n_group": 7}, "n_group: found 7, expected a divisor of the 256 experts"),
+        ({"n_group": 8, "topk_group": 9}, "topk_group: found 9, expected at most the 8 groups"),
+        (
+            {"n_group": 8, "topk_group": 4, "num_experts_per_tok": 200},
+            "num_experts_per_tok: found 200, expected at most the 128 experts of 4 groups",
+        ),
+    ],
+)
+def test_experts_that_no_token_can_reach_are_refused(known, changes, message):
+    fields = {"model_type": "deepseek_v3", **known["deepseek_v3"].fields}
+    sizes = {"num_hidden_layers": 61, "n_routed_experts": 256, "num_experts_per_tok": 8}
+    assert refusal(fields | sizes | changes).startswith(message)
+
+
+def test_more_parameters_than_any_model_has_are_refused_by_the_largest_size(broken):
+    message = broken(
+        "llama", hidden_size=2**20, intermediate_size=2**22, num_hidden_layers=1000,
+        num_attention_heads=2**13, num_key_value_heads=2**13, head_dim=128,
+    )  # fmt: skip
+    assert message.startswith("intermediate_size: found 4194304, with which the model has 1.8e+16 ")
+    assert message.endswith("expected sizes that make at most 1e+14")
+
+
+def test_architectures_and_model_type_must_name_one_family(broken, known):
+    assert broken("llama", architectures=["DeepseekV3ForCausalLM"]) == (
+        "architectures[0]: found 'DeepseekV3ForCausalLM', but model_type is 'llama'; expected the "
+        "same family in both"
+    )
+    fields = {"model_type": "llama", **known["llama"].fields}
+    for legal in (["LlamaForCausalLM"], ["OfNobodyForCausalLM"], [3], "LlamaForCausalLM", None):
+        assert llm_from_config(fields | {"architectures": legal}, where=WHERE).num_layers
+
+
 def test_a_model_type_must_be_known():
     assert refusal({}) == (
         "model_type: found nothing, expected the family of the model, such as 'llama'"
     )
     near = refusal({"model_type": "llama5"})
     assert near.startswith("model_type: found 'llama5', expected one of those in docs/ingest.md")
+    assert "must state its layers, hidden_size, vocab_size" in near
     assert near.endswith("did you mean 'llama'?")
     assert refusal({"model_type": 3}) == "model_type: found 3, expected text"
     assert refusal({"text_config": 3}) == ("text_config: found 3, expected a mapping of fields")

@@ -31,6 +31,7 @@ def write(path, fields=LLAMA):
 def test_a_file_and_the_folder_that_has_it_are_the_same_model(tmp_path):
     file = write(tmp_path / "Tiny-Llama" / "config.json")
     assert read_config(file) == read_config(file.parent)
+    assert read_config(str(file)) == read_config(file)
     assert read_config(file).sources == (str(file),)
 
 
