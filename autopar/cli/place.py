@@ -313,8 +313,11 @@ def _export(
 ) -> "Answer":
     """Write the file of an engine, read it back, and return the answer with what it needs said."""
     from autopar.placement.files.engines import notes_for, text_for, verify_file
+    from autopar.placement.model import router_groups
 
     num_layers = None if llm is None else llm.num_layers
+    if llm is not None:
+        num_groups = max(num_groups, router_groups(llm))
     request = found.request
     text = text_for(
         target,

@@ -96,7 +96,7 @@ class Experts:
         if per_token > count:
             message = f"found {per_token}, expected at most the {count} experts"
             raise own.error(own.spelled(*self.per_token), message)
-        self._refuse_groups(own, count, per_token)
+        groups = self._groups(own, count, per_token)
         size = own.integer(*self.size)
         routing = fields.switch(self.routing_bias) + self.router_bias
         biases = ((self.num_matrices - 1) * size + hidden) * self.expert_bias
@@ -109,19 +109,23 @@ class Experts:
             num_matrices=2 if self.num_matrices == 2 else 3,
             other_parameters_per_expert=biases,
             other_parameters=count * routing + hidden * self.hidden_vectors,
+            router_groups=groups,
         )
 
-    def _refuse_groups(self, fields: Fields, count: int, per_token: int) -> None:
-        """Raise SpecError for groups of experts that do not hold what a token is routed to."""
+    def _groups(self, fields: Fields, count: int, per_token: int) -> int:
+        """Return among how many groups of experts the router picks first; 1 where it does not.
+
+        Raises SpecError for groups that do not hold what a token is routed to.
+        """
         groups = fields.optional("n_group", high=MAX_EXPERTS)
         chosen = fields.optional("topk_group", high=MAX_EXPERTS)
         if groups is None:
-            return
+            return 1
         if count % groups:
             message = f"found {groups}, expected a divisor of the {count} experts"
             raise fields.error("n_group", message)
         if chosen is None:
-            return
+            return groups
         if chosen > groups:
             message = f"found {chosen}, expected at most the {groups} groups of n_group"
             raise fields.error("topk_group", message)
@@ -129,6 +133,7 @@ class Experts:
         if per_token > held:
             message = f"found {per_token}, expected at most the {held} experts of {chosen} groups"
             raise fields.error(fields.spelled(*self.per_token), message)
+        return groups
 
     def _shared(self, fields: Fields, size: int) -> int:
         if self.always_shared:

@@ -83,3 +83,13 @@ def expert_bytes(llm: LLM) -> float | None:
     width = part.latent_size or llm.architecture.hidden_size
     stored = precision_bytes(llm.precisions.experts)
     return float(ffn_weight_bytes(width, part.expert_size, part.num_matrices, stored))
+
+
+def router_groups(llm: LLM) -> int:
+    """Return among how many groups of consecutive experts the router picks first; 1 is none."""
+    if llm.architecture is None:
+        return 1
+    kinds = (llm.architecture.feed_forward_of(kind) for kind in llm.architecture.layer_kinds)
+    return max(
+        (kind.router_groups for kind in kinds if isinstance(kind, ExpertFeedForward)), default=1
+    )

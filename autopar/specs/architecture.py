@@ -112,6 +112,8 @@ class ExpertFeedForward(Spec):
     num_matrices: Literal[2, 3] = 3
     other_parameters_per_expert: OtherParameters = 0
     other_parameters: OtherParameters = 0
+    # Groups of consecutive experts among which the router picks first; 1: it picks among all.
+    router_groups: Annotated[int, Field(ge=1, le=MAX_EXPERTS, strict=True)] = 1
 
     @model_validator(mode="after")
     def _experts_fit(self) -> Self:
@@ -119,6 +121,10 @@ class ExpertFeedForward(Spec):
             raise ValueError(
                 f"experts_per_token {self.experts_per_token} is more than "
                 f"num_experts {self.num_experts}"
+            )
+        if self.num_experts % self.router_groups:
+            raise ValueError(
+                f"router_groups {self.router_groups} does not divide num_experts {self.num_experts}"
             )
         return self
 

@@ -409,3 +409,18 @@ def test_a_placement_that_is_as_good_stays(tmp_path):
     document = json.loads(run(file, "--gpus", "2", "--current", current, "--json").stdout)
     assert document["physical_to_logical_map"] == [[3, 0, 1, 2]]
     assert document["moves"]["replicas"] == 0
+
+
+def test_a_permutation_does_not_tear_the_groups_of_the_models_router(tmp_path):
+    """DeepSeek-V3 picks 4 of 8 groups of 32 experts first: mixed, it would pick others."""
+    file = tmp_path / "loads.json"
+    rows = np.random.RandomState(0).randint(1, 100, (58, 256)).tolist()
+    file.write_text(json.dumps(rows))
+    target = ("--export", f"vllm={tmp_path / 'new.json'}")
+    torn = run(file, "--gpus", "8", "--model", "deepseek-v3", *target)
+    assert torn.exit_code == 2
+    assert "groups" in torn.stderr
+    whole = run(
+        file, "--gpus", "8", "--nodes", "8", "--groups", "8", "--model", "deepseek-v3", *target
+    )
+    assert whole.exit_code == 0, whole.stderr
