@@ -39,6 +39,13 @@ def _sections() -> Iterator[str]:
             raise LookupError(verb)
         context = click.Context(command, parent=parent, info_name=verb)
         yield _section(f"autopar {verb}", command.get_help(context))
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                part = command.get_command(context, name)
+                if part is None:
+                    raise LookupError(name)
+                inner = click.Context(part, parent=context, info_name=name)
+                yield _section(f"autopar {verb} {name}", part.get_help(inner))
 
 
 def _section(title: str, text: str) -> str:

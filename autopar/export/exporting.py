@@ -1,0 +1,127 @@
+"""A plan and its scenario -> what starts it on an engine."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from autopar.errors import InexpressibleError
+from autopar.export import megatron, sglang, trtllm, vllm
+from autopar.export.judging import broken_rules
+from autopar.export.launch import Export, Launch, Written
+from autopar.export.layout import Layout, layouts_of
+from autopar.export.options import (
+    NAMES,
+    VERSIONS,
+    Engine,
+    Options,
+    Target,
+    checked_word,
+    version_of,
+)
+from autopar.export.ranks import Rank
+from autopar.pairs import explicit_plan
+from autopar.problem import AnyPlan
+from autopar.results import VerifyReport
+from autopar.specs import PlanSpec, Scenario
+from autopar.trust import second_opinion
+
+_Parts = tuple[list[Launch], list[Written], list[Rank], list[str]]
+_ENGINES: dict[Engine, Callable[[Layout, Options, int], _Parts]] = {
+    "vllm": vllm.launches,
+    "sglang": sglang.launches,
+    "trtllm": trtllm.launches,
+    "megatron": megatron.launches,
+}
+
+
+def export(
+    scenario: Scenario, plan: PlanSpec | AnyPlan, target: Target, options: Options
+) -> Export:
+    """Return the commands, files and ranks that start a plan.
+
+    Raises InexpressibleError if the engine has no words for it; SpecError if the plan cannot be
+    read.
+    """
+    explicit = explicit_plan(plan, scenario) if isinstance(plan, PlanSpec) else plan
+    options = completed(options, scenario)
+    report = second_opinion(scenario, explicit)
+    layouts, reasons = layouts_of(explicit, scenario, {"": report.metrics, **report.roles})
+    broken, unsure = broken_rules(scenario, explicit, options.engine)
+    if reasons or broken:
+        raise InexpressibleError(NAMES[options.engine], reasons or broken)
+    notes = [*_said(report), *_of_version(options)]
+    if unsure:
+        notes.append(
+            "not judged, as the model does not state its architecture: " + ", ".join(unsure)
+        )
+    return written(layouts, target, options, notes)
+
+
+def written(
+    layouts: Sequence[Layout], target: Target, options: Options, notes: Sequence[str] = ()
+) -> Export:
+    """Return layouts in the words of an engine.
+
+    Raises InexpressibleError if it has none for them.
+    """
+    parts = _parts(layouts, options)
+    return Export(
+        target=target,
+        engine=options.engine,
+        version=options.version,
+        launches=tuple(parts[0]),
+        files=tuple(parts[1]),
+        ranks=tuple(parts[2]),
+        roles=_roles(parts[0]),
+        notes=tuple(dict.fromkeys((*notes, *parts[3]))),
+    )
+
+
+def _roles(launches: Sequence[Launch]) -> tuple[str, ...]:
+    """Return the role of each server, in the order of their numbers."""
+    roles = {launch.server: launch.role for launch in launches}
+    return tuple(roles[server] for server in sorted(roles))
+
+
+def completed(options: Options, scenario: Scenario) -> Options:
+    """Return options with what was not given: the newest version that is known, the model's name.
+
+    Raises SpecError for a version or a path that is none.
+    """
+    version = options.version or VERSIONS[options.engine]
+    version_of(version)
+    path = options.model_path or scenario.llm.name
+    return replace(options, version=version, model_path=checked_word(path, "--model-path"))
+
+
+def _parts(layouts: Sequence[Layout], options: Options) -> _Parts:
+    """Return commands, files, ranks and notes of all layouts, servers counted through."""
+    commands: list[Launch] = []
+    files: list[Written] = []
+    ranks: list[Rank] = []
+    notes: list[str] = []
+    first = 0
+    for layout in layouts:
+        found = _ENGINES[options.engine](layout, options, first)
+        commands += found[0]
+        files += found[1]
+        ranks += found[2]
+        notes += found[3]
+        first += layout.replicas
+    return commands, files, ranks, notes
+
+
+def _said(report: VerifyReport) -> list[str]:
+    """Return what is wrong with a plan that engines would start all the same."""
+    return [f"the plan breaks its scenario: {v.kind}: {v.message}" for v in report.violations]
+
+
+def _of_version(options: Options) -> list[str]:
+    read = VERSIONS[options.engine]
+    if version_of(options.version) == version_of(read):
+        return []
+    return [
+        (
+            f"flags are those of {NAMES[options.engine]} {read}, whose sources were read; those of "
+            f"{options.version} were not, but for the names that are known to have changed"
+        )
+    ]
