@@ -19,7 +19,7 @@ VERBS = {
     "compare": "Put plans and the solver's own side by side.",
     "explain": "Say which requirements clash, or what binds the best plan.",
     "export": "Write what starts a plan on an engine.",
-    "ingest": "Read what is there: plans of engines.",
+    "ingest": "Read what is there, and write it as a file of autopar.",
     "place": "Place experts on GPUs under measured load, with a bound.",
     "validate": "Predict published measurements, and say how far off that is.",
     "calibrate": "Measure the GPUs at hand and write a GPU spec from it.",

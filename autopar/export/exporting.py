@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from autopar.errors import InexpressibleError
 from autopar.export import megatron, sglang, trtllm, vllm
+from autopar.export.hostfile import hostfiles
 from autopar.export.judging import broken_rules
+from autopar.export.kubernetes import manifests, placed_for_pods
 from autopar.export.launch import Export, Launch, Written
 from autopar.export.layout import Layout, layouts_of
 from autopar.export.options import (
@@ -63,16 +65,26 @@ def written(
 
     Raises InexpressibleError if it has none for them.
     """
-    parts = _parts(layouts, options)
+    cluster = layouts[0].cluster
+    own = placed_for_pods(options, cluster.num_nodes) if target == "lws" else options
+    launches, files, ranks, more = _parts(layouts, own)
+    roles = _roles(launches)
+    if target == "lws":
+        name = layouts[0].name
+        made, said = manifests(launches, files, own, name, cluster.gpus_per_node)
+        launches, files, more = [], [made], [*more, *said]
+    elif target == "hostfile":
+        files = hostfiles(ranks, roles, options, cluster.gpus_per_node)
+        launches = []
     return Export(
         target=target,
         engine=options.engine,
         version=options.version,
-        launches=tuple(parts[0]),
-        files=tuple(parts[1]),
-        ranks=tuple(parts[2]),
-        roles=_roles(parts[0]),
-        notes=tuple(dict.fromkeys((*notes, *parts[3]))),
+        launches=tuple(launches),
+        files=tuple(files),
+        ranks=tuple(ranks),
+        roles=roles,
+        notes=tuple(dict.fromkeys((*notes, *more))),
     )
 
 
@@ -107,6 +119,8 @@ def _parts(layouts: Sequence[Layout], options: Options) -> _Parts:
         ranks += found[2]
         notes += found[3]
         first += layout.replicas
+    if options.engine == "trtllm" and any(layout.role for layout in layouts):
+        files.append(trtllm.front(commands, options))
     return commands, files, ranks, notes
 
 

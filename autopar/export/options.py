@@ -41,7 +41,8 @@ class Options:
     engine: whose commands, also inside of manifests and for host files. model_path: what the engine
     loads; hosts: names of the cluster's nodes, `node-0`, `node-1`, ... where there are none. port:
     the first server's. expert_map: `always` writes a file also where the engine would put experts
-    as planned by itself. folder: where files will lie, as commands name it.
+    as planned by itself. folder: where files will lie, as commands name it. in_pods: whether every
+    node of every server is a pod of its own.
     """
 
     engine: Engine = "vllm"
@@ -53,6 +54,7 @@ class Options:
     folder: str = ""
     image: str = ""
     namespace: str = ""
+    in_pods: bool = False
 
     def host(self, node: int) -> str:
         """Return the name of a node.
@@ -66,6 +68,10 @@ class Options:
                 f"--hosts: {len(self.hosts)} names; the plan uses node {node}, counted from 0"
             )
         return self.hosts[node]
+
+    def offset(self, server: int) -> int:
+        """Return what is added to ports, so that servers on one node do not meet."""
+        return 0 if self.in_pods else server
 
     def file(self, name: str) -> str:
         """Return how a command names one of the files that are written beside it."""

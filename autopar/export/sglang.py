@@ -62,7 +62,7 @@ def _of_server(
         if len(shares) > 1:
             leader = options.host(shares[0].node)
             argv += ["--nnodes", str(len(shares)), "--node-rank", str(node_rank)]
-            argv += ["--dist-init-addr", f"{leader}:{_DIST_PORT + server}"]
+            argv += ["--dist-init-addr", f"{leader}:{_DIST_PORT + options.offset(server)}"]
         env = devices(share)
         if layout.pp > 1:
             env["SGLANG_PP_LAYER_PARTITION"] = ",".join(map(str, layout.split))
@@ -95,8 +95,13 @@ def _common(layout: Layout, options: Options, server: int) -> list[str]:
     if layout.role:
         argv += ["--disaggregation-mode", layout.role]
         if layout.role == "prefill":
-            argv += ["--disaggregation-bootstrap-port", str(_BOOTSTRAP_PORT + server)]
-    return [*argv, "--port", str(options.port + server)]
+            argv += [
+                "--disaggregation-bootstrap-port",
+                str(_BOOTSTRAP_PORT + options.offset(server)),
+            ]
+    if layout.role or options.in_pods:  # others than this machine must reach it
+        argv += ["--host", "0.0.0.0"]  # noqa: S104
+    return [*argv, "--port", str(options.port + options.offset(server))]
 
 
 def _attention(layout: Layout, options: Options) -> list[str]:

@@ -47,8 +47,6 @@ def launches(
         notes += more
         ranks += [replace(rank, server=server) for rank in mine]
     files += [Written(name, text) for text, name in configs.items()]
-    if layout.role:
-        files.append(_front(layout, options, commands))
     return commands, files, ranks, [*notes, *_notes(layout)]
 
 
@@ -114,11 +112,17 @@ def _of_server(
 ) -> tuple[Launch, list[Written], list[str]]:
     """Return the one command of a server, which mpirun brings to its other nodes, and its hosts."""
     argv = ["trtllm-serve", "serve", options.model_path, "--config", options.file(config)]
-    argv += ["--host", "0.0.0.0", "--port", str(options.port + server)]  # noqa: S104  all
+    argv += ["--host", "0.0.0.0", "--port", str(options.port + options.offset(server))]  # noqa: S104  all
     first = shares[0]
+    if layout.role:
+        argv += ["--server_role", {"prefill": "CONTEXT", "decode": "GENERATION"}[layout.role]]
     env = devices(first)
     hosts: list[Written] = []
     notes: list[str] = []
+    if len(shares) > 1 and options.in_pods:
+        raise InexpressibleError(
+            _NAME, ["on several nodes mpirun starts it, which has no way from pod to pod"]
+        )
     if len(shares) > 1:
         count = sum(len(share.gpus) for share in shares)
         name = f"{layout.role}-" if layout.role else ""
@@ -138,12 +142,13 @@ def _of_server(
     return launch, hosts, notes
 
 
-def _front(layout: Layout, options: Options, commands: list[Launch]) -> Written:
-    """Return the servers of one role for `trtllm-serve disaggregated -c`, to be put together."""
-    key = {"prefill": "context_servers", "decode": "generation_servers"}[layout.role]
-    urls = [f"{command.host}:{options.port + command.server}" for command in commands]
-    document = {key: {"num_instances": len(urls), "urls": urls}}
-    return Written(f"{layout.role}-servers.yaml", dump_yaml(document))
+def front(launches: list[Launch], options: Options) -> Written:
+    """Return the configuration of `trtllm-serve disaggregated -c`, which knows both roles."""
+    document: dict[str, Any] = {"hostname": "0.0.0.0", "port": options.port - 1}  # noqa: S104
+    for key, role in (("context_servers", "prefill"), ("generation_servers", "decode")):
+        urls = [f"{x.host}:{options.port + x.server}" for x in launches if x.role == role]
+        document[key] = {"num_instances": len(urls), "urls": urls}
+    return Written("disaggregated.yaml", dump_yaml(document))
 
 
 def _notes(layout: Layout) -> list[str]:
@@ -156,7 +161,7 @@ def _notes(layout: Layout) -> list[str]:
         )
     if layout.role:
         notes.append(
-            "put prefill-servers.yaml and decode-servers.yaml into one file for `trtllm-serve "
-            "disaggregated -c`"
+            "`trtllm-serve disaggregated -c disaggregated.yaml` takes requests and sends them to "
+            "both roles"
         )
     return notes

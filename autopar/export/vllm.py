@@ -82,7 +82,7 @@ def _common(layout: Layout, options: Options, server: int) -> list[str]:
         role = {"prefill": "kv_producer", "decode": "kv_consumer"}[layout.role]
         transfer = {"kv_connector": "NixlConnector", "kv_role": role}
         argv += ["--kv-transfer-config", json.dumps(transfer)]
-    return [*argv, "--port", str(options.port + server)]
+    return [*argv, "--port", str(options.port + options.offset(server))]
 
 
 def _with_spare_page(layout: Layout) -> int:
@@ -101,15 +101,17 @@ def _nodes(
         return []
     ranks_of_group, on_node = layout.tp * layout.pp, len(shares[0].gpus)
     leader = options.host(shares[0].node)
-    if on_node % ranks_of_group == 0:  # whole data-parallel ranks on each node
+    if (
+        on_node % ranks_of_group == 0 and not options.in_pods
+    ):  # whole data-parallel ranks on each node
         local = on_node // ranks_of_group
         argv = ["--data-parallel-size-local", str(local)]
         argv += ["--data-parallel-address", leader]
-        argv += ["--data-parallel-rpc-port", str(_RPC_PORT + server)]
+        argv += ["--data-parallel-rpc-port", str(_RPC_PORT + options.offset(server))]
         if node_rank:
             argv += ["--data-parallel-start-rank", str(local * node_rank), "--headless"]
         return argv
-    if ranks_of_group % on_node:
+    if ranks_of_group % on_node and on_node % ranks_of_group:
         raise InexpressibleError(
             _NAME,
             [
@@ -120,10 +122,10 @@ def _nodes(
             ],
         )
     argv = ["--nnodes", str(len(shares)), "--node-rank", str(node_rank)]
-    argv += ["--master-addr", leader, "--master-port", str(_MASTER_PORT + server)]
+    argv += ["--master-addr", leader, "--master-port", str(_MASTER_PORT + options.offset(server))]
     if layout.attn_dp > 1:
         argv += ["--data-parallel-address", leader]
-        argv += ["--data-parallel-rpc-port", str(_RPC_PORT + server)]
+        argv += ["--data-parallel-rpc-port", str(_RPC_PORT + options.offset(server))]
     return [*argv, "--headless"] if node_rank else argv
 
 

@@ -10,15 +10,17 @@ from autopar.export.exporting import completed, written
 from autopar.export.launch import Export, script_text
 from autopar.export.options import ENGINES, Options
 from autopar.ingest.plan import Question, read_plan
+from autopar.ingest.plan.reading import models_in
 from autopar.plans import plan_from_spec
 from autopar.problem import Plan
 from autopar.specs import PlanSpec, Scenario
 
+MODEL = "org/a model's name"
 LEAST = {"vllm": 0.6, "sglang": 0.6, "trtllm": 0.5, "megatron": 0.5}  # share that is expressible
 
 
 def exported(plans: ModuleType, engine: str, scenario: Scenario, plan: Plan) -> Export | None:
-    options = completed(Options(engine=engine, model_path="org/a model's name"), scenario)
+    options = completed(Options(engine=engine, model_path=MODEL), scenario)
     try:
         return written(plans.layouts(scenario, plan), engine, options)
     except InexpressibleError:
@@ -49,6 +51,8 @@ def read_back(
             expert_map=order,  # vLLM has none in its command: the checkpoint is permuted
         ),
     )
+    if export.engine != "megatron":
+        assert models_in("".join(script_text(x, "t") for x in export.launches)) == [MODEL]
     return plan_from_spec(PlanSpec.model_validate(reading.document), scenario), reading.notes
 
 

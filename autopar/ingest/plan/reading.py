@@ -7,6 +7,7 @@ from typing import Any
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan import megatron, sglang, trtllm, vllm
+from autopar.ingest.plan.flags import given_flags
 from autopar.ingest.plan.found import Found
 from autopar.ingest.plan.maps import placement_rows
 from autopar.ingest.plan.shell import Command, commands_in
@@ -88,8 +89,23 @@ def read_plan(text: str, question: Question) -> Reading:
 
 def models_in(text: str) -> list[str]:
     """Return what the commands of a text load, as they name it; nothing where it is none."""
-    nobody = Question(label="the commands", name="")
-    return list(dict.fromkeys(found.model for found in _commands(text, nobody)[0] if found.model))
+    found = []
+    for command in commands_in(text, "the commands"):
+        for engine, starts in (("vllm", vllm.starts), ("sglang", sglang.starts),
+                               ("trtllm", trtllm.starts)):  # fmt: skip
+            place = starts(command.words)
+            if place is not None:
+                found.append(_model(engine, command.words[place:]))
+                break
+    return list(dict.fromkeys(model for model in found if model))
+
+
+def _model(engine: str, words: Sequence[str]) -> str:
+    """Return what one command loads."""
+    aliases = {"vllm": vllm.ALIASES, "sglang": sglang.ALIASES, "trtllm": trtllm.ALIASES}[engine]
+    given = given_flags(engine, words, aliases)
+    named = given.text("--model-path") or given.text("--model")
+    return named or ("" if engine == "sglang" else "".join(given.positional[:1]))
 
 
 def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:

@@ -61,7 +61,7 @@ def starts(words: Sequence[str]) -> int | None:
     for place, word in enumerate(words):
         if word == "sglang.launch_server":
             return place + 1
-        if word.rpartition("/")[2] == "sglang" and words[place + 1 : place + 2] == ["serve"]:
+        if word.rpartition("/")[2] == "sglang" and "serve" in words[place + 1 : place + 2]:
             return place + 2
     return None
 

@@ -41,10 +41,10 @@ def starts(words: Sequence[str]) -> int | None:
     """Return where the arguments of trtllm-serve begin; None if it is not among the words."""
     for place, word in enumerate(words):
         if word.rpartition("/")[2] == "trtllm-serve":
-            following = words[place + 1 : place + 2]
-            if following == ["disaggregated"]:
+            following = "".join(words[place + 1 : place + 2])
+            if following == "disaggregated":
                 return None
-            return place + 1 + (following == ["serve"])
+            return place + 1 + (following == "serve")
     return None
 
 
