@@ -12,6 +12,7 @@ from autopar.cli._options import Output, Query, output_options, scenario_options
 
 if TYPE_CHECKING:
     from autopar.constraints import PlugIn
+    from autopar.documents import Data
     from autopar.export.launch import Export
     from autopar.export.options import Options
     from autopar.problem import AnyPlan
@@ -64,12 +65,12 @@ def command(
     from autopar.report.export import export_document, print_export
 
     prepare(output)
-    query, source = _sources(query, plan)
+    query, source, read = _sources(query, plan)
     scenario = query.scenario()
     plugins = query.constraints(scenario)
     options = _options(given, target, scenario, out)
     with query.named([source]):
-        explicit = _explicit(query, source, scenario)
+        explicit = _explicit(query, source, scenario, read)
         found = _exported(scenario, explicit, target, options, plugins, take=given["take_nearest"])
     document = export_document(found, explicit.name)
     if out is not None:
@@ -78,32 +79,40 @@ def command(
     emit(output, lambda: document, lambda console: print_export(console, found, folder))
 
 
-def _sources(query: Query, plan: str | None) -> tuple[Query, str]:
-    """Return the query and the plan; one argument alone holds both."""
+def _sources(query: Query, plan: str | None) -> tuple[Query, str, "Data | None"]:
+    """Return the query, the name of the plan, and the plan itself if standard input has both."""
     if plan is not None:
-        return query, plan
+        return query, plan, None
     if not isinstance(query.spec, str):
         raise click.UsageError("missing argument PLAN")
     if query.is_complete_without_spec:
-        return replace(query, spec=None), query.spec
+        return replace(query, spec=None), query.spec, None
     if query.spec == "-":
-        return _of_stdin(query), "-"
-    return query, query.spec
+        answer = _of_stdin()
+        return replace(query, spec=answer["spec"]), "-", answer
+    return query, query.spec, None
 
 
-def _of_stdin(query: Query) -> Query:
-    """Standard input is read once, as an answer that embeds its scenario."""
-    from autopar.documents import read
-
-    return replace(query, spec=read("-"))
-
-
-def _explicit(query: Query, source: str, scenario: "Scenario") -> "AnyPlan":
+def _explicit(query: Query, source: str, scenario: "Scenario", read: "Data | None") -> "AnyPlan":
     from autopar.catalog import load_plan
     from autopar.pairs import explicit_plan
 
-    spec = query.plan(source) if isinstance(query.spec, str | None) else load_plan(query.spec)
+    spec = query.plan(source) if read is None else load_plan(read, catalogs=query.catalogs)
     return explicit_plan(spec, scenario)
+
+
+def _of_stdin() -> "Data":
+    """Standard input is read once: an answer, which embeds its scenario.
+
+    Raises SpecError if it does not.
+    """
+    from autopar.documents import read
+    from autopar.errors import SpecError
+
+    answer = read("-")
+    if not isinstance(answer.get("spec"), dict):
+        raise SpecError("standard input: expected an answer of solve, which embeds its scenario")
+    return answer
 
 
 def _options(

@@ -1,8 +1,9 @@
 """Write the part of the LeaderWorkerSet schema that manifests of ours touch into a fixture.
 
-python tests/engines/extract_crd.py config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml v0.9.0
+python tests/engines/extract_crd.py FILE v0.9.0
 
-The file is that of kubernetes-sigs/lws (Apache-2.0). Descriptions are left out, and fields that no
+FILE: config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml of kubernetes-sigs/lws
+(Apache-2.0). Descriptions are left out, and fields that no
 manifest of ours has; everything else stays as it is.
 """
 

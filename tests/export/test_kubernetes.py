@@ -136,7 +136,7 @@ def test_an_image_is_asked_for_where_none_is_known(plans: ModuleType) -> None:
             continue
         options = completed(Options(engine="trtllm"), drawn[0])
         with pytest.raises(
-            (SpecError, InexpressibleError), match="--image|mpirun|consecutive|as many"
+            (SpecError, InexpressibleError), match=r"--image|mpirun|consecutive|as many"
         ):
             written(plans.layouts(*drawn), "lws", options)
 

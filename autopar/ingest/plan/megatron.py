@@ -55,7 +55,7 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found
     tp, cp = given.number(_MARK), given.number("--context-parallel-size")
     pp = given.number("--pipeline-model-parallel-size")
     world, nodes = _world(launcher, env)
-    notes: list[str] = []
+    notes = [*BEARING.of(given), *said_of_unknown(given)]
     if world is None:
         world = tp * cp * pp * _least_groups(given, tp, cp)
         notes.append(
@@ -72,7 +72,6 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found
     micro = given.optional("--micro-batch-size")
     own_ep, own_etp = expert_degrees(llm, ep, etp, tp)
     rank = launcher.get("--node-rank") or "0"
-    notes += [*BEARING.of(given), *said_of_unknown(given)]
     return Found(
         "megatron", "", "", tp, cp, attn_dp, own_ep, own_etp, pp, place,
         replicas=replicas,
