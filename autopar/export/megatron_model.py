@@ -63,7 +63,8 @@ def _feed_forward(architecture: Architecture) -> list[str]:
     size = dense.ffn_size if dense is not None else experts.expert_size if experts else None
     matrices = (dense or experts).num_matrices if dense or experts else 2  # type: ignore[union-attr]
     argv = [] if size is None else ["--ffn-hidden-size", str(size)]
-    return [*argv, "--swiglu"] if matrices == 3 else argv
+    # Models with gated feed-forwards have no biases, and experts cut over GPUs may have none.
+    return [*argv, "--swiglu", "--disable-bias-linear"] if matrices == 3 else argv
 
 
 def _experts(architecture: Architecture, layout: Layout) -> list[str]:

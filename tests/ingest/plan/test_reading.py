@@ -52,8 +52,8 @@ def test_spellings_of_one_vllm_command(text: str) -> None:
         "python -m sglang.launch_server --model-path m --tp-size 16 --attn-dp-size 8 --ep-size 4",
         "python3 -m sglang.launch_server --model m --tp 16 --attn-dp-size 8 --ep 4",
         (
-            "python -m sglang.launch_server --model-path m --tp 16 --dp-size 8 --enable-dp-attention "
-            "--expert-parallel-size 4"
+            "python -m sglang.launch_server --model-path m --tp 16 --dp-size 8 "
+            "--enable-dp-attention --expert-parallel-size 4"
         ),
         "sglang serve --model-path m --tp-size 16 --attention-data-parallel-size 8 --ep-size 4",
     ],
