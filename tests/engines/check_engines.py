@@ -30,7 +30,8 @@ PACKAGES = (
     "mcp", "anthropic", "tiktoken", "einops", "cachetools", "blake3", "py-cpuinfo",
     "partial-json-parser", "python-json-logger", "regex", "pillow", "typing_extensions", "pybase64",
     "python-multipart", "huggingface_hub", "protobuf", "watchfiles", "sentencepiece", "scipy",
-    "prometheus_client", "uvloop", "dill", "xxhash", "gguf", "ninja",
+    "prometheus_client", "uvloop", "dill", "xxhash", "gguf", "ninja", "openai-harmony", "diskcache",
+    "lark", "cbor2", "ijson",
 )  # fmt: skip
 TOY = {  # a model as small as it can be with the sizes that matter for a layout
     "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_size": 4096,
