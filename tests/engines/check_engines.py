@@ -67,7 +67,7 @@ CASES: dict[str, list[Case]] = {
         Case("tp8", {"tp": 8, "ep": 1, "etp": 8}),
         Case("tp2 dp4 ep8", EP8),
         Case("pp4 uneven", {"pp": 4, "tp": 2, "ep": 1, "etp": 2}, split=[7, 9, 9, 7]),
-        Case("two nodes, dp", {"tp": 2, "attn_dp": 4, "ep": 1, "etp": 8, "pp": 2}, nodes=2),
+        Case("two nodes, dp", {"tp": 2, "attn_dp": 8, "ep": 1, "etp": 16}, nodes=2),
         Case("two nodes, pp", {"tp": 8, "pp": 2, "ep": 8, "etp": 1}, nodes=2),
         Case("dense", {"tp": 4, "etp": 4}, llm="llama-3.1-8b"),
         Case("three heads", EP8, swap={"--tensor-parallel-size": "3"}, refused="divisible"),
