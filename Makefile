@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast lint types imports build-check bench docs constraints clean
+.PHONY: help demo test test-fast lint types imports build-check bench docs constraints check-engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -59,6 +59,9 @@ constraints: $(VENV)/.dev ## write constraints.txt from what is installed in .ve
 	@{ sed -n '/^#/p' constraints.txt; \
 	  $(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools \
 	    --exclude autopar; } > constraints.txt.new && mv constraints.txt.new constraints.txt
+
+check-engines: $(VENV)/.dev ## feed exported commands to the engines' own parsers (downloads 1.5 GB into build/)
+	$(BIN)/python tests/engines/check_engines.py build/engines
 
 clean: ## remove .venv, build outputs and caches
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

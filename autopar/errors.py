@@ -2,6 +2,7 @@
 
 AutoparError             1  an error of ours, or a check that failed
 ├── SpecError            2  the input is wrong
+│   └── InexpressibleError   a plan that an engine has no words for
 ├── DeviceError          2  this machine lacks the GPU, or the package, that was asked for
 ├── PluginError          2  a plug-in cannot be loaded or may not be
 ├── InfeasibleError      3  no plan exists; carries the conflicting constraint names
@@ -23,6 +24,15 @@ class SpecError(AutoparError):
     """The input is wrong: the message says where, what was found and what was expected."""
 
     exit_code = 2
+
+
+class InexpressibleError(SpecError):
+    """An engine has no words for a plan; `reasons` says why, one sentence for each."""
+
+    def __init__(self, engine: str, reasons: Sequence[str]) -> None:
+        super().__init__(f"{engine} cannot start this plan: {'; '.join(reasons)}")
+        self.engine = engine
+        self.reasons = tuple(reasons)
 
 
 class PluginError(AutoparError):

@@ -18,6 +18,7 @@ VERBS = {
     "verify": "Check a plan against a scenario and audit its claims.",
     "compare": "Put plans and the solver's own side by side.",
     "explain": "Say which requirements clash, or what binds the best plan.",
+    "export": "Write what starts a plan on an engine.",
     "place": "Place experts on GPUs under measured load, with a proved bound.",
     "validate": "Predict published measurements, and say how far off that is.",
     "calibrate": "Measure the GPUs at hand and write a GPU spec from it.",

@@ -6,6 +6,7 @@ import click
 
 SOURCES = {
     "cluster": "Read a machine's own description into a cluster spec.",
+    "plan": "Read the commands of an engine as a plan, for verify and compare.",
 }
 
 

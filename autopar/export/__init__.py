@@ -1,0 +1,1 @@
+"""Plans as what starts them: commands, environments, files and manifests of the engines."""

@@ -1,0 +1,82 @@
+"""How much an engine has to hold at once under a plan: sequences, tokens of cache, bytes."""
+
+import math
+from dataclasses import dataclass
+
+from autopar.costs.shape import whole_pages
+from autopar.problem import Metrics, Plan
+from autopar.specs import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Limits of one attention group.
+
+    sequences: in one step. resident_sequences: of all micro-batches. prompt_tokens: of prompts that
+    a step takes; 0 where there are none. running: sequences in a step beside them. kv_tokens: whose
+    keys and values are kept, in whole pages. kv_bytes: of them on the fullest GPU; None where the
+    cost model does not say. context_tokens: of the longest request.
+    """
+
+    sequences: int
+    resident_sequences: int
+    prompt_tokens: int
+    running: int
+    kv_tokens: int
+    kv_bytes: int | None
+    context_tokens: int
+
+
+def capacity_of(
+    plan: Plan, workload: Workload, asked: Workload, metrics: Metrics | None
+) -> Capacity:
+    """Return the limits of a plan; asked: the workload of the whole service, where it has roles."""
+    groups = max(stage.attn_dp for stage in plan.stages)
+    stated = None if metrics is None else metrics.kv_cache_bytes
+    sequences, resident, prompts, tokens = (
+        _open(plan, workload) if workload.is_open else _given(plan, workload, groups)
+    )
+    return Capacity(
+        sequences=sequences,
+        resident_sequences=resident,
+        prompt_tokens=prompts,
+        running=sequences if workload.phase == "serving" else 0,
+        kv_tokens=tokens,
+        kv_bytes=None if not stated else round(stated),
+        context_tokens=(
+            (asked.input_tokens or 0) + (asked.output_tokens or 1)
+            if asked.is_open
+            else asked.sequence_tokens or 1
+        ),
+    )
+
+
+def prompt_budget(plan_chunks: int, workload: Workload) -> int:
+    """Return the tokens of prompts that one step takes, of which a part of a prompt has no more."""
+    length = workload.input_tokens or 1
+    if plan_chunks <= workload.fewest_chunks:
+        return workload.prefill_chunk_tokens
+    return -(-length // plan_chunks)
+
+
+def _open(plan: Plan, workload: Workload) -> tuple[int, int, int, int]:
+    length, output = workload.input_tokens or 1, workload.output_tokens or 0
+    is_decode = workload.phase == "decode"
+    budget = 0 if is_decode else prompt_budget(plan.chunks, workload)
+    resident = plan.pp * plan.batch
+    pages = whole_pages(length if workload.is_prefill else length + output)
+    return plan.batch, resident, budget, resident * pages
+
+
+def _given(plan: Plan, workload: Workload, groups: int) -> tuple[int, int, int, int]:
+    """Return the same of a batch that the workload gives for each replica."""
+    length = workload.sequence_tokens or 1
+    if workload.is_prefill:
+        batch = workload.tokens_per_step
+        length = min(length, batch)
+        prompts = math.ceil(math.ceil(batch / length) / groups)
+        tokens = min(prompts * length, batch)
+        return prompts, plan.pp * prompts, tokens, plan.pp * prompts * whole_pages(length)
+    turn = -(-workload.tokens_per_step // plan.pp)
+    resident = -(-workload.tokens_per_step // groups)
+    return -(-turn // groups), resident, 0, resident * whole_pages(length)

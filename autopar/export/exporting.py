@@ -1,0 +1,141 @@
+"""A plan and its scenario -> what starts it on an engine."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from autopar.errors import InexpressibleError
+from autopar.export import megatron, sglang, trtllm, vllm
+from autopar.export.hostfile import hostfiles
+from autopar.export.judging import broken_rules
+from autopar.export.kubernetes import manifests, placed_for_pods
+from autopar.export.launch import Export, Launch, Written
+from autopar.export.layout import Layout, layouts_of
+from autopar.export.options import (
+    NAMES,
+    VERSIONS,
+    Engine,
+    Options,
+    Target,
+    checked_word,
+    version_of,
+)
+from autopar.export.ranks import Rank
+from autopar.pairs import explicit_plan
+from autopar.problem import AnyPlan
+from autopar.results import VerifyReport
+from autopar.specs import PlanSpec, Scenario
+from autopar.trust import second_opinion
+
+_Parts = tuple[list[Launch], list[Written], list[Rank], list[str]]
+_ENGINES: dict[Engine, Callable[[Layout, Options, int], _Parts]] = {
+    "vllm": vllm.launches,
+    "sglang": sglang.launches,
+    "trtllm": trtllm.launches,
+    "megatron": megatron.launches,
+}
+
+
+def export(
+    scenario: Scenario, plan: PlanSpec | AnyPlan, target: Target, options: Options
+) -> Export:
+    """Return the commands, files and ranks that start a plan.
+
+    Raises InexpressibleError if the engine has no words for it; SpecError if the plan cannot be
+    read.
+    """
+    explicit = explicit_plan(plan, scenario) if isinstance(plan, PlanSpec) else plan
+    options = completed(options, scenario)
+    report = second_opinion(scenario, explicit)
+    layouts, reasons = layouts_of(explicit, scenario, {"": report.metrics, **report.roles})
+    broken, unsure = broken_rules(scenario, explicit, options.engine)
+    if reasons or broken:
+        raise InexpressibleError(NAMES[options.engine], reasons or broken)
+    notes = [*_said(report), *_of_version(options)]
+    if unsure:
+        notes.append(
+            "not judged, as the model does not state its architecture: " + ", ".join(unsure)
+        )
+    return written(layouts, target, options, notes)
+
+
+def written(
+    layouts: Sequence[Layout], target: Target, options: Options, notes: Sequence[str] = ()
+) -> Export:
+    """Return layouts in the words of an engine.
+
+    Raises InexpressibleError if it has none for them.
+    """
+    cluster = layouts[0].cluster
+    own = placed_for_pods(options, cluster.num_nodes) if target == "lws" else options
+    launches, files, ranks, more = _parts(layouts, own)
+    roles = _roles(launches)
+    if target == "lws":
+        name = layouts[0].name
+        made, said = manifests(launches, files, own, name, cluster.gpus_per_node)
+        launches, files, more = [], [made], [*more, *said]
+    elif target == "hostfile":
+        files = hostfiles(ranks, roles, options, cluster.gpus_per_node)
+        launches = []
+    return Export(
+        target=target,
+        engine=options.engine,
+        version=options.version,
+        launches=tuple(launches),
+        files=tuple(files),
+        ranks=tuple(ranks),
+        roles=roles,
+        notes=tuple(dict.fromkeys((*notes, *more))),
+    )
+
+
+def _roles(launches: Sequence[Launch]) -> tuple[str, ...]:
+    """Return the role of each server, in the order of their numbers."""
+    roles = {launch.server: launch.role for launch in launches}
+    return tuple(roles[server] for server in sorted(roles))
+
+
+def completed(options: Options, scenario: Scenario) -> Options:
+    """Return options with what was not given: the newest version that is known, the model's name.
+
+    Raises SpecError for a version or a path that is none.
+    """
+    version = options.version or VERSIONS[options.engine]
+    version_of(version)
+    path = options.model_path or scenario.llm.name
+    return replace(options, version=version, model_path=checked_word(path, "--model-path"))
+
+
+def _parts(layouts: Sequence[Layout], options: Options) -> _Parts:
+    """Return commands, files, ranks and notes of all layouts, servers counted through."""
+    commands: list[Launch] = []
+    files: list[Written] = []
+    ranks: list[Rank] = []
+    notes: list[str] = []
+    first = 0
+    for layout in layouts:
+        found = _ENGINES[options.engine](layout, options, first)
+        commands += found[0]
+        files += found[1]
+        ranks += found[2]
+        notes += found[3]
+        first += layout.replicas
+    if options.engine == "trtllm" and any(layout.role for layout in layouts):
+        files.append(trtllm.front(commands, options))
+    return commands, files, ranks, notes
+
+
+def _said(report: VerifyReport) -> list[str]:
+    """Return what is wrong with a plan that engines would start all the same."""
+    return [f"the plan breaks its scenario: {v.kind}: {v.message}" for v in report.violations]
+
+
+def _of_version(options: Options) -> list[str]:
+    read = VERSIONS[options.engine]
+    if version_of(options.version) == version_of(read):
+        return []
+    return [
+        (
+            f"flags are those of {NAMES[options.engine]} {read}, whose sources were read; those of "
+            f"{options.version} were not, but for the names that are known to have changed"
+        )
+    ]

@@ -1,0 +1,47 @@
+"""Whether an engine's rule pack allows an explicit plan, in the words of a reader."""
+
+from autopar.catalog import read_document
+from autopar.errors import SpecError
+from autopar.export.options import PACKS, Engine
+from autopar.problem import AnyPlan, DisaggregatedPlan, Plan
+from autopar.specs import RulePack, Scenario
+from autopar.specs.roles import role_scenario
+from autopar.verifier.layout import layout_of
+from autopar.verifier.limits import rule_violations
+
+
+def broken_rules(scenario: Scenario, plan: AnyPlan, engine: Engine) -> tuple[list[str], list[str]]:
+    """Return which rules of an engine a plan breaks and why they stand, and which are not judged.
+
+    A rule on sizes of layers cannot be judged where the model does not state its architecture.
+    """
+    pack = pack_of(scenario, engine)
+    parts: list[tuple[str, Plan, Scenario]]
+    if isinstance(plan, DisaggregatedPlan):
+        parts = [
+            ("prefill: ", plan.prefill, role_scenario(scenario, "prefill")),
+            ("decode: ", plan.decode, role_scenario(scenario, "decode")),
+        ]
+    else:
+        parts = [("", plan, scenario)]
+    broken: list[str] = []
+    unsure: list[str] = []
+    for where, layout, asked in parts:
+        arrays = layout_of(layout, scenario.llm.num_layers)
+        recipe = asked.recipe.model_copy(update={"rules": (), "disable": ()})
+        for rule in pack.rules:
+            alone = asked.model_copy(update={"rules": (rule,), "rule_packs": (), "recipe": recipe})
+            try:
+                found = list(rule_violations(alone, layout, arrays))
+            except SpecError:
+                unsure.append(rule.name)
+                continue
+            if found:
+                broken.append(f"{where}{rule.because} [rule {rule.name}]")
+    return broken, list(dict.fromkeys(unsure))
+
+
+def pack_of(scenario: Scenario, engine: Engine) -> RulePack:
+    """Return the rule pack of an engine: the scenario's own where it names it."""
+    own = [pack for pack in scenario.rule_packs if pack.name == PACKS[engine]]
+    return own[0] if own else RulePack.model_validate(read_document("rules", PACKS[engine]))

@@ -1,0 +1,143 @@
+"""SGLang: `python -m sglang.launch_server`.
+
+What maps to what, and where it was read: docs/engines/sglang.md.
+"""
+
+from dataclasses import replace
+
+from autopar.errors import InexpressibleError
+from autopar.export.experts import map_files
+from autopar.export.launch import Launch, Share, Written, devices, shares_of
+from autopar.export.layout import Layout
+from autopar.export.options import NAMES, Options
+from autopar.export.ranks import Rank, sglang_ranks
+from autopar.specs import DenseFeedForward
+
+_NAME = NAMES["sglang"]
+_DIST_PORT = 20000
+_BOOTSTRAP_PORT = 8998  # where prefill and decode servers meet; SGLang's default
+# The first version whose sources were read that has --attn-dp-size; it still takes the old pair.
+_ATTN_DP = (0, 5, 23)
+
+
+def launches(
+    layout: Layout, options: Options, first: int
+) -> tuple[list[Launch], list[Written], list[Rank], list[str]]:
+    """Return commands, files, ranks and notes of one layout; first: number of its first server."""
+    commands: list[Launch] = []
+    ranks: list[Rank] = []
+    files, names = map_files(layout, "sglang", "json", always=options.expert_map == "always")
+    for replica in range(layout.replicas):
+        mine = sglang_ranks(layout, replica)
+        shares, wrong = shares_of(mine, layout.cluster.gpus_per_node)
+        reasons = [wrong] if wrong else _stages_on_nodes(layout, len(shares))
+        if reasons:
+            raise InexpressibleError(_NAME, reasons)
+        server = first + replica
+        commands += _of_server(layout, options, server, shares, names[replica])
+        ranks += [replace(rank, server=server) for rank in mine]
+    return commands, files, ranks, _notes(layout, files)
+
+
+def _stages_on_nodes(layout: Layout, num_nodes: int) -> list[str]:
+    if layout.pp % num_nodes and num_nodes % layout.pp:
+        return [
+            (
+                f"{layout.pp} stages on {num_nodes} nodes: one must divide the other, or SGLang "
+                "leaves stages out without a word"
+            )
+        ]
+    return []
+
+
+def _of_server(
+    layout: Layout, options: Options, server: int, shares: tuple[Share, ...], map_name: str
+) -> list[Launch]:
+    common = _common(layout, options, server)
+    if map_name:
+        common += ["--init-expert-location", options.file(map_name)]
+    found = []
+    for node_rank, share in enumerate(shares):
+        argv = list(common)
+        if len(shares) > 1:
+            leader = options.host(shares[0].node)
+            argv += ["--nnodes", str(len(shares)), "--node-rank", str(node_rank)]
+            argv += ["--dist-init-addr", f"{leader}:{_DIST_PORT + options.offset(server)}"]
+        env = devices(share)
+        if layout.pp > 1:
+            env["SGLANG_PP_LAYER_PARTITION"] = ",".join(map(str, layout.split))
+        host = options.host(share.node)
+        found.append(
+            Launch(server, layout.role, node_rank, share.node, host, share.gpus, tuple(argv), env)
+        )
+    return found
+
+
+def _common(layout: Layout, options: Options, server: int) -> list[str]:
+    """Return what the commands of all nodes of a server have in common."""
+    capacity = layout.capacity
+    argv = ["python", "-m", "sglang.launch_server", "--model-path", options.model_path]
+    argv += ["--tp-size", str(layout.stage_gpus), "--pp-size", str(layout.pp)]
+    argv += _attention(layout, options)
+    if layout.is_moe:
+        argv += ["--ep-size", str(layout.ep)]
+        if layout.stage_gpus > 1 and layout.tp * layout.cp == 1 and _has_dense_layers(layout):
+            argv += ["--moe-dense-tp-size", "1"]
+    argv += ["--context-length", str(capacity.context_tokens)]
+    running = max(1, capacity.resident_sequences) * layout.attn_dp
+    argv += ["--max-running-requests", str(running)]
+    if capacity.prompt_tokens:  # which SGLang divides by the attention's data parallel size
+        argv += ["--chunked-prefill-size", str(capacity.prompt_tokens * layout.attn_dp)]
+    if capacity.kv_bytes is not None:
+        argv += ["--max-total-tokens", str(-(-capacity.kv_tokens // layout.cp))]
+    if layout.llm.precisions.kv_cache.startswith("fp8"):
+        argv += ["--kv-cache-dtype", "fp8_e4m3"]
+    if layout.role:
+        argv += ["--disaggregation-mode", layout.role]
+        if layout.role == "prefill":
+            argv += [
+                "--disaggregation-bootstrap-port",
+                str(_BOOTSTRAP_PORT + options.offset(server)),
+            ]
+    if layout.role or options.in_pods:  # others than this machine must reach it
+        argv += ["--host", "0.0.0.0"]  # noqa: S104
+    return [*argv, "--port", str(options.port + options.offset(server))]
+
+
+def _attention(layout: Layout, options: Options) -> list[str]:
+    argv = []
+    if layout.attn_dp > 1:
+        size = str(layout.attn_dp)
+        if options.at_least(*_ATTN_DP):
+            argv += ["--attn-dp-size", size, "--enable-dp-lm-head"]
+        else:
+            argv += ["--dp-size", size, "--enable-dp-attention", "--enable-dp-lm-head"]
+    if layout.cp > 1:
+        argv += ["--attn-cp-size", str(layout.cp), "--enable-prefill-cp"]
+        argv += ["--cp-strategy", "interleave"]
+        if layout.role == "prefill":
+            argv += ["--enable-kv-cache-sharding"]
+    return argv
+
+
+def _has_dense_layers(layout: Layout) -> bool:
+    architecture = layout.llm.architecture
+    if architecture is None:
+        return False
+    kinds = [architecture.feed_forward_of(kind) for kind in architecture.layer_kinds]
+    return any(isinstance(kind, DenseFeedForward) for kind in kinds)
+
+
+def _notes(layout: Layout, files: list[Written]) -> list[str]:
+    notes = []
+    if files:
+        notes.append(
+            "SGLang reads the map for models that say where their experts are; for Mixtral and "
+            "Llama 4 it passes over the map without a word"
+        )
+    if layout.cp > 1 and layout.role != "prefill":
+        notes.append(
+            "outside of a prefill worker SGLang keeps the whole cache on every context rank; the "
+            "plan counts a part"
+        )
+    return notes

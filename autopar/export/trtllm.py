@@ -1,0 +1,167 @@
+"""TensorRT-LLM: `trtllm-serve` with a YAML file of options.
+
+What maps to what, and where it was read: docs/engines/tensorrt-llm.md. Nothing of it was run: the
+package has no part that runs without a GPU.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from autopar.documents import dump_yaml
+from autopar.errors import InexpressibleError
+from autopar.export.experts import lies_in_runs, map_files
+from autopar.export.launch import Launch, Share, Written, devices, shares_of
+from autopar.export.layout import Layout
+from autopar.export.options import NAMES, Options
+from autopar.export.ranks import Rank, trtllm_ranks
+
+_NAME = NAMES["trtllm"]
+
+
+def launches(
+    layout: Layout, options: Options, first: int
+) -> tuple[list[Launch], list[Written], list[Rank], list[str]]:
+    """Return commands, files, ranks and notes of one layout; first: number of its first server."""
+    reasons = _reasons(layout)
+    if reasons:
+        raise InexpressibleError(_NAME, reasons)
+    commands: list[Launch] = []
+    ranks: list[Rank] = []
+    always = options.expert_map == "always" and layout.attn_dp > 1
+    files, names = map_files(layout, "tensorrt-llm", "yaml", always=always)
+    configs: dict[str, str] = {}  # text -> name
+    notes: list[str] = []
+    for replica, map_name in enumerate(names):
+        mine = trtllm_ranks(layout, replica)
+        shares, wrong = shares_of(mine, layout.cluster.gpus_per_node)
+        if wrong:
+            raise InexpressibleError(_NAME, [wrong])
+        text = dump_yaml(_config(layout, options, len(shares[0].gpus), map_name))
+        number = "" if not configs else f"-{len(configs)}"
+        role = f"{layout.role}-" if layout.role else ""
+        config = configs.setdefault(text, f"{role}trtllm{number}.yaml")
+        server = first + replica
+        found, hosts, more = _of_server(layout, options, server, shares, config)
+        commands.append(found)
+        files += hosts
+        notes += more
+        ranks += [replace(rank, server=server) for rank in mine]
+    files += [Written(name, text) for text, name in configs.items()]
+    return commands, files, ranks, [*notes, *_notes(layout)]
+
+
+def _reasons(layout: Layout) -> list[str]:
+    """Say what TensorRT-LLM has no words for, or what nobody has checked of it."""
+    reasons = []
+    if layout.cp > 1 and layout.ep > 1:
+        reasons.append(
+            f"cp is {layout.cp} and ep {layout.ep}: which rank holds which experts with HELIX was "
+            "not found in its sources"
+        )
+    if layout.is_moe and layout.attn_dp > 1 and layout.tp * layout.cp > 1:
+        reasons.append(
+            f"tp is {layout.tp} and attn_dp {layout.attn_dp}: enable_attention_dp makes every GPU "
+            "an attention group of its own"
+        )
+    in_runs = all(lies_in_runs(m, layout.llm.num_experts) for m in layout.experts)
+    if not in_runs and layout.ep > 1 and layout.attn_dp == 1:
+        reasons.append(
+            "experts do not lie in runs, and without attention DP TensorRT-LLM passes over a map "
+            "of experts without a word"
+        )
+    return reasons
+
+
+def _config(layout: Layout, options: Options, on_node: int, map_name: str) -> dict[str, Any]:
+    """Return the options of one server; keys of TorchLlmArgs, which refuses unknown ones."""
+    capacity = layout.capacity
+    config: dict[str, Any] = {
+        "tensor_parallel_size": layout.stage_gpus // layout.cp,
+        "pipeline_parallel_size": layout.pp,
+    }
+    if layout.pp > 1:
+        config["pp_partition"] = list(layout.split)
+    if layout.cp > 1:
+        config |= {"context_parallel_size": layout.cp, "cp_config": {"cp_type": "HELIX"}}
+    if layout.is_moe:
+        config["moe_expert_parallel_size"] = layout.ep
+        config["moe_tensor_parallel_size"] = layout.etp
+        config["enable_attention_dp"] = layout.attn_dp > 1
+    config["gpus_per_node"] = on_node
+    config["max_batch_size"] = max(1, capacity.sequences)
+    if capacity.prompt_tokens:
+        config["max_num_tokens"] = capacity.prompt_tokens + capacity.running
+        config["enable_chunked_prefill"] = layout.chunks > 1
+    config["max_seq_len"] = capacity.context_tokens
+    cache: dict[str, Any] = {}
+    if capacity.kv_bytes is not None:
+        cache["max_tokens"] = -(-capacity.kv_tokens // layout.cp)
+    if layout.llm.precisions.kv_cache.startswith("fp8"):
+        cache["dtype"] = "fp8"
+    if cache:
+        config["kv_cache_config"] = cache
+    if map_name:
+        config["moe_config"] = {"load_balancer": options.file(map_name)}
+    if layout.role:
+        config["cache_transceiver_config"] = {"backend": "DEFAULT"}
+    return config
+
+
+def _of_server(
+    layout: Layout, options: Options, server: int, shares: tuple[Share, ...], config: str
+) -> tuple[Launch, list[Written], list[str]]:
+    """Return the one command of a server, which mpirun brings to its other nodes, and its hosts."""
+    argv = ["trtllm-serve", "serve", options.model_path, "--config", options.file(config)]
+    argv += ["--host", "0.0.0.0", "--port", str(options.port + options.offset(server))]  # noqa: S104  all
+    first = shares[0]
+    if layout.role:
+        argv += ["--server_role", {"prefill": "CONTEXT", "decode": "GENERATION"}[layout.role]]
+    env = devices(first)
+    hosts: list[Written] = []
+    notes: list[str] = []
+    if len(shares) > 1 and options.in_pods:
+        raise InexpressibleError(
+            _NAME, ["on several nodes mpirun starts it, which has no way from pod to pod"]
+        )
+    if len(shares) > 1:
+        count = sum(len(share.gpus) for share in shares)
+        name = f"{layout.role}-" if layout.role else ""
+        listed = "".join(f"{options.host(s.node)} slots={len(s.gpus)}\n" for s in shares)
+        hosts = [Written(f"{name}hostfile-{server}.txt", listed)]
+        run = ["mpirun", "-n", str(count), "--hostfile", options.file(hosts[0].name)]
+        run += ["--map-by", "slot", "-x", "CUDA_VISIBLE_DEVICES", "trtllm-llmapi-launch"]
+        argv = [*run, *argv]
+        if any(share.gpus != first.gpus for share in shares):
+            raise InexpressibleError(
+                _NAME,
+                ["its nodes have GPUs in different orders, and mpirun gives one order to all"],
+            )
+    everything = tuple(gpu for share in shares for gpu in share.gpus)
+    host = options.host(first.node)
+    launch = Launch(server, layout.role, 0, first.node, host, everything, tuple(argv), env)
+    return launch, hosts, notes
+
+
+def front(launches: list[Launch], options: Options) -> Written:
+    """Return the configuration of `trtllm-serve disaggregated -c`, which knows both roles."""
+    document: dict[str, Any] = {"hostname": "0.0.0.0", "port": options.port - 1}  # noqa: S104
+    for key, role in (("context_servers", "prefill"), ("generation_servers", "decode")):
+        urls = [f"{x.host}:{options.port + x.server}" for x in launches if x.role == role]
+        document[key] = {"num_instances": len(urls), "urls": urls}
+    return Written("disaggregated.yaml", dump_yaml(document))
+
+
+def _notes(layout: Layout) -> list[str]:
+    notes = []
+    if layout.etp > 1 and layout.ep > 1:
+        notes.append(
+            "TensorRT-LLM counts expert ranks inside of the shards of an expert, the plan outside: "
+            "its ranks are put on other GPUs of the stage, so that every GPU holds the experts of "
+            "the plan"
+        )
+    if layout.role:
+        notes.append(
+            "`trtllm-serve disaggregated -c disaggregated.yaml` takes requests and sends them to "
+            "both roles"
+        )
+    return notes

@@ -1,0 +1,145 @@
+"""vLLM: `vllm serve`.
+
+What maps to what, and where it was read: docs/engines/vllm.md.
+"""
+
+import json
+from dataclasses import replace
+
+from autopar.costs.shape import KV_PAGE_TOKENS
+from autopar.errors import InexpressibleError
+from autopar.export.experts import lies_in_runs, map_files
+from autopar.export.launch import Launch, Share, Written, devices, shares_of
+from autopar.export.layout import Layout
+from autopar.export.options import NAMES, Options
+from autopar.export.ranks import Rank, vllm_ranks
+
+_NAME = NAMES["vllm"]
+_RPC_PORT = 13345  # for data-parallel ranks to find each other
+_MASTER_PORT = 29500
+
+
+def launches(
+    layout: Layout, options: Options, first: int
+) -> tuple[list[Launch], list[Written], list[Rank], list[str]]:
+    """Return commands, files, ranks and notes of one layout; first: number of its first server."""
+    if layout.cp > 1:
+        raise InexpressibleError(
+            _NAME, [f"cp is {layout.cp}, and no flag cuts prompts and cache over GPUs of their own"]
+        )
+    commands: list[Launch] = []
+    ranks: list[Rank] = []
+    for replica in range(layout.replicas):
+        mine = vllm_ranks(layout, replica)
+        shares, wrong = shares_of(mine, layout.cluster.gpus_per_node)
+        if wrong:
+            raise InexpressibleError(_NAME, [wrong])
+        server = first + replica
+        commands += _of_server(layout, options, server, shares)
+        ranks += [replace(rank, server=server) for rank in mine]
+    files, notes = _permutation(layout)
+    return commands, files, ranks, notes
+
+
+def _of_server(
+    layout: Layout, options: Options, server: int, shares: tuple[Share, ...]
+) -> list[Launch]:
+    common = _common(layout, options, server)
+    found = []
+    for node_rank, share in enumerate(shares):
+        nodes = _nodes(layout, options, server, shares, node_rank)
+        env = devices(share)
+        if layout.pp > 1:
+            env["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, layout.split))
+        host = options.host(share.node)
+        argv = (*common, *nodes)
+        found.append(
+            Launch(server, layout.role, node_rank, share.node, host, share.gpus, argv, env)
+        )
+    return found
+
+
+def _common(layout: Layout, options: Options, server: int) -> list[str]:
+    """Return what the commands of all nodes of a server have in common."""
+    capacity = layout.capacity
+    argv = ["vllm", "serve", options.model_path]
+    argv += ["--tensor-parallel-size", str(layout.tp)]
+    argv += ["--pipeline-parallel-size", str(layout.pp)]
+    if layout.attn_dp > 1:
+        argv += ["--data-parallel-size", str(layout.attn_dp)]
+    if layout.is_moe and layout.ep > 1:
+        argv += ["--enable-expert-parallel"]
+    argv += ["--max-model-len", str(capacity.context_tokens)]
+    argv += ["--max-num-seqs", str(max(1, capacity.resident_sequences))]
+    if capacity.prompt_tokens:  # running sequences take part of what a step may hold
+        budget = max(capacity.prompt_tokens + capacity.running, capacity.resident_sequences)
+        argv += ["--max-num-batched-tokens", str(budget)]
+    if capacity.kv_bytes is not None:
+        argv += ["--kv-cache-memory-bytes", str(_with_spare_page(layout))]
+    if layout.llm.precisions.kv_cache.startswith("fp8"):
+        argv += ["--kv-cache-dtype", "fp8"]
+    if layout.role:
+        role = {"prefill": "kv_producer", "decode": "kv_consumer"}[layout.role]
+        transfer = {"kv_connector": "NixlConnector", "kv_role": role}
+        argv += ["--kv-transfer-config", json.dumps(transfer)]
+    return [*argv, "--port", str(options.port + options.offset(server))]
+
+
+def _with_spare_page(layout: Layout) -> int:
+    """Bytes of the cache, with room for the block that vLLM keeps empty."""
+    capacity = layout.capacity
+    assert capacity.kv_bytes is not None
+    pages = max(1, capacity.kv_tokens // KV_PAGE_TOKENS)
+    return -(-capacity.kv_bytes * (pages + 1) // pages)
+
+
+def _nodes(
+    layout: Layout, options: Options, server: int, shares: tuple[Share, ...], node_rank: int
+) -> list[str]:
+    """Return what tells the nodes of a server apart; nothing where there is one."""
+    if len(shares) == 1:
+        return []
+    ranks_of_group, on_node = layout.tp * layout.pp, len(shares[0].gpus)
+    leader = options.host(shares[0].node)
+    if (
+        on_node % ranks_of_group == 0 and not options.in_pods
+    ):  # whole data-parallel ranks on each node
+        local = on_node // ranks_of_group
+        argv = ["--data-parallel-size-local", str(local)]
+        argv += ["--data-parallel-address", leader]
+        argv += ["--data-parallel-rpc-port", str(_RPC_PORT + options.offset(server))]
+        if node_rank:
+            argv += ["--data-parallel-start-rank", str(local * node_rank), "--headless"]
+        return argv
+    if ranks_of_group % on_node and on_node % ranks_of_group:
+        raise InexpressibleError(
+            _NAME,
+            [
+                (
+                    f"a data-parallel rank has tp * pp = {ranks_of_group} GPUs and a node "
+                    f"{on_node}: one must divide the other"
+                )
+            ],
+        )
+    argv = ["--nnodes", str(len(shares)), "--node-rank", str(node_rank)]
+    argv += ["--master-addr", leader, "--master-port", str(_MASTER_PORT + options.offset(server))]
+    if layout.attn_dp > 1:
+        argv += ["--data-parallel-address", leader]
+        argv += ["--data-parallel-rpc-port", str(_RPC_PORT + options.offset(server))]
+    return [*argv, "--headless"] if node_rank else argv
+
+
+def _permutation(layout: Layout) -> tuple[list[Written], list[str]]:
+    """Return the order of experts of the checkpoint that has the effect of a map."""
+    num_experts = layout.llm.num_experts
+    if layout.ep == 1 or all(lies_in_runs(m, num_experts) for m in layout.experts):
+        return [], []
+    files, names = map_files(layout, "vllm", "json", always=False)
+    listed = ", ".join(dict.fromkeys(name for name in names if name))
+    return files, [
+        (
+            "vLLM takes no map of experts: the plan's placement needs a checkpoint whose experts "
+            f"are in the order of {listed}; with the original one experts lie in runs, which is "
+            "another plan"
+        )
+    ]

@@ -1,0 +1,146 @@
+"""The words after an engine's command -> flags and values, held against what the engine knows."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+
+from autopar.errors import SpecError, shorten, suggest
+
+_NUMBER = re.compile(r"-\d+(\.\d+)?", re.ASCII)
+_FIXTURES = {
+    "vllm": "vllm-0.33.0.json",
+    "sglang": "sglang-0.5.23.json",
+    "trtllm": "trtllm-1.4.json",
+    "megatron": "megatron-0.19.2.json",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an engine takes: each flag with the number of its values, 0 or 1; keys of its YAML."""
+
+    engine: str
+    version: str
+    flags: Mapping[str, int]
+    keys: frozenset[str] = frozenset()
+
+
+@cache
+def known_flags(engine: str) -> Known:
+    """Return the flags of an engine as they were extracted from its sources."""
+    path = files("autopar.ingest.plan").joinpath("known", _FIXTURES[engine])
+    data = json.loads(path.read_text("utf-8"))
+    return Known(data["engine"], data["version"], data["flags"], frozenset(data.get("keys", ())))
+
+
+@dataclass(slots=True)
+class Given:
+    """Flags of one command, under one name each; a switch has the value ''.
+
+    read: what somebody asked for, so that the rest can be reported.
+    """
+
+    engine: str
+    values: dict[str, str]
+    positional: list[str]
+    unknown: list[str]
+    read: set[str] = field(default_factory=set)
+
+    def text(self, flag: str, default: str = "") -> str:
+        """Return the value of a flag as it is written."""
+        self.read.add(flag)
+        return self.values.get(flag, default)
+
+    def has(self, flag: str) -> bool:
+        """Whether a switch is on."""
+        self.read.add(flag)
+        return flag in self.values and self.values[flag].lower() not in ("false", "0")
+
+    def number(self, flag: str, default: int = 1) -> int:
+        """Return the value of a flag that counts something.
+
+        Raises SpecError if it is no whole number above 0.
+        """
+        found = self.optional(flag)
+        return default if found is None else found
+
+    def optional(self, flag: str) -> int | None:
+        """Return the same; None where the flag is absent.
+
+        Raises SpecError if it is no whole number above 0.
+        """
+        self.read.add(flag)
+        value = self.values.get(flag)
+        if value is None:
+            return None
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if number < 1:
+            raise SpecError(
+                f"{self.engine}: {flag}: found {shorten(value)}, expected a whole number above 0"
+            )
+        return number
+
+    def rest(self) -> list[str]:
+        """Return flags that the engine knows and nobody asked for."""
+        return [flag for flag in self.values if flag not in self.read and flag not in self.unknown]
+
+
+def given_flags(engine: str, words: Sequence[str], aliases: Mapping[str, str]) -> Given:
+    """Return the flags among words; aliases: other names of a flag -> the one we ask for."""
+    known = known_flags(engine)
+    given = Given(engine, {}, [], [])
+    place = 0
+    while place < len(words):
+        word = words[place]
+        place += 1
+        if not _is_flag(word):
+            given.positional.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        flag = _known_name(name, known, aliases)
+        canonical = aliases.get(flag, flag)
+        takes = known.flags.get(flag, aliases_take(flag, aliases, known))
+        if not equals and takes != 0 and place < len(words) and not _is_flag(words[place]):
+            value = words[place]
+            place += 1
+            while takes is None and place < len(words) and not _is_flag(words[place]):
+                place += 1  # values of a flag that nobody knows
+        if takes is None:
+            given.unknown.append(flag)
+        given.values[canonical] = value
+    return given
+
+
+def aliases_take(flag: str, aliases: Mapping[str, str], known: Known) -> int | None:
+    """Return how many values a flag takes; None if the engine does not know it."""
+    return known.flags.get(aliases.get(flag, ""))
+
+
+def _known_name(name: str, known: Known, aliases: Mapping[str, str]) -> str:
+    """Return the name as the engine's list has it: vLLM and SGLang take _ for -, and --a.b."""
+    if name in known.flags or name in aliases:
+        return name
+    for other in (name.replace("_", "-"), name.partition(".")[0]):
+        if other in known.flags:
+            return other
+    return name
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and len(word) > 1 and _NUMBER.fullmatch(word) is None
+
+
+def said_of_unknown(given: Given) -> list[str]:
+    """Return a sentence for every flag that the engine does not have."""
+    known = known_flags(given.engine)
+    return [
+        f"unknown flag {shorten(flag)}: {known.engine} {known.version} has none of this name"
+        f"{suggest(flag, known.flags)}"
+        for flag in given.unknown
+    ]

@@ -1,0 +1,110 @@
+"""What one command of an engine says about a plan."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from autopar.errors import SpecError
+from autopar.ingest.plan.flags import Given
+from autopar.specs import LLM
+
+Place = tuple[int, int, int]  # replica of its server, stage, our own rank inside of the stage
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One server as one of its commands describes it.
+
+    role: in a disaggregated service. replicas: of the model in this server. split: layers of each
+    stage; None where nothing says. resident: sequences of one attention group in all micro-batches;
+    step_tokens: that one step of a group may hold, running sequences among them if shares_step.
+    experts: the file with the map. server: what the commands of one server have in common; nodes:
+    how many there are. place: rank -> where it stands.
+    """
+
+    engine: str
+    model: str
+    role: str
+    tp: int
+    cp: int
+    attn_dp: int
+    ep: int
+    etp: int
+    pp: int
+    place: Callable[[int], Place]
+    replicas: int = 1
+    split: tuple[int, ...] | None = None
+    resident: int | None = None
+    step_tokens: int | None = None
+    shares_step: bool = False
+    experts: str = ""
+    server: str = ""
+    node_rank: int = 0
+    nodes: int = 1
+    notes: tuple[str, ...] = ()
+
+    @property
+    def stage_gpus(self) -> int:
+        """GPUs of one stage."""
+        return self.tp * self.cp * self.attn_dp
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of the whole server."""
+        return self.replicas * self.pp * self.stage_gpus
+
+    def degrees(self) -> dict[str, int]:
+        """Return what must be the same in all servers of a role."""
+        return {
+            key: getattr(self, key) for key in ("pp", "tp", "cp", "attn_dp", "ep", "etp")
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Bearing:
+    """What flags beyond the degrees mean for a plan.
+
+    refused: flags that make another plan than can be written; told: flags that a plan does not
+    hold and that change what it does.
+    """
+
+    refused: Mapping[str, str] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, given: Given) -> list[str]:
+        """Return notes on the flags that were given.
+
+        Raises SpecError for one that no plan can hold.
+        """
+        for flag, why in self.refused.items():
+            if flag in given.values and given.text(flag) not in ("0", "1", "false"):
+                raise SpecError(f"{given.engine}: {flag} {given.text(flag)}: {why}".strip())
+        return [
+            f"{flag}{f' {given.text(flag)[:60]}' if given.text(flag) else ''}: {what}"
+            for flag, what in self.told.items()
+            if flag in given.values
+        ]
+
+
+def partition(text: str, pp: int, name: str) -> tuple[int, ...] | None:
+    """Return the layers of stages in an environment variable; None where it is absent.
+
+    Raises SpecError if they are no numbers, or not one per stage.
+    """
+    if not text:
+        return None
+    try:
+        split = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        split = ()
+    if len(split) != pp or any(count < 1 for count in split):
+        raise SpecError(
+            f"{name}: found {text[:60]!r}, expected {pp} numbers of layers, one a stage"
+        )
+    return split
+
+
+def expert_degrees(llm: LLM | None, ep: int, etp: int, tp: int) -> tuple[int, int]:
+    """Return ep and etp as a plan states them: a dense model has one rank, cut as attention is."""
+    if llm is not None and not llm.is_moe:
+        return 1, tp
+    return ep, etp

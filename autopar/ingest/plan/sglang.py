@@ -1,0 +1,167 @@
+"""`sglang.launch_server`: what its flags say about a plan. Sources: docs/engines/sglang.md."""
+
+from collections.abc import Mapping, Sequence
+
+from autopar.errors import SpecError
+from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown
+from autopar.ingest.plan.found import Bearing, Found, Place, expert_degrees, partition
+from autopar.specs import LLM
+
+ALIASES = {
+    "--tensor-parallel-size": "--tp-size",
+    "--tp": "--tp-size",
+    "--pipeline-parallel-size": "--pp-size",
+    "--pp": "--pp-size",
+    "--data-parallel-size": "--dp-size",
+    "--dp": "--dp-size",
+    "--expert-parallel-size": "--ep-size",
+    "--ep": "--ep-size",
+    "--attention-data-parallel-size": "--attn-dp-size",
+    "--attention-context-parallel-size": "--attn-cp-size",
+    "--model": "--model-path",
+    "--nccl-init-addr": "--dist-init-addr",
+}
+BEARING = Bearing(
+    refused={
+        "--dcp-size": "shares the tensor ranks, and a plan's cp has GPUs of its own",
+        "--decode-context-parallel-size": "shares the tensor ranks, and a plan's cp has GPUs of "
+        "its own",
+        "--moe-dp-size": "copies of experts inside of a stage; a plan has one grid of them",
+        "--moe-data-parallel-size": "copies of experts inside of a stage; a plan has one grid",
+        "--dwdp-size": "experts are fetched, not kept; a plan keeps them",
+        "--ep-num-redundant-experts": "a plan holds every expert once in each replica",
+    },
+    told={
+        "--enable-eplb": "experts move while the engine runs; a plan places them once",
+        "--kv-cache-dtype": "the plan's model says how the cache is stored; see its precisions",
+        "--quantization": "the plan's model says how weights are stored; see its precisions",
+        "--speculative-algorithm": "the plan's workload says how many tokens are drafted",
+        "--mem-fraction-static": "a share of memory, of which a plan knows nothing",
+        "--enable-two-batch-overlap": "costs of the plan overlap only with "
+        "engine.two_batch_overlap",
+        "--enable-mixed-chunk": "prompts ride on running sequences; the engine sglang of the "
+        "catalogue computes them first",
+        "--cpu-offload-gb": "a plan keeps all weights on GPUs",
+    },
+)
+_FORCE_EP = (  # with these all-to-all backends SGLang takes ep = tp, whatever was asked for
+    "deepep", "deepep_v2", "mooncake", "nixl", "flashinfer", "flashinfer_megamoe", "mori", "pplx",
+    "megamoe", "ascend_fuseep",
+)  # fmt: skip
+_BESIDE = (
+    "--context-length", "--port", "--host", "--max-total-tokens", "--served-model-name",
+    "--trust-remote-code", "--enable-dp-lm-head", "--moe-dense-tp-size", "--enable-prefill-cp",
+    "--cp-strategy", "--enable-kv-cache-sharding", "--disaggregation-bootstrap-port",
+    "--disaggregation-transfer-backend", "--disaggregation-ib-device",
+)  # fmt: skip
+
+
+def starts(words: Sequence[str]) -> int | None:
+    """Return where the arguments of the server begin; None if it is not among the words."""
+    for place, word in enumerate(words):
+        if word == "sglang.launch_server":
+            return place + 1
+        if word.rpartition("/")[2] == "sglang" and "serve" in words[place + 1 : place + 2]:
+            return place + 2
+    return None
+
+
+def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found:
+    """Return what one command says.
+
+    Raises SpecError for values that are none, and for what no plan can hold.
+    """
+    given = given_flags("sglang", words, ALIASES)
+    size, pp = given.number("--tp-size"), given.number("--pp-size")
+    cp = given.number("--attn-cp-size")
+    attn_dp, replicas = _data_parallel(given)
+    if size % (attn_dp * cp):
+        raise SpecError(
+            f"sglang: --tp-size {size} does not divide by --attn-dp-size {attn_dp} * "
+            f"--attn-cp-size {cp}; SGLang refuses it"
+        )
+    tp = size // (attn_dp * cp)
+    ep, forced = _expert_parallel(given, size)
+    if size % ep:
+        raise SpecError(
+            f"sglang: --tp-size {size} does not divide by --ep-size {ep}; SGLang takes it and then "
+            "computes with wrong shards of experts"
+        )
+    ep, etp = expert_degrees(llm, ep, size // ep, tp)
+    is_dense = llm is not None and not llm.is_moe
+    if is_dense and attn_dp > 1:
+        raise SpecError(
+            f"sglang: --attn-dp-size {attn_dp} in a dense model: its feed-forwards are cut over "
+            "all of --tp-size, and a plan cuts them as attention"
+        )
+
+    def place(rank: int) -> Place:
+        copy, rest = divmod(rank, size * pp)
+        return (copy, *divmod(rest, size))
+
+    for flag in _BESIDE:
+        given.text(flag)
+    running = given.optional("--max-running-requests")
+    chunk = _chunk(given)
+    split = partition(env.get("SGLANG_PP_LAYER_PARTITION", ""), pp, "SGLANG_PP_LAYER_PARTITION")
+    if split is None and llm is not None and pp > 1:
+        split = default_split(llm.num_layers, pp)
+    mode = given.text("--disaggregation-mode")
+    return Found(
+        "sglang", given.text("--model-path"), mode if mode in ("prefill", "decode") else "",
+        tp, cp, attn_dp, ep, etp, pp, place,
+        replicas=replicas,
+        split=split if pp > 1 else None,
+        resident=None if running is None else max(1, running // attn_dp),
+        step_tokens=None if chunk is None else max(1, chunk // attn_dp),
+        experts=_map(given),
+        server=given.text("--dist-init-addr"),
+        node_rank=int(given.text("--node-rank", "0") or 0),
+        nodes=given.number("--nnodes"),
+        notes=(*forced, *BEARING.of(given), *said_of_unknown(given), *_unread(given)),
+    )  # fmt: skip
+
+
+def default_split(num_layers: int, pp: int) -> tuple[int, ...]:
+    """Return the split that SGLang makes by itself: what is left over goes to the last stages.
+
+    Source: SGLang 0.5.23, distributed/utils.py: get_pp_indices.
+    """
+    base, rest = divmod(num_layers, pp)
+    return tuple(base + (stage >= pp - rest) for stage in range(pp))
+
+
+def _data_parallel(given: Given) -> tuple[int, int]:
+    """Return the attention's data parallel size, and copies of the model."""
+    new, old = given.number("--attn-dp-size"), given.number("--dp-size")
+    if given.has("--enable-dp-attention"):  # --dp-size meant attention, before 0.5.23
+        return max(new, old), 1
+    if new > 1 and old > 1:
+        raise SpecError(f"sglang: --attn-dp-size {new} with --dp-size {old}; SGLang refuses it")
+    return new, old
+
+
+def _expert_parallel(given: Given, size: int) -> tuple[int, list[str]]:
+    backend = given.text("--moe-a2a-backend")
+    asked = given.number("--ep-size")
+    if backend in _FORCE_EP and asked != size:
+        return size, [
+            f"--moe-a2a-backend {backend}: SGLang takes --ep-size {size}, all of --tp-size; {asked}"
+        ]
+    return asked, []
+
+
+def _chunk(given: Given) -> int | None:
+    if given.text("--chunked-prefill-size") == "-1":
+        return None
+    return given.optional("--chunked-prefill-size")
+
+
+def _map(given: Given) -> str:
+    text = given.text("--init-expert-location")
+    return "" if text == "trivial" else text
+
+
+def _unread(given: Given) -> list[str]:
+    rest = given.rest()
+    return [f"not read, as a plan holds nothing of it: {', '.join(rest)}"] if rest else []

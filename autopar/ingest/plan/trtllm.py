@@ -1,0 +1,212 @@
+"""`trtllm-serve` and its YAML: what they say about a plan: docs/engines/tensorrt-llm.md."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autopar.documents import parse, read
+from autopar.errors import SpecError, shorten, suggest
+from autopar.ingest.plan.flags import given_flags, known_flags, said_of_unknown
+from autopar.ingest.plan.found import Found, Place, expert_degrees
+from autopar.specs import LLM
+
+# Names of the command line -> those of the YAML, which have the last word.
+ALIASES = {
+    "--tp_size": "--tensor_parallel_size",
+    "--pp_size": "--pipeline_parallel_size",
+    "--cp_size": "--context_parallel_size",
+    "--ep_size": "--moe_expert_parallel_size",
+    "--cluster_size": "--moe_cluster_parallel_size",
+    "--extra_llm_api_options": "--config",
+}
+_NUMBERS = (
+    "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size",
+    "moe_expert_parallel_size", "moe_cluster_parallel_size", "max_batch_size", "max_num_tokens",
+)  # fmt: skip
+_BESIDE = (
+    "host", "port", "max_seq_len", "gpus_per_node", "trust_remote_code", "kv_cache_config",
+    "cache_transceiver_config", "cuda_graph_config", "cp_config", "enable_chunked_prefill",
+    "backend", "log_level", "tokenizer", "print_iter_log", "served_model_name", "server_role",
+    "free_gpu_memory_fraction",
+)  # fmt: skip
+_TOLD = {
+    "speculative_config": "the plan's workload says how many tokens are drafted",
+    "kv_cache_dtype": "the plan's model says how the cache is stored; see its precisions",
+    "enable_lm_head_tp_in_adp": "a plan cuts the head as attention",
+}
+
+
+def starts(words: Sequence[str]) -> int | None:
+    """Return where the arguments of trtllm-serve begin; None if it is not among the words."""
+    for place, word in enumerate(words):
+        if word.rpartition("/")[2] == "trtllm-serve":
+            following = "".join(words[place + 1 : place + 2])
+            if following == "disaggregated":
+                return None
+            return place + 1 + (following == "serve")
+    return None
+
+
+def read_command(
+    words: Sequence[str], env: Mapping[str, str], llm: LLM | None, folder: Path
+) -> Found:
+    """Return what one command and the file that it names say.
+
+    Raises SpecError for values that are none, and for what no plan can hold.
+    """
+    del env
+    given = given_flags("trtllm", words, ALIASES)
+    options: dict[str, Any] = {
+        flag[2:]: _value(flag, value) for flag, value in given.values.items()
+        if flag not in given.unknown and flag != "--config"
+    }  # fmt: skip
+    named = given.text("--config")
+    notes: list[str] = []
+    if named:
+        data = read(folder / named)
+        notes = _unknown_keys(data, named)
+        options |= data
+    model = next(iter(given.positional), "")
+    found = of_options(options, llm, model)
+    return replace(found, notes=(*found.notes, *said_of_unknown(given), *notes))
+
+
+def config_in(text: str, label: str) -> dict[str, Any] | None:
+    """Return the options in a text that is a YAML file of trtllm-serve; None if it is none."""
+    try:
+        data = parse(text, label)
+    except SpecError:
+        return None
+    keys = known_flags("trtllm").keys
+    return data if any(key in keys for key in data) else None
+
+
+def of_config(data: dict[str, Any], llm: LLM | None, label: str) -> Found:
+    """Return what a YAML file alone says."""
+    found = of_options(data, llm, "")
+    return replace(found, notes=(*found.notes, *_unknown_keys(data, label)))
+
+
+def of_options(options: Mapping[str, Any], llm: LLM | None, model: str) -> Found:
+    """Return what options of one server say, in the names of the YAML.
+
+    Raises SpecError for values that are none, and for what no plan can hold.
+    """
+    numbers = {key: _number(options, key) for key in _NUMBERS}
+    size, pp = numbers["tensor_parallel_size"] or 1, numbers["pipeline_parallel_size"] or 1
+    cp = numbers["context_parallel_size"] or 1
+    if (numbers["moe_cluster_parallel_size"] or 1) > 1:
+        raise SpecError("trtllm: moe_cluster_parallel_size: a plan has no clusters of experts")
+    grid = size * cp
+    ep, etp = _experts(options, grid, numbers["moe_expert_parallel_size"])
+    attention_dp = options.get("enable_attention_dp") is True and size > 1
+    is_dense = llm is not None and not llm.is_moe
+    if attention_dp and is_dense:
+        raise SpecError(
+            "trtllm: enable_attention_dp in a dense model: its feed-forwards are cut over all of "
+            "tensor_parallel_size, and a plan cuts them as attention"
+        )
+    tp, attn_dp = (1, size) if attention_dp else (size, 1)
+    own_ep, own_etp = expert_degrees(llm, ep, etp, tp)
+
+    def place(rank: int) -> Place:
+        stage, t = divmod(rank, grid)
+        if cp > 1:
+            return 0, stage, t % cp * tp + t // cp
+        return 0, stage, (t if is_dense else t % ep * etp + t // ep)
+
+    batch = numbers["max_batch_size"]
+    return Found(
+        "trtllm", model, _role(options), tp, cp, attn_dp, own_ep, own_etp, pp, place,
+        split=_split(options, llm, pp),
+        resident=None if batch is None else batch * pp,
+        step_tokens=numbers["max_num_tokens"],
+        shares_step=True,
+        experts=_map(options),
+        notes=tuple(_told(options)),
+    )  # fmt: skip
+
+
+def default_split(num_layers: int, pp: int) -> tuple[int, ...]:
+    """Return the split that TensorRT-LLM makes by itself: what is left over goes to the first.
+
+    Source: TensorRT-LLM 1.2 to 1.4, tensorrt_llm/mapping.py: pp_layers.
+    """
+    base, rest = divmod(num_layers, pp)
+    return tuple(base + (stage < rest) for stage in range(pp))
+
+
+def _experts(options: Mapping[str, Any], grid: int, ep: int | None) -> tuple[int, int]:
+    """Return ep and etp; the one that is not given follows, and without both there is no ep."""
+    etp = _number(options, "moe_tensor_parallel_size")
+    if ep is None and etp is None:
+        return 1, grid
+    ep = ep if ep is not None else grid // (etp or 1)
+    etp = etp if etp is not None else grid // ep
+    if ep * etp != grid:
+        raise SpecError(
+            f"trtllm: moe_expert_parallel_size {ep} * moe_tensor_parallel_size {etp} is not "
+            f"{grid}, the GPUs of a stage; TensorRT-LLM refuses it"
+        )
+    return ep, etp
+
+
+def _split(options: Mapping[str, Any], llm: LLM | None, pp: int) -> tuple[int, ...] | None:
+    listed = options.get("pp_partition")
+    if listed is None:
+        return default_split(llm.num_layers, pp) if llm is not None and pp > 1 else None
+    if (
+        not isinstance(listed, list)
+        or len(listed) != pp
+        or not all(type(n) is int and n > 0 for n in listed)
+    ):
+        raise SpecError(f"trtllm: pp_partition: expected {pp} numbers of layers, one a stage")
+    return tuple(listed) if pp > 1 else None
+
+
+def _map(options: Mapping[str, Any]) -> str:
+    moe = options.get("moe_config")
+    found = moe.get("load_balancer") if isinstance(moe, dict) else None
+    if isinstance(found, dict):
+        raise SpecError("trtllm: moe_config.load_balancer: expected the path of a file")
+    return str(found or "")
+
+
+def _role(options: Mapping[str, Any]) -> str:
+    role = str(options.get("server_role") or "").lower()
+    return {"context": "prefill", "generation": "decode"}.get(role, "")
+
+
+def _number(options: Mapping[str, Any], key: str) -> int | None:
+    value = options.get(key)
+    if value is None or (type(value) is int and value > 0):
+        return value
+    raise SpecError(f"trtllm: {key}: found {shorten(value)}, expected a whole number above 0")
+
+
+def _value(flag: str, text: str) -> Any:
+    """Return the value of a flag as YAML has it."""
+    if known_flags("trtllm").flags.get(flag) == 0:
+        return True
+    return int(text) if text.isdigit() else text
+
+
+def _told(options: Mapping[str, Any]) -> list[str]:
+    read_keys = {*_NUMBERS, *_BESIDE, *_TOLD, "moe_tensor_parallel_size", "enable_attention_dp"}
+    read_keys |= {"pp_partition", "moe_config"}
+    rest = [key for key in options if key not in read_keys and key in known_flags("trtllm").keys]
+    notes = [f"{key}: {what}" for key, what in _TOLD.items() if options.get(key)]
+    if rest:
+        notes.append(f"not read, as a plan holds nothing of it: {', '.join(rest)}")
+    return notes
+
+
+def _unknown_keys(data: Mapping[str, Any], label: str) -> list[str]:
+    keys = known_flags("trtllm").keys
+    return [
+        f"unknown flag {shorten(key)} in {label}: no option of TensorRT-LLM that we know"
+        f"{suggest(str(key), keys)}; it refuses unknown ones"
+        for key in data
+        if key not in keys
+    ]

@@ -1,0 +1,145 @@
+"""`vllm serve`: what its flags say about a plan. Sources: docs/engines/vllm.md."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from autopar.errors import SpecError, shorten
+from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown
+from autopar.ingest.plan.found import Bearing, Found, Place, expert_degrees, partition
+from autopar.specs import LLM
+
+ALIASES = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-dp": "--data-parallel-size",
+    "-dpl": "--data-parallel-size-local",
+    "-dpa": "--data-parallel-address",
+    "-dpp": "--data-parallel-rpc-port",
+    "-dpr": "--data-parallel-start-rank",
+    "-dpn": "--data-parallel-rank",
+    "-ep": "--enable-expert-parallel",
+    "-n": "--nnodes",
+    "-r": "--node-rank",
+}
+BEARING = Bearing(
+    refused={
+        "--prefill-context-parallel-size": "the cache stays whole on every rank, and a plan's cp "
+        "cuts it",
+        "--decode-context-parallel-size": "shares the tensor ranks, and a plan's cp has GPUs of "
+        "its own",
+    },
+    told={
+        "--enable-eplb": "experts move while the engine runs; a plan places them once",
+        "--expert-placement-strategy": "a plan's default is linear; round_robin deals experts in "
+        "turn",
+        "--kv-cache-dtype": "the plan's model says how the cache is stored; see its precisions",
+        "--quantization": "the plan's model says how weights are stored; see its precisions",
+        "--speculative-config": "the plan's workload says how many tokens are drafted",
+        "--gpu-memory-utilization": "a share of memory, of which a plan knows nothing",
+        "--all2all-backend": "costs of the plan are those of its cost model",
+        "--enable-dbo": "costs of the plan are those of its cost model",
+        "--cpu-offload-gb": "a plan keeps all weights on GPUs",
+    },
+)  # fmt: skip
+# Read for the order of ranks and for nodes, or without bearing on the layout.
+_BESIDE = (
+    "--max-model-len", "--port", "--host", "--kv-cache-memory-bytes", "--master-addr",
+    "--master-port", "--data-parallel-rpc-port", "--served-model-name", "--trust-remote-code",
+    "--headless", "--distributed-executor-backend", "--data-parallel-backend",
+    "--data-parallel-hybrid-lb",
+)  # fmt: skip
+
+
+def starts(words: Sequence[str]) -> int | None:
+    """Return where the arguments of `vllm serve` begin; None if it is not among the words."""
+    for place, word in enumerate(words[:-1]):
+        if word.rpartition("/")[2] == "vllm" and words[place + 1] == "serve":
+            return place + 2
+        if word == "vllm.entrypoints.openai.api_server":
+            return place + 1
+    return None
+
+
+def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found:
+    """Return what one command says.
+
+    Raises SpecError for values that are none, and for what no plan can hold.
+    """
+    given = given_flags("vllm", words, ALIASES)
+    tp, pp = given.number("--tensor-parallel-size"), given.number("--pipeline-parallel-size")
+    dp = given.number("--data-parallel-size")
+    is_parallel = given.has("--enable-expert-parallel")
+    is_dense = llm is not None and not llm.is_moe
+    attn_dp, replicas = (1, dp) if is_dense else (dp, 1)
+    ep, etp = (tp * attn_dp, 1) if is_parallel else (1, tp * attn_dp)
+    ep, etp = expert_degrees(llm, ep, etp, tp)
+    nodes, node_rank, server = _nodes(given, dp)
+
+    def place(rank: int) -> Place:
+        rest, t = divmod(rank, tp)
+        group, stage = divmod(rest, pp)
+        return (group, stage, t) if is_dense else (0, stage, group * tp + t)
+
+    for flag in _BESIDE:
+        given.text(flag)
+    model = given.text("--model") or next(iter(given.positional), "")
+    split = partition(env.get("VLLM_PP_LAYER_PARTITION", ""), pp, "VLLM_PP_LAYER_PARTITION")
+    if split is None and llm is not None and pp > 1:
+        split = default_split(llm.num_layers, pp)
+    return Found(
+        "vllm", model, _role(given), tp, 1, attn_dp, ep, etp, pp, place,
+        replicas=replicas,
+        split=split,
+        resident=given.optional("--max-num-seqs"),
+        step_tokens=given.optional("--max-num-batched-tokens"),
+        shares_step=True,
+        server=server,
+        node_rank=node_rank,
+        nodes=nodes,
+        notes=(*BEARING.of(given), *said_of_unknown(given), *_unread(given)),
+    )  # fmt: skip
+
+
+def default_split(num_layers: int, pp: int) -> tuple[int, ...]:
+    """Return the split that vLLM makes by itself: what is left over goes before the last stage.
+
+    Source: vLLM 0.33.0, distributed/utils.py: get_pp_indices.
+    """
+    split = [num_layers // pp] * pp
+    for stage in range(2, num_layers % pp + 2):
+        split[-stage] += 1
+    return tuple(split)
+
+
+def _nodes(given: Given, dp: int) -> tuple[int, int, str]:
+    """Return nodes, the rank of this one, and what the commands of the server have in common."""
+    local = given.optional("--data-parallel-size-local")
+    address, port = given.text("--data-parallel-address"), given.text("--data-parallel-rpc-port")
+    start = given.text("--data-parallel-start-rank", "0")
+    if given.optional("--nnodes") not in (None, 1):
+        server = f"{given.text('--master-addr')}:{given.text('--master-port')}"
+        return given.number("--nnodes"), int(given.text("--node-rank", "0") or 0), server
+    if local is not None and local < dp:
+        if not start.isdigit() or int(start) % local:
+            raise SpecError(
+                f"vllm: --data-parallel-start-rank: found {shorten(start)}, expected a multiple of "
+                f"--data-parallel-size-local {local}"
+            )
+        return -(-dp // local), int(start) // local, f"{address}:{port}"
+    return 1, 0, ""
+
+
+def _role(given: Given) -> str:
+    text = given.text("--kv-transfer-config")
+    if not text:
+        return ""
+    try:
+        role = json.loads(text).get("kv_role")
+    except (ValueError, AttributeError):
+        raise SpecError("vllm: --kv-transfer-config: expected a JSON object") from None
+    return {"kv_producer": "prefill", "kv_consumer": "decode"}.get(role, "")
+
+
+def _unread(given: Given) -> list[str]:
+    rest = given.rest()
+    return [f"not read, as a plan holds nothing of it: {', '.join(rest)}"] if rest else []

@@ -1,0 +1,116 @@
+"""An export as text and as a JSON document."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from autopar.export.launch import Export, Launch, command_text
+from autopar.export.options import NAMES, Engine
+from autopar.report import words
+from autopar.report.words import percent, quantity
+from autopar.specs import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from autopar.export.nearest import Nearest
+
+
+def export_document(export: Export, plan: str) -> dict[str, Any]:
+    """Return the export: servers with a command for each node, ranks, files, notes."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "export",
+        "plan": plan,
+        "to": export.target,
+        "engine": export.engine,
+        "engine_version": export.version,
+        "servers": [
+            {
+                "server": server,
+                "role": role or None,
+                "nodes": [_node(launch) for launch in export.launches if launch.server == server],
+            }
+            for server, role in enumerate(export.roles)
+        ],
+        "ranks": [asdict(rank) for rank in export.ranks],
+        "files": [asdict(file) for file in export.files],
+        "notes": list(export.notes),
+    }
+
+
+def _node(launch: Launch) -> dict[str, Any]:
+    return {
+        "node_rank": launch.node_rank,
+        "node": launch.node,
+        "host": launch.host,
+        "gpus": list(launch.gpus),
+        "env": dict(launch.env),
+        "argv": list(launch.argv),
+        "command": command_text(launch),
+    }
+
+
+def print_export(console: Console, export: Export, folder: str) -> None:
+    """Print the commands as a reader copies them, then where each rank runs."""
+    name = NAMES[export.engine]  # type: ignore[index]
+    _plain(console, f"# {name} {export.version}")
+    for launch in export.launches:
+        role = f"{launch.role} " if launch.role else ""
+        _plain(console, f"\n# {role}server {launch.server} on {launch.host}")
+        _plain(console, command_text(launch))
+    for file in export.files:
+        place = f"{folder}/{file.name}" if folder else file.name
+        _plain(console, f"\n# file {place}")
+        if file.name.endswith((".yaml", ".txt")) and len(file.text) < 20_000:
+            _plain(console, file.text.rstrip("\n"))
+        else:
+            _plain(console, f"# {len(file.text):,} bytes; --out DIR writes it")
+    _plain(console, "")
+    for line in _ranks(export):
+        _plain(console, f"# {line}")
+    for note in export.notes:
+        _plain(console, f"# note: {note}")
+
+
+def _ranks(export: Export) -> Iterator[str]:
+    """Say which ranks run where, a line for each node of each server."""
+    ranks: dict[int, list[int]] = {}
+    for rank in export.ranks:
+        ranks.setdefault(rank.server, []).append(rank.rank)
+    done: dict[int, int] = {}
+    for launch in export.launches:
+        first = done.get(launch.server, 0)
+        last = first + len(launch.gpus) - 1
+        done[launch.server] = last + 1
+        gpus = ",".join(map(str, launch.gpus))
+        yield f"server {launch.server} ranks {first}-{last}: {launch.host} GPUs {gpus}"
+
+
+def nearest_words(nearest: "Nearest | None", engine: Engine) -> str:
+    """Return the nearest plan of an engine and its cost as the end of an error message."""
+    name = NAMES[engine]
+    if nearest is None:
+        return f"no other plan of the scenario was found that {name} can start"
+    before, after = nearest.before, nearest.after
+    said = [f"the nearest that {name} can start is {words.layout(nearest.plan)}"]
+    if nearest.moved:
+        said = [f"the nearest that {name} can start is the same with its ranks on other GPUs,"]
+    if nearest.lost is not None and before is not None:
+        way = "loses" if nearest.lost > 0 else "gains"
+        if abs(nearest.lost) < 5e-4:
+            said.append("at the same throughput")
+        else:
+            said.append(
+                f"which {way} {percent(abs(nearest.lost))} of throughput "
+                f"({quantity(after.tokens_per_s, 'tokens/s')} against "
+                f"{quantity(before.tokens_per_s, 'tokens/s')})"
+            )
+    if nearest.given_up:
+        said.append(f"and gives up {'; '.join(nearest.given_up)}")
+    return f"{' '.join(said)}; --nearest exports it"
+
+
+def _plain(console: Console, text: str) -> None:
+    """Print text that is to be copied: not wrapped, not styled."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)

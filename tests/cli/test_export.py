@@ -1,0 +1,132 @@
+"""`autopar export` and `autopar ingest plan` as a user runs them."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from autopar.cli import main
+from autopar.documents import parse
+
+ASKED = ("--model", "qwen3-30b-a3b", "--cluster", "1xhgx-h100", "--workload", "chat-1k-256",
+         "--tpot", "30ms")  # fmt: skip
+DOCUMENT, PLAN = "moe-16x16-512gpu", "ep16-tp2-pp8"
+
+
+def run(*args: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args], input=stdin)
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("answers") / "plan.json"
+    assert run("solve", *ASKED, "--engine", "sglang", "--json", "-o", file).exit_code == 0
+    return file
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm", "megatron"])
+def test_an_answer_goes_there_and_back(answer: Path, engine: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("export", answer, "--to", engine, "--out", out, "--nearest")
+    assert result.exit_code == 0, result.stderr
+    scripts = sorted(out.glob("*.sh"))
+    assert scripts
+    for script in scripts:
+        assert subprocess.run(["sh", "-n", script], check=True).returncode == 0
+        assert script.stat().st_mode & 0o111
+    (out / "all.txt").write_text("".join(script.read_text() for script in scripts))
+    back = tmp_path / "back.yaml"
+    read = run("ingest", "plan", out / "all.txt", "--workload", "chat-1k-256", "--cluster",
+               "1xhgx-h100", "--model", "qwen3-30b-a3b", "--ranks", out / "export.json",
+               "-o", back)  # fmt: skip
+    assert read.exit_code == 0, read.stderr
+    assert parse(read.stdout, "plan") == parse(back.read_text(), "plan")
+    judged = run("verify", answer, back)
+    assert judged.exit_code == 0, judged.stdout
+    plan, found = json.loads(answer.read_text()), parse(back.read_text(), "plan")
+    if "another plan than asked for" not in result.stdout:
+        assert found["degrees"] == plan["degrees"]
+
+
+def test_the_document_has_commands_ranks_and_files(answer: Path) -> None:
+    document = json.loads(run("export", answer, "--to", "sglang", "--json").stdout)
+    assert (document["schema"], document["kind"], document["engine"]) == (1, "export", "sglang")
+    plan = json.loads(answer.read_text())
+    used = plan["num_gpus"]
+    assert len(document["ranks"]) == used
+    assert {rank["gpu"] for rank in document["ranks"]} == set(range(used))
+    node = document["servers"][0]["nodes"][0]
+    assert node["argv"][:3] == ["python", "-m", "sglang.launch_server"]
+    assert node["env"]["CUDA_VISIBLE_DEVICES"]
+    assert "--max-total-tokens" in node["argv"]
+
+
+def test_standard_input_is_an_answer(answer: Path) -> None:
+    piped = run("export", "-", "--to", "sglang", stdin=answer.read_text())
+    assert piped.exit_code == 0, piped.stderr
+    assert piped.stdout == run("export", answer, "--to", "sglang").stdout
+
+
+def test_what_the_engine_cannot_start_is_an_error_with_an_offer() -> None:
+    refused = run("export", DOCUMENT, PLAN, "--to", "vllm")
+    assert refused.exit_code == 2
+    assert refused.stdout == ""
+    for words in ("vLLM cannot start", "spread is 2", "the nearest that vLLM can start", "gives up",
+                  "--nearest"):  # fmt: skip
+        assert words in refused.stderr
+    taken = run("export", DOCUMENT, PLAN, "--to", "vllm", "--nearest")
+    assert taken.exit_code == 0
+    assert "another plan than asked for" in taken.stdout
+
+
+def test_hosts_ports_and_versions(answer: Path, tmp_path: Path) -> None:
+    text = run("export", answer, "--to", "sglang", "--hosts", "gpu-a", "--port", 9000).stdout
+    assert "on gpu-a" in text
+    assert "--port 9000" in text
+    (tmp_path / "hosts").write_text("# ours\nfirst slots=8\nsecond\n")
+    assert (
+        "on first" in run("export", answer, "--to", "sglang", "--hosts", tmp_path / "hosts").stdout
+    )
+    old = run("export", answer, "--to", "sglang", "--engine-version", "0.5.10").stdout
+    assert "--attn-dp-size" not in old
+    assert "those of 0.5.10 were not" in old
+    assert run("export", answer, "--to", "sglang", "--engine-version", "new").exit_code == 2
+
+
+def test_manifests_take_the_engine_of_the_answer(answer: Path) -> None:
+    assert "sglang.launch_server" in run("export", answer, "--to", "lws").stdout
+    assert run("export", answer, "--to", "vllm", "--with", "sglang").exit_code == 2
+
+
+def test_unknown_flags_are_said_and_strict_refuses() -> None:
+    line = "vllm serve org/Mixtral-8x7B -tp 8 --enable-expert-paralel"
+    said = run("ingest", "plan", "-", "--model", "mixtral-8x7b", stdin=line)
+    assert said.exit_code == 0
+    assert "did you mean '--enable-expert-parallel'" in said.stderr
+    strict = run("ingest", "plan", "-", "--model", "mixtral-8x7b", "--strict", stdin=line)
+    assert strict.exit_code == 2
+    assert strict.stdout == ""
+
+
+def test_the_model_is_found_by_the_name_that_is_loaded() -> None:
+    known = run(
+        "ingest", "plan", "-", stdin="vllm serve mistralai/Mixtral-8x7B -tp 8 --max-num-seqs 8"
+    )
+    assert known.exit_code == 0, known.stderr
+    assert "llm: mixtral-8x7b" in known.stdout
+    unknown = run("ingest", "plan", "-", stdin="vllm serve org/nothing -tp 8")
+    assert unknown.exit_code == 2
+    assert "give --model" in unknown.stderr
+
+
+def test_a_command_by_hand_is_judged(tmp_path: Path) -> None:
+    file = tmp_path / "mine.sh"
+    file.write_text("vllm serve mistralai/Mixtral-8x7B -tp 8 --max-num-seqs 64\n")
+    plan = tmp_path / "mine.yaml"
+    assert run("ingest", "plan", file, "--cluster", "1xhgx-h100", "-o", plan).exit_code == 0
+    judged = run("verify", "--model", "mixtral-8x7b", "--cluster", "1xhgx-h100", "--workload",
+                 "chat-1k-256", plan)  # fmt: skip
+    assert judged.exit_code == 0, judged.stderr
+    assert "mine" in judged.stdout

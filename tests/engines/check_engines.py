@@ -1,0 +1,199 @@
+"""Feed commands that `autopar export` writes to the engines' own parsers, on a CPU.
+
+python tests/engines/check_engines.py FOLDER [vllm sglang megatron]
+
+Downloads the wheels of the engines by name, about 400 MB, and what their parsers import into an
+environment of FOLDER, about 1 GB; both are kept there. Every case that an engine should take must
+be accepted, and every one that it should refuse must be refused with the words that are given.
+What an engine is known to accept wrongly is listed too: those are the checks that only autopar
+makes. TensorRT-LLM has no part that runs without a GPU.
+"""
+
+import json
+import subprocess
+import sys
+import venv
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autopar.catalog import load_plan, load_scenario
+from autopar.export.exporting import export
+from autopar.export.options import Options
+from autopar.pairs import explicit_plan
+
+HERE = Path(__file__).resolve().parent
+WHEELS = {"vllm": "vllm==0.33.0", "sglang": "sglang==0.5.23", "megatron": "megatron-core==0.19.2"}
+PACKAGES = (
+    "torch==2.13.0", "triton", "numpy", "transformers", "pydantic", "fastapi", "uvicorn", "msgspec",
+    "pyzmq", "psutil", "requests", "aiohttp", "orjson", "setproctitle", "cloudpickle", "openai",
+    "mcp", "anthropic", "tiktoken", "einops", "cachetools", "blake3", "py-cpuinfo",
+    "partial-json-parser", "python-json-logger", "regex", "pillow", "typing_extensions", "pybase64",
+    "python-multipart", "huggingface_hub", "protobuf", "watchfiles", "sentencepiece", "scipy",
+    "prometheus_client", "uvloop", "dill", "xxhash", "gguf", "ninja", "openai-harmony", "diskcache",
+    "lark", "cbor2", "ijson",
+)  # fmt: skip
+TOY = {  # a model as small as it can be with the sizes that matter for a layout
+    "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_size": 4096,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "intermediate_size": 14336, "num_local_experts": 8, "num_experts_per_tok": 2,
+    "vocab_size": 32000, "max_position_embeddings": 32768, "torch_dtype": "bfloat16",
+    "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+}  # fmt: skip
+DENSE = {
+    **{key: TOY[key] for key in TOY if "local_experts" not in key and "per_tok" not in key},
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A plan of Mixtral 8x7B, what is changed in its command, and what the engine must say."""
+
+    name: str
+    degrees: dict[str, int]
+    nodes: int = 1
+    split: list[int] | None = None
+    swap: dict[str, str] = field(default_factory=dict)  # flag -> another value
+    more: list[str] = field(default_factory=list)
+    refused: str = ""  # words of the refusal; accepted where there are none
+    wrongly: bool = False  # accepted by the engine, though it cannot work
+    llm: str = "mixtral-8x7b"
+
+
+EP8 = {"tp": 2, "attn_dp": 4, "ep": 8, "etp": 1}
+CASES: dict[str, list[Case]] = {
+    "vllm": [
+        Case("tp8", {"tp": 8, "ep": 1, "etp": 8}),
+        Case("tp2 dp4 ep8", EP8),
+        Case("pp4 uneven", {"pp": 4, "tp": 2, "ep": 1, "etp": 2}, split=[7, 9, 9, 7]),
+        Case("two nodes, dp", {"tp": 2, "attn_dp": 8, "ep": 1, "etp": 16}, nodes=2),
+        Case("two nodes, pp", {"tp": 8, "pp": 2, "ep": 8, "etp": 1}, nodes=2),
+        Case("dense", {"tp": 4, "etp": 4}, llm="llama-3.1-8b"),
+        Case("three heads", EP8, swap={"--tensor-parallel-size": "3"}, refused="divisible"),
+        Case("no such flag", EP8, more=["--no-such-flag"], refused="unrecognized"),
+        Case("eplb without ep", {"tp": 8, "ep": 1, "etp": 8}, more=["--enable-eplb"],
+             refused="expert"),
+        Case("more GPUs than a node has", {"tp": 8, "ep": 8, "etp": 1},
+             swap={"--pipeline-parallel-size": "2"}, refused="nnodes"),
+    ],
+    "sglang": [
+        Case("tp8", {"tp": 8, "ep": 1, "etp": 8}),
+        Case("dp4 ep8", EP8),
+        Case("ep4 etp2", {"tp": 2, "attn_dp": 4, "ep": 4, "etp": 2}),
+        Case("pp4 uneven", {"pp": 4, "tp": 2, "ep": 1, "etp": 2}, split=[7, 9, 9, 7]),
+        Case("two nodes", {"pp": 2, "tp": 8, "ep": 8, "etp": 1}, nodes=2),
+        Case("dense", {"tp": 4, "etp": 4}, llm="llama-3.1-8b"),
+        Case("dp does not divide tp", EP8, swap={"--attn-dp-size": "3"}, refused="AssertionError"),
+        Case("nodes do not divide", {"pp": 2, "tp": 8, "ep": 8, "etp": 1}, nodes=2,
+             swap={"--nnodes": "3"}, refused="nnodes"),
+        Case("dense tp", EP8, more=["--moe-dense-tp-size", "4"], refused="moe_dense_tp_size"),
+        Case("no such flag", EP8, more=["--no-such-flag"], refused="unrecognized"),
+        Case("ep does not divide tp", EP8, swap={"--ep-size": "3"}, wrongly=True),
+    ],
+    "megatron": [
+        Case("ep4 etp2", {"tp": 2, "attn_dp": 4, "ep": 4, "etp": 2}),
+        Case("pp4 uneven", {"pp": 4, "tp": 2, "ep": 2, "etp": 1}, split=[7, 9, 9, 7]),
+        Case("two nodes", {"pp": 2, "tp": 2, "attn_dp": 4, "ep": 4, "etp": 2}, nodes=2),
+        Case("dense", {"tp": 4, "etp": 4}, llm="llama-3.1-8b"),
+        Case("experts do not divide", EP8, swap={"--num-experts": "12"}, refused="expert"),
+        Case("layout of other layers", {"pp": 4, "tp": 2, "ep": 2, "etp": 1},
+             swap={"--pipeline-model-parallel-layout": "Et*8|t*8|t*8|t*9L"}, refused="layer"),
+        Case("heads do not divide", EP8, swap={"--num-attention-heads": "33"}, refused="divi"),
+        Case("no such flag", EP8, more=["--no-such-flag"], refused="unrecognized"),
+        Case("world of experts", {"tp": 1, "pp": 2, "attn_dp": 4, "ep": 4, "etp": 1},
+             swap={"--expert-model-parallel-size": "8"}, wrongly=True),
+    ],
+}  # fmt: skip
+
+
+def prepare(folder: Path, engines: list[str]) -> Path:
+    """Download and unpack what is not there; return the Python of the environment."""
+    python = folder / "venv" / "bin" / "python"
+    if not (folder / "venv" / ".ready").exists():
+        venv.create(folder / "venv", with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True)
+        (folder / "venv" / ".ready").touch()
+    for engine in engines:
+        target = folder / engine
+        if target.exists():
+            continue
+        wheels = folder / "wheels"
+        options = ["--no-deps", "--python-version", "3.12", "--only-binary=:all:"]
+        pip = [python, "-m", "pip", "download", "-q", *options, "-d", wheels, WHEELS[engine]]
+        subprocess.run(pip, check=True)
+        stem = WHEELS[engine].replace("==", "-").replace("megatron-core", "megatron_core")
+        (wheel,) = wheels.glob(f"{stem}-*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            kept = [n for n in archive.namelist() if not n.endswith((".so", ".cubin", ".hsaco"))]
+            archive.extractall(target, kept)
+    for name, config in (("toy", TOY), ("dense", DENSE)):
+        model = folder / name
+        model.mkdir(exist_ok=True)
+        (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return python
+
+
+def command(engine: str, case: Case, folder: Path) -> tuple[list[str], dict[str, str], int]:
+    """Return the arguments of the first node, its environment, and the number of GPUs."""
+    cluster = f"{case.nodes}xhgx-h100"
+    parts = {"llm": case.llm, "cluster": cluster, "workload": "chat-1k-256"}
+    scenario = load_scenario(parts=parts)
+    document = {
+        "schema": 1, "kind": "plan", "name": "case", "llm": case.llm, "batch": 8,
+        "degrees": case.degrees,
+        **({"layers_per_stage": case.split} if case.split else {}),
+    }  # fmt: skip
+    model = folder / ("toy" if case.llm.startswith("mixtral") else "dense")
+    options = Options(engine=engine, model_path=str(model))  # type: ignore[arg-type]
+    made = export(scenario, explicit_plan(load_plan(document), scenario), engine, options)  # type: ignore[arg-type]
+    launch = made.launches[0]
+    words = list(launch.argv)
+    start = {"vllm": "serve", "sglang": "sglang.launch_server", "megatron": "pretrain_gpt.py"}
+    words = words[words.index(start[engine]) + 1 :]
+    for flag, value in case.swap.items():
+        words[words.index(flag) + 1] = value
+    return [*words, *case.more], dict(launch.env), len(made.ranks)
+
+
+def verdict(engine: str, case: Case, folder: Path, python: Path) -> str:
+    """Return what is wrong with what the engine said; empty if nothing is."""
+    words, env, world = command(engine, case, folder)
+    script = [python, HERE / f"parse_{engine}.py", folder / engine]
+    if engine == "megatron":
+        script += [str(world)]
+        words += ["--no-rope-fusion", "--tokenizer-type", "NullTokenizer", "--vocab-size", "32000"]
+    elif engine == "sglang":
+        words += ["--device", "cuda"]
+    env |= {"PATH": "/usr/bin:/bin", "HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*script, *words], capture_output=True, text=True, check=False, env=env, timeout=300
+    )
+    said = done.stdout + done.stderr
+    accepted = done.returncode == 0 and "ACCEPTED" in said
+    if case.refused:
+        if accepted:
+            return "accepted, but should have been refused"
+        return "" if case.refused in said else f"refused with other words: {said[-600:]}"
+    return "" if accepted else f"refused: {said[-1500:]}"
+
+
+def main(folder: Path, engines: list[str]) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    python = prepare(folder.resolve(), engines)
+    wrong = 0
+    for engine in engines:
+        for case in CASES[engine]:
+            said = verdict(engine, case, folder.resolve(), python)
+            expected = "refused" if case.refused else "accepted"
+            expected += ", wrongly: only autopar refuses it" if case.wrongly else ""
+            sys.stdout.write(f"{engine}: {case.name}: {said or expected}\n")
+            sys.stdout.flush()
+            wrong += bool(said)
+    total = sum(len(CASES[engine]) for engine in engines)
+    sys.stdout.write(f"{total - wrong} passed, {wrong} failed\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:] or list(WHEELS)))

@@ -1,0 +1,101 @@
+"""vLLM's own checks of arguments, on a machine without a GPU.
+
+python parse_vllm.py SOURCES ARGUMENTS...
+
+The platform is a class of vLLM's own with the answers of eight H100s. Kernels, which are named but
+never run, are declared without a body. Models are not built: what vLLM asks of a model's class is
+answered here, pipeline stages included.
+"""
+
+import dataclasses
+import os
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from absent import AbsentModule, stand_in_for
+
+ABSENT = (
+    "torchvision", "outlines_core", "llguidance", "xgrammar", "flashinfer", "depyf",
+    "prometheus_fastapi_instrumentator", "lmformatenforcer", "model_hosting_container_standards",
+    "opentelemetry", "tilelang", "cv2", "compressed_tensors", "numba", "torchaudio", "soundfile",
+    "mistral_common", "quack",
+)  # fmt: skip
+BUILT = ("_C_stable_libtorch", "_moe_C_stable_libtorch", "_qutlass_C", "_vllm_fa2_C", "_vllm_fa3_C",
+         "_C", "_moe_C", "cumem_allocator")  # fmt: skip
+_KERNEL = re.compile(r"torch\.ops\.(_C|_moe_C|_C_cache_ops)\.(\w+)(?:\.(default|out))?")
+_KEPT: list[Any] = []  # libraries of kernels live as long as something holds them
+
+
+def declare_kernels(sources: Path) -> None:
+    """Declare every kernel that the sources name, so that looking one up does not fail."""
+    named: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for file in (sources / "vllm").rglob("*.py"):
+        for space, name, overload in _KERNEL.findall(file.read_text("utf-8", errors="replace")):
+            named[space, name].add(overload or "default")
+    spaces = {space: torch.library.Library(space, "FRAGMENT") for space, _ in named}
+    _KEPT.extend(spaces.values())
+    for (space, name), overloads in named.items():
+        for overload in sorted(overloads | {"default"}):
+            suffix = "" if overload == "default" else f".{overload}"
+            spaces[space].define(f"{name}{suffix}(Tensor x) -> ()")
+
+
+def platform_of(sources: str) -> None:
+    """Let vLLM find a node with eight H100s."""
+    for name in BUILT:
+        sys.modules[f"vllm.{name}"] = ModuleType(f"vllm.{name}")
+    for name in ("vllm.vllm_flash_attn", "vllm.vllm_flash_attn.flash_attn_interface"):
+        sys.modules[name] = AbsentModule(name)
+    sys.path.insert(0, sources)
+    import vllm.platforms as platforms  # noqa: PLC0415  after the sources are found
+
+    platforms.builtin_platform_plugins.clear()
+    platforms.builtin_platform_plugins["cuda"] = lambda: "h100_platform.EightH100"
+
+
+def answer_for_models() -> None:
+    """Answer for the class of a model, which cannot be imported here."""
+    from vllm.model_executor.models import registry  # noqa: PLC0415  after the sources are found
+
+    def inspect(self: Any) -> Any:
+        known = {field.name: False for field in dataclasses.fields(registry._ModelInfo)}
+        known |= {
+            "architecture": self.class_name, "is_text_generation_model": True, "supports_pp": True,
+            "attn_type": "decoder", "default_seq_pooling_type": "LAST",
+            "default_tok_pooling_type": "ALL", "score_type": "bi-encoder",
+            "supported_video_pruning_methods": (),
+        }  # fmt: skip
+        return registry._ModelInfo(**known)
+
+    registry._LazyRegisteredModel.inspect_model_cls = inspect
+
+
+def main(sources: str, arguments: list[str]) -> None:
+    os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
+    declare_kernels(Path(sources))
+    stand_in_for(*ABSENT)
+    platform_of(sources)
+    from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415  after the sources are found
+    from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415
+    from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415
+
+    answer_for_models()
+    parser = FlexibleArgumentParser()
+    EngineArgs.add_cli_args(parser)
+    parser.add_argument("--headless", action="store_true")  # of `vllm serve`, beside the engine's
+    parser.add_argument("--port")
+    given = parser.parse_args(["--model", *arguments])  # the model has no flag in `vllm serve`
+    config = EngineArgs.from_cli_args(given).create_engine_config(
+        UsageContext.OPENAI_API_SERVER, headless=given.headless
+    )
+    found = config.parallel_config
+    sys.stdout.write(f"ACCEPTED tp={found.tensor_parallel_size} dp={found.data_parallel_size}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
