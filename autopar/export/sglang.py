@@ -15,6 +15,9 @@ from autopar.specs import DenseFeedForward
 
 _NAME = NAMES["sglang"]
 _DIST_PORT = 20000
+# A server takes ports beside its own: +13, and +233 to +238 with attention DP (SGLang 0.5.23,
+# server_args.py, PortArgs.init_new), so that neighbours of one node must be further apart.
+_PORTS_APART = 32
 _BOOTSTRAP_PORT = 8998  # where prefill and decode servers meet; SGLang's default
 # The first version whose sources were read that has --attn-dp-size; it still takes the old pair.
 _ATTN_DP = (0, 5, 23)
@@ -101,7 +104,8 @@ def _common(layout: Layout, options: Options, server: int) -> list[str]:
             ]
     if layout.role or options.in_pods:  # others than this machine must reach it
         argv += ["--host", "0.0.0.0"]  # noqa: S104
-    return [*argv, "--port", str(options.port + options.offset(server))]
+    port = options.port + _PORTS_APART * options.offset(server)
+    return [*argv, "--port", str(port)]
 
 
 def _attention(layout: Layout, options: Options) -> list[str]:

@@ -75,16 +75,17 @@ def print_export(console: Console, export: Export, folder: str) -> None:
 
 def _ranks(export: Export) -> Iterator[str]:
     """Say which ranks run where, a line for each node of each server."""
-    ranks: dict[int, list[int]] = {}
-    for rank in export.ranks:
-        ranks.setdefault(rank.server, []).append(rank.rank)
+    places = {(rank.server, rank.rank): rank.gpu for rank in export.ranks}
     done: dict[int, int] = {}
     for launch in export.launches:
         first = done.get(launch.server, 0)
         last = first + len(launch.gpus) - 1
         done[launch.server] = last + 1
-        gpus = ",".join(map(str, launch.gpus))
-        yield f"server {launch.server} ranks {first}-{last}: {launch.host} GPUs {gpus}"
+        where, gpus = f"{launch.host} GPUs", list(launch.gpus)
+        if len(set(gpus)) < len(gpus):  # one command for several nodes, as by mpirun
+            where = "GPUs of the cluster"
+            gpus = [places[launch.server, rank] for rank in range(first, last + 1)]
+        yield f"server {launch.server} ranks {first}-{last}: {where} {','.join(map(str, gpus))}"
 
 
 def nearest_words(nearest: "Nearest | None", engine: Engine) -> str:

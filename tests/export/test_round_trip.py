@@ -94,8 +94,8 @@ def test_gpus_and_experts_in_another_order_come_back(
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_many_plans_come_back(plans: ModuleType, engine: str, tmp_path: Path) -> None:
-    """Some 240 over all engines; `AUTOPAR_ROUND_TRIPS=5` has over 300 of each, in five minutes."""
+    """A hundred over all engines; `AUTOPAR_ROUND_TRIPS=10` has 300 of each, in five minutes."""
     times = int(os.environ.get("AUTOPAR_ROUND_TRIPS", "1"))
-    plain = round_trip(plans, engine, range(1000, 1000 + 80 * times), tmp_path, mixed=False)
-    mixed = round_trip(plans, engine, range(2000, 2000 + 40 * times), tmp_path, mixed=True)
-    assert plain + mixed >= 60 * times
+    plain = round_trip(plans, engine, range(1000, 1000 + 40 * times), tmp_path, mixed=False)
+    mixed = round_trip(plans, engine, range(2000, 2000 + 20 * times), tmp_path, mixed=True)
+    assert plain + mixed >= 30 * times
