@@ -18,7 +18,8 @@ class Found:
     stage; None where nothing says. resident: sequences of one attention group in all micro-batches;
     step_tokens: that one step of a group may hold, running sequences among them if shares_step.
     experts: the file with the map. server: what the commands of one server have in common; nodes:
-    how many there are. place: rank -> where it stands.
+    how many there are. place: rank -> where it stands. picks_gpus: whether
+    CUDA_VISIBLE_DEVICES gives ranks other GPUs than in order.
     """
 
     engine: str
@@ -41,6 +42,7 @@ class Found:
     node_rank: int = 0
     nodes: int = 1
     notes: tuple[str, ...] = ()
+    picks_gpus: bool = False
 
     @property
     def stage_gpus(self) -> int:
@@ -51,6 +53,16 @@ class Found:
     def num_ranks(self) -> int:
         """Processes of the whole server."""
         return self.replicas * self.pp * self.stage_gpus
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether ranks go through replicas, stages and our own ranks of a stage, one by one."""
+        per_replica = self.pp * self.stage_gpus
+        return all(
+            self.place(rank)
+            == (rank // per_replica, rank % per_replica // self.stage_gpus, rank % self.stage_gpus)
+            for rank in range(self.num_ranks)
+        )
 
     def degrees(self) -> dict[str, int]:
         """Return what must be the same in all servers of a role."""

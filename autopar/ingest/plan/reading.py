@@ -138,10 +138,19 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
         place = starts(words)
         if place is not None:
             try:
-                return [read(words[place:], command.env, question.llm)], []
+                one = read(words[place:], command.env, question.llm)
+                return [replace(one, picks_gpus=_picks_gpus(command.env))], []
             except SpecError as error:
                 raise SpecError(f"{question.label}: {error}") from None
     return [], [f"not read: the command {shorten(' '.join(words), 80)}"]
+
+
+def _picks_gpus(env: Mapping[str, str]) -> bool:
+    """Whether a process is shown its GPUs in another order than theirs."""
+    shown = [name.strip() for name in env.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return not all(name.isdecimal() or not name for name in shown) or (
+        [int(name) for name in shown if name] != sorted(int(name) for name in shown if name)
+    )
 
 
 def _servers(found: list[Found], label: str) -> list[Found]:
@@ -177,22 +186,26 @@ def _pair(
 ) -> tuple[dict[str, Any], list[str]]:
     roles: dict[str, Any] = {}
     notes: list[str] = []
-    first = 0
+    first = base = 0
     for role in _ROLES:
         if not by_role[role]:
             raise SpecError(
                 f"{question.label}: servers for one role alone; expected prefill and decode"
             )
-        roles[role], more = _layout(by_role[role], question, first=first)
+        roles[role], more = _layout(by_role[role], question, first=first, base=base)
         first += len(by_role[role])
+        base += sum(server.num_ranks for server in by_role[role])
         notes += more
     return roles, notes
 
 
 def _layout(
-    servers: list[Found], question: Question, first: int
+    servers: list[Found], question: Question, first: int, base: int = 0
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of one layout; first: number of its first server among all."""
+    """Return the fields of one layout.
+
+    first: number of its first server among all; base: of the first GPU.
+    """
     one = servers[0]
     for other in servers[1:]:
         for name, value in {**one.degrees(), "split": one.split, "resident": one.resident}.items():
@@ -209,6 +222,17 @@ def _layout(
     if one.split is not None and one.pp > 1:
         fields["layers_per_stage"] = list(one.split)
     notes = _batch(one, question, fields)
+    # vLLM counts groups before stages, so that GPUs of a stage are not side by side; others count
+    # stages first, and differ inside of them, where a plan's links do not.
+    by_engine = one.engine == "vllm" and not all(
+        server.is_in_order or server.picks_gpus for server in servers
+    )
+    if question.ranks is None and by_engine:
+        question = replace(question, ranks=_in_order_of_ranks(servers, first, base))
+        notes.append(
+            "rank r of a server is taken to run on its GPU r, servers one after another, in the "
+            f"order in which {one.engine} counts ranks; --ranks says otherwise"
+        )
     if question.ranks is not None:
         fields |= _explicit(servers, question, first)
     if question.expert_map:
@@ -217,6 +241,15 @@ def _layout(
         fields, more = placement_rows(servers, fields, question.llm, question.folder)
         notes += more
     return fields, notes
+
+
+def _in_order_of_ranks(servers: Sequence[Found], first: int, base: int) -> dict[int, range]:
+    """Return the GPU of each rank of each server where nothing but their order tells."""
+    found = {}
+    for number, server in enumerate(servers, start=first):
+        found[number] = range(base, base + server.num_ranks)
+        base += server.num_ranks
+    return found
 
 
 def _batch(one: Found, question: Question, fields: dict[str, Any]) -> list[str]:
