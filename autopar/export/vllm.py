@@ -16,6 +16,10 @@ from autopar.export.ranks import Rank, vllm_ranks
 
 _NAME = NAMES["vllm"]
 _RPC_PORT = 13345  # for data-parallel ranks to find each other
+# NIXL hands caches over at this port plus the data-parallel rank (vLLM 0.33.0, envs.py and
+# nixl/base_scheduler.py); servers that share a node have at most 8 ranks.
+_SIDE_CHANNEL_PORT = 5600
+_PORTS_APART = 32
 _MASTER_PORT = 29500
 
 
@@ -48,10 +52,13 @@ def _of_server(
     found = []
     for node_rank, share in enumerate(shares):
         nodes = _nodes(layout, options, server, shares, node_rank)
-        env = devices(share)
+        env, host = devices(share), options.host(share.node)
         if layout.pp > 1:
             env["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, layout.split))
-        host = options.host(share.node)
+        if layout.role:  # where the other role asks for caches; "localhost" where it is not said
+            env["VLLM_NIXL_SIDE_CHANNEL_HOST"] = host
+            port = _SIDE_CHANNEL_PORT + _PORTS_APART * options.offset(server)
+            env["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(port)
         argv = (*common, *nodes)
         found.append(
             Launch(server, layout.role, node_rank, share.node, host, share.gpus, argv, env)
