@@ -16,7 +16,7 @@ from autopar.cli._io import (
     write_document,
     write_text,
 )
-from autopar.cli._options import Output, catalog_option, folder_output_options
+from autopar.cli._options import Output, catalog_option, folder_output_options, rate
 
 if TYPE_CHECKING:
     from autopar.ingest.cluster.draft import Draft, Given
@@ -24,26 +24,6 @@ if TYPE_CHECKING:
     from autopar.ingest.cluster.names import Catalogue, Names
     from autopar.ingest.cluster.select import Selection
     from autopar.specs import Cluster
-
-
-def _rate(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
-    """Return a bandwidth in bytes per second.
-
-    Raises SpecError for none.
-    """
-    if value is None:
-        return None
-    from autopar.errors import SpecError, shorten
-    from autopar.units import BYTES_PER_S, parse
-
-    found = f"{option.opts[0]}: found {shorten(value)}"
-    try:
-        rate = parse(value, BYTES_PER_S, "a rate such as '50 GB/s' or '400 Gbit/s'")
-    except ValueError as error:
-        raise SpecError(f"{found}, {error}") from None
-    if rate <= 0 or value.strip().isdecimal():
-        raise SpecError(f"{found}, expected a rate with its unit, such as '50 GB/s'")
-    return rate
 
 
 @click.command("cluster")
@@ -60,11 +40,11 @@ def _rate(_: click.Context, option: click.Parameter, value: str | None) -> float
               "on which nvidia-smi ran.")  # fmt: skip
 @click.option("--domain-gpus", type=click.IntRange(1), metavar="N", help="GPUs of a scale-up "
               "(NVLink) domain.")  # fmt: skip
-@click.option("--node-bandwidth", metavar="RATE", callback=_rate, help="Link inside a node, per "
+@click.option("--node-bandwidth", metavar="RATE", callback=rate, help="Link inside a node, per "
               "GPU and direction, with its unit: '450 GB/s'.")  # fmt: skip
-@click.option("--domain-bandwidth", metavar="RATE", callback=_rate, help="Link inside a domain of "
+@click.option("--domain-bandwidth", metavar="RATE", callback=rate, help="Link inside a domain of "
               "several nodes.")  # fmt: skip
-@click.option("--fabric-bandwidth", metavar="RATE", callback=_rate, help="Link between domains, "
+@click.option("--fabric-bandwidth", metavar="RATE", callback=rate, help="Link between domains, "
               "such as '400 Gbit/s' for one such NIC per GPU.")  # fmt: skip
 @click.option("--bandwidth", "tests", multiple=True, metavar="[LEVEL=]FILE", help="Measured: the "
               "output of nccl-tests. LEVEL (node, domain, fabric) is what its hosts span, "

@@ -341,6 +341,27 @@ def _rate(_: click.Context, option: click.Parameter, value: str | None) -> str |
     return _quantity(option, value, TOKENS_PER_S, "a rate such as 5000 (tokens/s)", bare=True)
 
 
+def rate(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """Return a bandwidth in bytes per second.
+
+    Raises SpecError for none, and for one without its unit.
+    """
+    if value is None:
+        return None
+    from autopar.errors import SpecError, shorten
+    from autopar.units import BYTES_PER_S, parse
+
+    found = f"{option.opts[0]}: found {shorten(value)}"
+    expected = "a rate with its unit, such as '450 GB/s' or '400 Gbit/s'"
+    try:
+        bandwidth = parse(value, BYTES_PER_S, expected)
+    except ValueError as error:
+        raise SpecError(f"{found}, {error}") from None
+    if bandwidth <= 0 or value.strip().isdecimal():
+        raise SpecError(f"{found}, expected {expected}")
+    return bandwidth
+
+
 def _quantity(
     option: click.Parameter,
     value: str | None,

@@ -21,7 +21,7 @@ from autopar.cli._io import (
     write_document,
     write_text,
 )
-from autopar.cli._options import Output, catalog_option, output_options
+from autopar.cli._options import Output, catalog_option, output_options, rate
 
 if TYPE_CHECKING:
     from autopar.calibration.calibrated import Calibration
@@ -51,26 +51,6 @@ class Wish:
     device: int | None
     link_bandwidth: float | None
     catalogs: tuple[Path, ...]
-
-
-def _rate(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
-    """Return a bandwidth in bytes per second.
-
-    Raises SpecError for none.
-    """
-    if value is None:
-        return None
-    from autopar.errors import SpecError, shorten
-    from autopar.units import BYTES_PER_S, parse
-
-    found = f"{option.opts[0]}: found {shorten(value)}"
-    try:
-        rate = parse(value, BYTES_PER_S, "a rate such as '450 GB/s'")
-    except ValueError as error:
-        raise SpecError(f"{found}, {error}") from None
-    if rate <= 0:
-        raise SpecError(f"{found}, expected more than zero")
-    return rate
 
 
 @click.command("calibrate")
@@ -113,7 +93,7 @@ def _rate(_: click.Context, option: click.Parameter, value: str | None) -> float
 @click.option(
     "--link-bandwidth",
     metavar="RATE",
-    callback=_rate,
+    callback=rate,
     help="Peak of one GPU's links inside the node, per direction, with its unit: '450 GB/s'; "
     "collectives are fitted to it. Default: that of the GPU it starts from.",
 )

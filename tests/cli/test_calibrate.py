@@ -205,7 +205,10 @@ def test_link_bandwidth_fits_collectives_of_a_gpu_whose_links_are_unknown(gpu):
         (("--name", "two words"), "--name: found 'two words', expected a name"),
         (("--operation", "conv"), "'conv' is not one of 'gemm'"),
         (("--link-bandwidth", "fast"), "--link-bandwidth: found 'fast', expected a rate"),
-        (("--link-bandwidth", "-1 GB/s"), "--link-bandwidth: found '-1 GB/s', expected more"),
+        (
+            ("--link-bandwidth", "-1 GB/s"),
+            "--link-bandwidth: found '-1 GB/s', expected a rate with its unit",
+        ),
         (("-o", "no/such/folder.yaml"), "'no/such' is not a directory; create it first"),
         (("--raw", "no/such/raw.json"), "--raw 'no/such/raw.json': 'no/such' is not a directory"),
         (("--from", "raw.json", "--seconds", "3"), "--from measures nothing: --seconds would"),
