@@ -104,7 +104,7 @@ def _run_eplb(
 def _commit(folder: Path) -> str:
     command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "a commit unknown"
+    return done.stdout.strip() or "unknown commit"
 
 
 def _timed(work: Any) -> tuple[Any, float]:

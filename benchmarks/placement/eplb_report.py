@@ -27,7 +27,7 @@ def report(found: Json) -> list[str]:
         "# Expert placement, autopar and EPLB side by side",
         "",
         f"{_MADE_BY} {found['facts']}",
-        f"EPLB: deepseek-ai/EPLB at {found['eplb'].split()[-1][:12]}. Loads from seed {found['seed']} {_GAP}",
+        f"EPLB: deepseek-ai/EPLB at {found['eplb'][:12]}. Loads from seed {found['seed']} {_GAP}",
         "",
         *_targets(found),
         *_balance(found["balance"]),
