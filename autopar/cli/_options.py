@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -53,13 +54,13 @@ class Query:
     options: Mapping[str, str] | None = None  # what messages call parts and overrides
     objective: str | None = None
     expert_loads: str | None = None
+    rules: tuple[str, ...] = ()
 
     @property
     def changes_spec(self) -> bool:
         """Whether the scenario is another than the one that its author wrote."""
-        return bool(
-            self.overrides or self.parts or self.engines or self.objective or self.expert_loads
-        )
+        changes = (self.overrides, self.parts, self.engines, self.objective, self.expert_loads)
+        return any(changes) or bool(self.rules)
 
     @property
     def is_complete_without_spec(self) -> bool:
@@ -80,6 +81,8 @@ class Query:
         )
         if self.expert_loads is not None:
             scenario = self._loaded(scenario, self.expert_loads)
+        if self.rules:
+            scenario = self._ruled(scenario)
         if self.objective is None:
             return scenario
         from autopar.errors import SpecError
@@ -116,6 +119,25 @@ class Query:
         return changed(
             scenario, "workload", workload | {"expert_load": "measured", "expert_counts": counts}
         )
+
+    def _ruled(self, scenario: "Scenario") -> "Scenario":
+        """Return the scenario with the typed predicates as rules, under names that are free."""
+        from autopar.errors import SpecError, shorten
+        from autopar.specs.change import changed
+        from autopar.specs.recipe import MAX_EXPRESSION_CHARACTERS, RuleSpec
+
+        taken = {rule.name for rule in scenario.all_rules}
+        free = (name for n in count(1) if (name := f"rule-{n}") not in taken)
+        rules = [rule.model_dump(mode="json") for rule in scenario.rules]
+        for text in self.rules:
+            if not 0 < len(text) <= MAX_EXPRESSION_CHARACTERS:
+                raise SpecError(
+                    f"--rule: found {shorten(text)}, expected a predicate of at most "
+                    f"{MAX_EXPRESSION_CHARACTERS} characters, such as 'tp <= 4'"
+                )
+            rule = RuleSpec(name=next(free), require=text, because="asked for with --rule")
+            rules.append(rule.model_dump(mode="json"))
+        return changed(scenario, "rules", rules)
 
     def _engine(self) -> dict[str, str]:
         """Return the engine as a part: its host is waited for where it is the only one named."""
@@ -200,6 +222,14 @@ def scenario_options(command: _F) -> _F:
             metavar="FILE",
             help="Tokens that each expert got (as autopar place reads them): expert parallel "
             "sizes are weighed with the imbalance that their placement reaches.",
+        ),
+        click.option(
+            "--rule",
+            "rules",
+            multiple=True,
+            metavar="PREDICATE",
+            help="Hold a predicate over the layout, such as 'tp <= 4' or 'batch % 64 == 0'; a "
+            "name that is not known lists all that are.",
         ),
         click.option(
             "--plugin",
@@ -413,6 +443,7 @@ def _with_query(command: _F) -> _F:
             engines=values.pop("engines"),
             objective=values.pop("objective"),
             expert_loads=values.pop("expert_loads"),
+            rules=values.pop("rules"),
         )
 
     return _collecting(command, collect)

@@ -6,7 +6,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from autopar.specs.base import Document, Name, Spec
 
-Expression = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+MAX_EXPRESSION_CHARACTERS = 500
+Expression = Annotated[str, StringConstraints(min_length=1, max_length=MAX_EXPRESSION_CHARACTERS)]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 

@@ -213,3 +213,30 @@ def test_an_engine_file_lies_where_it_was_typed_not_beside_the_scenario(tmp_path
     assert result.exit_code == 0, result.stderr
     packs = [pack["name"] for pack in json.loads(result.stdout)["spec"]["rule_packs"]]
     assert packs == ["vllm", "mine"]
+
+
+def test_rules_on_the_command_line_hold_beside_those_of_the_spec(tmp_path):
+    """They take names that are free, bind like any other, and stand in the answer's spec."""
+    folder = folder_with(tmp_path / "tiny")
+    own = 'rules=[{name: rule-1, require: "tp <= 4", because: a test}]'
+    command = ["solve", "--model", folder, *PREFILL, *NODE, "--set", own]
+    free = json.loads(run(*command).stdout)
+    other = json.loads(run(*command, "--rule", f"tp != {free['degrees']['tp']}").stdout)
+    assert other["degrees"]["tp"] != free["degrees"]["tp"]
+    assert [rule["name"] for rule in other["spec"]["rules"]] == ["rule-1", "rule-2"]
+    assert "rule-2" in other["binding"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("", "--rule: found '', expected a predicate"),
+        ("tp <= 4 " * 100, "(800 characters), expected a predicate of at most 500"),
+        ("tp <=", "rule 'rule-1': require: 'tp <=': invalid syntax"),
+        ("tensor <= 4", "rule 'rule-1': require: unknown name 'tensor'"),
+    ],
+    ids=["empty", "long", "half", "unknown"],
+)
+def test_a_rule_that_is_none_is_refused(tmp_path, rule, words):
+    folder = folder_with(tmp_path / "tiny")
+    assert words in refusal("solve", "--model", folder, *PREFILL, *NODE, "--rule", rule)
