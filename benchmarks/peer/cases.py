@@ -53,8 +53,13 @@ class Case:
         """Ways of serving that autopar is asked for: agg, disagg, or both."""
         return list(self.autopar.get("modes", ["agg"]))
 
-    def autopar_arguments(self, mode: str = "agg") -> list[str]:
-        """Return the words after `autopar` that solve this case."""
+    @property
+    def rule(self) -> str:
+        """The batches at which the peer's kernels are fast, as a rule of ours; empty: not asked."""
+        return str(self.autopar.get("rule", ""))
+
+    def autopar_arguments(self, mode: str = "agg", rule: str = "") -> list[str]:
+        """Return the words after `autopar` that solve this case, with one more rule if given."""
         way = self.ways[mode]
         return [
             "solve",
@@ -65,6 +70,7 @@ class Case:
             *("--tpot", f"{self.tpot_ms * way.get('tpot_share', 1.0):.4g}ms"),
             *(str(word) for word in self.autopar.get("options", [])),
             *(str(word) for word in way["options"]),
+            *(("--rule", rule) if rule else ()),
             "--json",
         ]
 
@@ -83,9 +89,9 @@ class Case:
             *("--save-dir", save_dir),
         ]
 
-    def autopar_command(self, mode: str = "agg") -> str:
+    def autopar_command(self, mode: str = "agg", rule: str = "") -> str:
         """Return the command as a user types it."""
-        return "autopar " + shlex.join(self.autopar_arguments(mode))
+        return "autopar " + shlex.join(self.autopar_arguments(mode, rule))
 
 
 def load_cases(path: Path = CASES_FILE) -> list[Case]:
