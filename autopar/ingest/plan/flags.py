@@ -10,6 +10,9 @@ from importlib.resources import files
 from autopar.errors import SpecError, shorten, suggest
 
 _NUMBER = re.compile(r"-\d+(\.\d+)?", re.ASCII)
+# $NAME, ${NAME}, ${NAME[@]}, $1, $@; $(NAME) of Kubernetes; $(command) and `command`.
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*|[@*#?0-9])[^}]*\}?|\$\(([A-Za-z_]\w*)\)", re.ASCII)
+_HIGHEST = 10**9  # of what flags count
 _FIXTURES = {
     "vllm": "vllm-0.33.0.json",
     "sglang": "sglang-0.5.23.json",
@@ -74,21 +77,57 @@ class Given:
         """
         self.read.add(flag)
         value = self.values.get(flag)
-        if value is None:
+        return None if value is None else counted(f"{self.engine}: {flag}", value)
+
+    def index(self, flag: str, count: int) -> int | None:
+        """Return the value of a flag that numbers one of `count` from 0, which is the default.
+
+        None where it is a variable, so that one command stands for all of them. Raises SpecError
+        if it is no such number.
+        """
+        value = self.text(flag, "0") or "0"
+        if unset_in(value):
             return None
-        try:
-            number = int(value)
-        except ValueError:
-            number = 0
-        if number < 1:
+        if not value.isdecimal() or int(value[:10]) >= count:
             raise SpecError(
-                f"{self.engine}: {flag}: found {shorten(value)}, expected a whole number above 0"
+                f"{self.engine}: {flag}: found {shorten(value)}, expected one of 0 to {count - 1}"
             )
-        return number
+        return int(value)
 
     def rest(self) -> list[str]:
         """Return flags that the engine knows and nobody asked for."""
         return [flag for flag in self.values if flag not in self.read and flag not in self.unknown]
+
+
+def unset_in(text: str) -> str:
+    """Return the first variable in a text that nothing set, as `$NAME`; else nothing.
+
+    What a shell would have to run, in $(...) or backquotes, is named as it is written.
+    """
+    match = _VARIABLE.search(text)
+    if match is not None:
+        return f"${match[1] or match[2]}"
+    return text if "$(" in text or "`" in text else ""
+
+
+def counted(where: str, text: str) -> int:
+    """Return a number that counts something, as a shell hands it on.
+
+    Raises SpecError, which starts with `where`, if it is no whole number above 0.
+    """
+    name = unset_in(text)
+    if name:
+        raise SpecError(
+            f"{where}: found {shorten(text)}, and nothing that was read sets {shorten(name)}; "
+            "write the number, or set it in a line before the command"
+        )
+    try:
+        number = int(text[:40])
+    except ValueError:
+        number = 0
+    if not 0 < number <= _HIGHEST:
+        raise SpecError(f"{where}: found {shorten(text)}, expected a whole number above 0")
+    return number
 
 
 def given_flags(engine: str, words: Sequence[str], aliases: Mapping[str, str]) -> Given:

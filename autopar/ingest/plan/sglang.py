@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from autopar.errors import SpecError
 from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown
-from autopar.ingest.plan.found import Bearing, Found, Place, expert_degrees, partition
+from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees, partition
 from autopar.specs import LLM
+from autopar.specs.base import MAX_GPUS
 
 ALIASES = {
     "--tensor-parallel-size": "--tp-size",
@@ -101,6 +102,7 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found
 
     for flag in _BESIDE:
         given.text(flag)
+    nodes = given.number("--nnodes")
     running = given.optional("--max-running-requests")
     chunk = _chunk(given)
     split = partition(env.get("SGLANG_PP_LAYER_PARTITION", ""), pp, "SGLANG_PP_LAYER_PARTITION")
@@ -115,9 +117,9 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found
         resident=None if running is None else max(1, running // attn_dp),
         step_tokens=None if chunk is None else max(1, chunk // attn_dp),
         experts=_map(given),
-        server=given.text("--dist-init-addr"),
-        node_rank=int(given.text("--node-rank", "0") or 0),
-        nodes=given.number("--nnodes"),
+        nodes=Nodes(given.text("--dist-init-addr"), nodes, given.index("--node-rank", nodes)),
+        base=given.index("--base-gpu-id", MAX_GPUS) or 0,
+        step=given.number("--gpu-id-step"),
         notes=(*forced, *BEARING.of(given), *said_of_unknown(given), *_unread(given)),
     )  # fmt: skip
 

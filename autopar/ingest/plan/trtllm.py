@@ -7,8 +7,8 @@ from typing import Any
 
 from autopar.documents import parse, read
 from autopar.errors import SpecError, shorten, suggest
-from autopar.ingest.plan.flags import given_flags, known_flags, said_of_unknown
-from autopar.ingest.plan.found import Found, Place, expert_degrees
+from autopar.ingest.plan.flags import counted, given_flags, known_flags, said_of_unknown
+from autopar.ingest.plan.found import Found, Nodes, Place, expert_degrees
 from autopar.specs import LLM
 
 # Names of the command line -> those of the YAML, which have the last word.
@@ -23,9 +23,10 @@ ALIASES = {
 _NUMBERS = (
     "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size",
     "moe_expert_parallel_size", "moe_cluster_parallel_size", "max_batch_size", "max_num_tokens",
+    "gpus_per_node",
 )  # fmt: skip
 _BESIDE = (
-    "host", "port", "max_seq_len", "gpus_per_node", "trust_remote_code", "kv_cache_config",
+    "host", "port", "max_seq_len", "trust_remote_code", "kv_cache_config",
     "cache_transceiver_config", "cuda_graph_config", "cp_config", "enable_chunked_prefill",
     "backend", "log_level", "tokenizer", "print_iter_log", "served_model_name", "server_role",
     "free_gpu_memory_fraction",
@@ -123,6 +124,7 @@ def of_options(options: Mapping[str, Any], llm: LLM | None, model: str) -> Found
         resident=None if batch is None else batch * pp,
         step_tokens=numbers["max_num_tokens"],
         shares_step=True,
+        nodes=Nodes(rank=None, ranks=numbers["gpus_per_node"]),  # mpirun brings it to all nodes
         experts=_map(options),
         notes=tuple(_told(options)),
     )  # fmt: skip
@@ -182,7 +184,7 @@ def _number(options: Mapping[str, Any], key: str) -> int | None:
     value = options.get(key)
     if value is None or (type(value) is int and value > 0):
         return value
-    raise SpecError(f"trtllm: {key}: found {shorten(value)}, expected a whole number above 0")
+    return counted(f"trtllm: {key}", value if isinstance(value, str) else repr(value))
 
 
 def _value(flag: str, text: str) -> Any:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown
-from autopar.ingest.plan.found import Bearing, Found, Place, expert_degrees, partition
+from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown, unset_in
+from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees, partition
 from autopar.specs import LLM
 
 ALIASES = {
@@ -39,6 +39,7 @@ BEARING = Bearing(
         "--all2all-backend": "costs of the plan are those of its cost model",
         "--enable-dbo": "costs of the plan are those of its cost model",
         "--cpu-offload-gb": "a plan keeps all weights on GPUs",
+        "--device-ids": "picks GPUs and is not read; --ranks says which GPU each rank is",
     },
 )  # fmt: skip
 # Read for the order of ranks and for nodes, or without bearing on the layout.
@@ -73,7 +74,6 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found
     attn_dp, replicas = (1, dp) if is_dense else (dp, 1)
     ep, etp = (tp * attn_dp, 1) if is_parallel else (1, tp * attn_dp)
     ep, etp = expert_degrees(llm, ep, etp, tp)
-    nodes, node_rank, server = _nodes(given, dp)
 
     def place(rank: int) -> Place:
         rest, t = divmod(rank, tp)
@@ -93,9 +93,7 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found
         resident=given.optional("--max-num-seqs"),
         step_tokens=given.optional("--max-num-batched-tokens"),
         shares_step=True,
-        server=server,
-        node_rank=node_rank,
-        nodes=nodes,
+        nodes=_nodes(given, dp, tp * pp),
         notes=(*BEARING.of(given), *said_of_unknown(given), *_unread(given)),
     )  # fmt: skip
 
@@ -111,22 +109,35 @@ def default_split(num_layers: int, pp: int) -> tuple[int, ...]:
     return tuple(split)
 
 
-def _nodes(given: Given, dp: int) -> tuple[int, int, str]:
-    """Return nodes, the rank of this one, and what the commands of the server have in common."""
+def _nodes(given: Given, dp: int, group: int) -> Nodes:
+    """Return the nodes of a server, and which of them this command starts.
+
+    group: GPUs of a data-parallel rank. With ray one command starts all nodes.
+    """
     local = given.optional("--data-parallel-size-local")
     address, port = given.text("--data-parallel-address"), given.text("--data-parallel-rpc-port")
     start = given.text("--data-parallel-start-rank", "0")
     if given.optional("--nnodes") not in (None, 1):
+        count = given.number("--nnodes")
         server = f"{given.text('--master-addr')}:{given.text('--master-port')}"
-        return given.number("--nnodes"), int(given.text("--node-rank", "0") or 0), server
+        return Nodes(server, count, given.index("--node-rank", count))
+    if given.text("--data-parallel-rank") and dp > 1:  # a command for every data-parallel rank
+        rank = given.index("--data-parallel-rank", dp)
+        return Nodes(f"{address}:{port}", dp, rank, ranks=group, are_machines=False)
     if local is not None and local < dp:
-        if not start.isdigit() or int(start) % local:
+        if not unset_in(start) and (not start.isdecimal() or int(start[:10]) % local):
             raise SpecError(
                 f"vllm: --data-parallel-start-rank: found {shorten(start)}, expected a multiple of "
                 f"--data-parallel-size-local {local}"
             )
-        return -(-dp // local), int(start) // local, f"{address}:{port}"
-    return 1, 0, ""
+        given_rank = None if unset_in(start) else int(start) // local
+        return Nodes(f"{address}:{port}", -(-dp // local), given_rank, ranks=local * group)
+    if "ray" in (
+        given.text("--distributed-executor-backend"),
+        given.text("--data-parallel-backend"),
+    ):
+        return Nodes(rank=None)
+    return Nodes()
 
 
 def _role(given: Given) -> str:
