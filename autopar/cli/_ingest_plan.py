@@ -66,7 +66,8 @@ def _question(file: str, text: str, given: dict[str, Any]) -> "Question":
     from autopar.ingest.plan import Question
 
     catalogs: Sequence[Path] = given["catalogs"]
-    llm = _llm(given["model"], text, catalogs)
+    folder = Path() if file == "-" else Path(file).parent
+    llm = _llm(given["model"], text, folder, catalogs)
     named = given["cluster"]
     cluster = None if named is None else load_cluster(named, catalogs=catalogs, option="--cluster")
     name = given["name"] or _named("plan" if file == "-" else Path(file).stem)
@@ -77,11 +78,11 @@ def _question(file: str, text: str, given: dict[str, Any]) -> "Question":
         llm=llm,
         cluster="" if cluster is None else cluster.name,
         workload=_workload(given["workload"], catalogs),
-        folder=Path() if file == "-" else Path(file).parent,
+        folder=folder,
         ranks=None if given["ranks"] is None else _ranks(given["ranks"]),
         node_gpus=None if cluster is None else cluster.gpus_per_node,
         batch=given["batch"],
-        expert_map=given["expert_map"],
+        expert_map=_here_first(given["expert_map"]),
     )
 
 
@@ -91,7 +92,12 @@ def _named(text: str) -> str:
     return kept[:80] or "plan"
 
 
-def _llm(named: str | None, text: str, catalogs: Sequence[Path]) -> "LLM":
+def _here_first(file: str) -> str:
+    """Return the path of a file of an option, which is meant from here, or from the commands."""
+    return str(Path(file).absolute()) if file and Path(file).exists() else file
+
+
+def _llm(named: str | None, text: str, folder: Path, catalogs: Sequence[Path]) -> "LLM":
     """Return the model, by the name that was given or by what the commands load.
 
     Raises SpecError if the catalogue has none of that name.
@@ -103,7 +109,7 @@ def _llm(named: str | None, text: str, catalogs: Sequence[Path]) -> "LLM":
     if named is not None:
         return load_llm(named, catalogs=catalogs, option="--model")
     known = names("llm", catalogs=catalogs)
-    loaded = models_in(text)
+    loaded = models_in(text, folder)
     for path in loaded:
         base = path.rstrip("/").rpartition("/")[2].lower()
         for name in (base, base.removesuffix("-instruct")):

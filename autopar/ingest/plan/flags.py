@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -12,6 +12,7 @@ from autopar.errors import SpecError, shorten, suggest
 _NUMBER = re.compile(r"-\d+(\.\d+)?", re.ASCII)
 # $NAME, ${NAME}, ${NAME[@]}, $1, $@; $(NAME) of Kubernetes; $(command) and `command`.
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*|[@*#?0-9])[^}]*\}?|\$\(([A-Za-z_]\w*)\)", re.ASCII)
+_SLIP = 0.85  # of the letters are the same: a letter more, less or changed in ten
 _HIGHEST = 10**9  # of what flags count
 _FIXTURES = {
     "vllm": "vllm-0.33.0.json",
@@ -23,12 +24,16 @@ _FIXTURES = {
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What an engine takes: each flag with the number of its values, 0 or 1; keys of its YAML."""
+    """What an engine takes: each flag with the number of its values, 0 or 1; keys of its YAML.
+
+    nested: the keys below a key of the YAML, by its path.
+    """
 
     engine: str
     version: str
     flags: Mapping[str, int]
     keys: frozenset[str] = frozenset()
+    nested: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @cache
@@ -36,20 +41,24 @@ def known_flags(engine: str) -> Known:
     """Return the flags of an engine as they were extracted from its sources."""
     path = files("autopar.ingest.plan").joinpath("known", _FIXTURES[engine])
     data = json.loads(path.read_text("utf-8"))
-    return Known(data["engine"], data["version"], data["flags"], frozenset(data.get("keys", ())))
+    nested = {path: frozenset(keys) for path, keys in data.get("nested", {}).items()}
+    keys = frozenset(data.get("keys", ()))
+    return Known(data["engine"], data["version"], data["flags"], keys, nested)
 
 
 @dataclass(slots=True)
 class Given:
     """Flags of one command, under one name each; a switch has the value ''.
 
-    read: what somebody asked for, so that the rest can be reported.
+    unknown: flags that the engine does not have; variables: words in the place of flags that
+    nothing sets. read: what somebody asked for, so that the rest can be reported.
     """
 
     engine: str
     values: dict[str, str]
     positional: list[str]
     unknown: list[str]
+    variables: list[str] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
 
     def text(self, flag: str, default: str = "") -> str:
@@ -140,6 +149,8 @@ def given_flags(engine: str, words: Sequence[str], aliases: Mapping[str, str]) -
         place += 1
         if not _is_flag(word):
             given.positional.append(word)
+            if unset_in(word) and place > 1:
+                given.variables.append(word)
             continue
         name, equals, value = word.partition("=")
         flag = _known_name(name, known, aliases)
@@ -178,8 +189,26 @@ def _is_flag(word: str) -> bool:
 def said_of_unknown(given: Given) -> list[str]:
     """Return a sentence for every flag that the engine does not have."""
     known = known_flags(given.engine)
-    return [
+    hidden = [
+        f"unknown flags in {shorten(word)}: nothing that was read sets it"
+        for word in given.variables
+    ]
+    return hidden + [
         f"unknown flag {shorten(flag)}: {known.engine} {known.version} has none of this name"
-        f"{suggest(flag, known.flags)}"
+        f"{suggest_flag(flag, known.flags)}"
         for flag in given.unknown
     ]
+
+
+def suggest_flag(flag: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" for a flag that is but a slip away, or nothing.
+
+    Names of flags have much in common, so that a lower likeness names one that is not meant.
+    """
+    return suggest(flag, known, cutoff=_SLIP)
+
+
+def said_of_unread(given: Given) -> list[str]:
+    """Return a sentence on flags that the engine knows and nobody asked for."""
+    rest = given.rest()
+    return [f"not read, as a plan holds nothing of it: {', '.join(rest)}"] if rest else []

@@ -33,9 +33,9 @@ class Found:
     role: in a disaggregated service. replicas: of the model in this server. split: layers of each
     stage; None where nothing says. resident: sequences of one attention group in all micro-batches;
     step_tokens: that one step of a group may hold, running sequences among them if shares_step.
-    experts: the file with the map. place: rank -> where it stands. shown: numbers of the node's
-    GPUs that the command sees, in order; None where nothing picks them. base, step: of which it
-    takes the first, and every how manieth.
+    experts: the file with the map; files: texts that came with the command, by name. place: rank ->
+    where it stands. shown: numbers of the node's GPUs that the command sees, in order; None where
+    nothing picks them. base, step: of which it takes the first, and every how manieth.
     """
 
     engine: str
@@ -54,6 +54,7 @@ class Found:
     step_tokens: int | None = None
     shares_step: bool = False
     experts: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
     nodes: Nodes = field(default_factory=Nodes)
     shown: tuple[int, ...] | None = None
     base: int = 0

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autopar.documents import parse_any, read_text
+from autopar.documents import parse_any
 from autopar.errors import SpecError, shorten
+from autopar.ingest.plan.beside import Beside
 from autopar.ingest.plan.found import Found
 from autopar.specs import LLM
 
@@ -27,7 +28,7 @@ def placement_rows(
     read: dict[str, _Map] = {}
     for server in servers:
         if server.experts not in read:
-            read[server.experts] = _read(server.experts, llm, folder)
+            read[server.experts] = _read(server.experts, llm, Beside(folder, server.files))
     maps = [read[server.experts] for server in servers for _ in range(server.replicas)]
     rows = []
     alike = all(slots == maps[0] for slots in maps)  # then the first stands for all
@@ -49,12 +50,12 @@ def placement_rows(
     return {"placement": rows}
 
 
-def _read(experts: str, llm: LLM, folder: Path) -> _Map:
+def _read(experts: str, llm: LLM, beside: Beside) -> _Map:
     if not experts:
         return {layer: list(range(llm.num_experts)) for layer in llm.expert_layers}
     inline = experts.lstrip().startswith("{")
     label = "the inline map of experts" if inline else experts
-    text = experts if inline else read_text(folder / experts)
+    text = experts if inline else beside.text(experts)
     slots = _slots(parse_any(text, label), label)
     for layer in llm.expert_layers:
         if sorted(slots.get(layer, ())) != list(range(llm.num_experts)):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from autopar.errors import SpecError, shorten
+from autopar.ingest.plan.beside import Beside
 from autopar.ingest.plan.flags import Given, counted, given_flags, said_of_unknown, unset_in
 from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees
 from autopar.specs import LLM
@@ -37,7 +38,12 @@ def starts(words: Sequence[str]) -> int | None:
     return 0 if any(word.partition("=")[0] == _MARK for word in words) else None
 
 
-def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found:
+def read(
+    words: Sequence[str],
+    env: Mapping[str, str],
+    llm: LLM | None,
+    beside: Beside,  # noqa: ARG001  as for every engine; none of its arguments names a file of them
+) -> Found:
     """Return what one command says.
 
     Raises SpecError for values that are none, and for what no plan can hold.

@@ -7,19 +7,24 @@ from typing import Any
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan import megatron, sglang, trtllm, vllm
-from autopar.ingest.plan.flags import given_flags
+from autopar.ingest.plan.beside import Beside
+from autopar.ingest.plan.containers import env_among, started
 from autopar.ingest.plan.found import Found
+from autopar.ingest.plan.manifests import commands_of_manifests
 from autopar.ingest.plan.maps import placement_rows
 from autopar.ingest.plan.places import Server, gpus_of_ranks, refuse_too_many, shown_gpus
 from autopar.ingest.plan.shell import Command, commands_in
 from autopar.specs import LLM, SCHEMA_VERSION, Workload
 
-_Reader = Callable[[Sequence[str], Mapping[str, str], LLM | None], Found]
+_Reader = Callable[[Sequence[str], Mapping[str, str], LLM | None, Beside], Found]
 _ENGINES: dict[str, tuple[Callable[[Sequence[str]], int | None], _Reader]] = {
+    "trtllm": (trtllm.starts, trtllm.read),
     "vllm": (vllm.starts, vllm.read),
     "sglang": (sglang.starts, sglang.read),
     "megatron": (megatron.starts, megatron.read),
 }
+_GIVEN = {"trtllm": trtllm.given, "vllm": vllm.given, "sglang": sglang.given}
+_LOOPS = ("for", "while", "until", "select")
 _ROLES = ("prefill", "decode")
 
 
@@ -96,25 +101,39 @@ def read_plan(text: str, question: Question) -> Reading:
     return Reading(engines[0], document, kept)
 
 
-def models_in(text: str) -> list[str]:
-    """Return what the commands of a text load, as they name it; nothing where it is none."""
+def models_in(text: str, folder: Path = Path()) -> list[str]:
+    """Return what the commands of a text load, as they name it; nothing where it is none.
+
+    folder: where files that they name are looked for.
+    """
+    label = "the commands"
     found = []
-    for command in commands_in(text, "the commands"):
-        for engine, starts in (("vllm", vllm.starts), ("sglang", sglang.starts),
-                               ("trtllm", trtllm.starts)):  # fmt: skip
-            place = starts(command.words)
-            if place is not None:
-                found.append(_model(engine, command.words[place:]))
-                break
+    for command in _all_commands(text, label):
+        engine, place = _engine_of(command.words)
+        if engine in _GIVEN:
+            words = command.words[place:]
+            flags = _GIVEN[engine](words, Beside(folder, command.files))
+            named = flags.text("--model-path") or flags.text("--model")
+            is_first = engine != "sglang" and words and not words[0].startswith("-")
+            found.append(words[0] if is_first else named or "".join(flags.positional[:1]))
     return list(dict.fromkeys(model for model in found if model))
 
 
-def _model(engine: str, words: Sequence[str]) -> str:
-    """Return what one command loads."""
-    aliases = {"vllm": vllm.ALIASES, "sglang": sglang.ALIASES, "trtllm": trtllm.ALIASES}[engine]
-    given = given_flags(engine, words, aliases)
-    named = given.text("--model-path") or given.text("--model")
-    return named or ("" if engine == "sglang" else "".join(given.positional[:1]))
+def _all_commands(text: str, label: str) -> list[Command]:
+    """Return the commands of a script or of manifests, those inside of containers too."""
+    listed = commands_of_manifests(text, label)
+    if listed is None:
+        listed = commands_in(text, label)
+    return [each for command in listed for each in started(command, label)]
+
+
+def _engine_of(words: Sequence[str]) -> tuple[str, int]:
+    """Return the engine that words start, and where its arguments begin; no name for none."""
+    for engine, (starts, _) in _ENGINES.items():
+        place = starts(words)
+        if place is not None:
+            return engine, place
+    return "", 0
 
 
 def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
@@ -123,7 +142,7 @@ def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
         return [trtllm.of_config(config, question.llm, question.label)], []
     found: list[Found] = []
     notes: list[str] = []
-    for command in commands_in(text, question.label):
+    for command in _all_commands(text, question.label):
         each, said = _read(command, question)
         found += each
         notes += said
@@ -131,35 +150,58 @@ def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
         raise SpecError(
             f"{question.label}: no command of an engine; expected `vllm serve`, "
             "`python -m sglang.launch_server`, `trtllm-serve` (or its YAML) or torchrun with "
-            "Megatron's arguments"
+            "Megatron's arguments, in a script, a manifest of Kubernetes or a compose file"
+            f"{'; ' * bool(notes)}{'; '.join(notes[:3])}"
         )
     return found, notes
 
 
 def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]:
     """Return what a command says, if it is an engine's, and what of it was passed over."""
-    words = command.words
-    place = trtllm.starts(words)
-    if place is not None:
-        served = trtllm.read_command(words[place:], command.env, question.llm, question.folder)
-        return [_completed(served, command)], []
-    for starts, read in _ENGINES.values():
-        place = starts(words)
-        if place is not None:
-            try:
-                return [_completed(read(words[place:], command.env, question.llm), command)], []
-            except SpecError as error:
-                raise SpecError(f"{question.label}: {error}") from None
-    return [], [f"not read: the command {shorten(' '.join(words), 80)}"]
+    engine, place = _engine_of(command.words)
+    if not engine:
+        return [], [f"not read: the command {shorten(' '.join(command.words), 80)}"]
+    if command.inside in _LOOPS:
+        raise SpecError(
+            f"{question.label}: {engine}: a command inside of `{command.inside}`, which may start "
+            "several; write each of them out"
+        )
+    notes = []
+    if command.inside:
+        notes.append(f"a command inside of `{command.inside}` is taken to run")
+    env = {**command.env, **env_among(command.words[:place])}
+    beside = Beside(question.folder, command.files)
+    try:
+        one = _ENGINES[engine][1](command.words[place:], env, question.llm, beside)
+        one = _completed(replace(one, files=command.files), env)
+        return _copied(one, command.copies), notes
+    except SpecError as error:
+        raise SpecError(f"{question.label}: {error}") from None
 
 
-def _completed(one: Found, command: Command) -> Found:
+def _copied(one: Found, copies: int) -> list[Found]:
+    """Return a server for each of the pods that are alike, or one whose nodes they are.
+
+    Raises SpecError where they are neither.
+    """
+    count = one.nodes.count
+    if count == 1 or copies == 1:
+        return [one] * copies
+    if copies == count and one.nodes.rank is None:
+        return [one]
+    raise SpecError(
+        f"{one.engine}: {copies} copies of a command for one of {count} nodes; expected {count}, "
+        "with the number of the node as a variable"
+    )
+
+
+def _completed(one: Found, env: Mapping[str, str]) -> Found:
     """Return what a command says together with the GPUs that its environment shows."""
     refuse_too_many(one)
-    shown, notes = shown_gpus(command.env)
+    shown, notes = shown_gpus(env)
     if one.nodes.rank is None and one.nodes.count > 1:
         notes.append(
-            f"which node it is, is a variable: the command stands for all {one.nodes.count} nodes"
+            f"no number says which node it is: the command stands for all {one.nodes.count} nodes"
         )
     return replace(one, shown=shown, notes=(*one.notes, *notes))
 

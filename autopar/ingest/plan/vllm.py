@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown, unset_in
+from autopar.ingest.plan.beside import Beside, count_of, with_config, without_dots
+from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown, said_of_unread, unset_in
 from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees, partition
 from autopar.specs import LLM
 
@@ -61,15 +62,27 @@ def starts(words: Sequence[str]) -> int | None:
     return None
 
 
-def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found:
+def given(words: Sequence[str], beside: Beside) -> Given:
+    """Return the flags of one command, with those of the file of its --config.
+
+    Raises SpecError if that file cannot be read.
+    """
+    found = given_flags("vllm", without_dots(with_config("vllm", words, beside)), ALIASES)
+    budget = "--max-num-batched-tokens"
+    if budget in found.values:
+        found.values[budget] = count_of(found.values[budget])
+    return found
+
+
+def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: Beside) -> Found:
     """Return what one command says.
 
     Raises SpecError for values that are none, and for what no plan can hold.
     """
-    given = given_flags("vllm", words, ALIASES)
-    tp, pp = given.number("--tensor-parallel-size"), given.number("--pipeline-parallel-size")
-    dp = given.number("--data-parallel-size")
-    is_parallel = given.has("--enable-expert-parallel")
+    flags = given(words, beside)
+    tp, pp = flags.number("--tensor-parallel-size"), flags.number("--pipeline-parallel-size")
+    dp = flags.number("--data-parallel-size")
+    is_parallel = flags.has("--enable-expert-parallel")
     is_dense = llm is not None and not llm.is_moe
     attn_dp, replicas = (1, dp) if is_dense else (dp, 1)
     ep, etp = (tp * attn_dp, 1) if is_parallel else (1, tp * attn_dp)
@@ -81,20 +94,21 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found
         return (group, stage, t) if is_dense else (0, stage, group * tp + t)
 
     for flag in _BESIDE:
-        given.text(flag)
-    model = given.text("--model") or next(iter(given.positional), "")
+        flags.text(flag)
+    named = flags.text("--model") or next(iter(flags.positional), "")
+    model = words[0] if words and not words[0].startswith("-") else named
     split = partition(env.get("VLLM_PP_LAYER_PARTITION", ""), pp, "VLLM_PP_LAYER_PARTITION")
     if split is None and llm is not None and pp > 1:
         split = default_split(llm.num_layers, pp)
     return Found(
-        "vllm", model, _role(given), tp, 1, attn_dp, ep, etp, pp, place,
+        "vllm", model, _role(flags), tp, 1, attn_dp, ep, etp, pp, place,
         replicas=replicas,
         split=split,
-        resident=given.optional("--max-num-seqs"),
-        step_tokens=given.optional("--max-num-batched-tokens"),
+        resident=flags.optional("--max-num-seqs"),
+        step_tokens=flags.optional("--max-num-batched-tokens"),
         shares_step=True,
-        nodes=_nodes(given, dp, tp * pp),
-        notes=(*BEARING.of(given), *said_of_unknown(given), *_unread(given)),
+        nodes=_nodes(flags, dp, tp * pp),
+        notes=(*BEARING.of(flags), *said_of_unknown(flags), *said_of_unread(flags)),
     )  # fmt: skip
 
 
@@ -149,8 +163,3 @@ def _role(given: Given) -> str:
     except (ValueError, AttributeError):
         raise SpecError("vllm: --kv-transfer-config: expected a JSON object") from None
     return {"kv_producer": "prefill", "kv_consumer": "decode"}.get(role, "")
-
-
-def _unread(given: Given) -> list[str]:
-    rest = given.rest()
-    return [f"not read, as a plan holds nothing of it: {', '.join(rest)}"] if rest else []
