@@ -41,8 +41,9 @@ def command(source: str, output: Output, strict: bool, **given: Any) -> None:
     """Read the commands of an engine as a plan, for verify and compare.
 
     FILE (or -) holds `vllm serve`, `sglang.launch_server`, `trtllm-serve` or torchrun commands of
-    all nodes and servers, as a shell takes them, or the YAML of trtllm-serve. Nothing of it is run.
-    Unknown flags, and what a plan does not hold, are said and kept as notes.
+    all nodes and servers: a script, with docker run and variables too, a manifest of Kubernetes, a
+    compose file, or the YAML of trtllm-serve. Nothing of it is run. Unknown flags, and what a plan
+    does not hold, are said and kept as notes.
     """
     from autopar.documents import read_text
     from autopar.errors import SpecError

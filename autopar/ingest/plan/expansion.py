@@ -104,7 +104,7 @@ class Variables:
         def value_of(match: re.Match[str]) -> str:
             return self.values.get(match[1] or match[2], ["?"])[0].strip() or "0"
 
-        plain = _IN_ARITHMETIC.sub(value_of, text)
+        plain = _IN_ARITHMETIC.sub(value_of, self._default(text[: 10 * _LONGEST], 0))
         if len(plain) > _LONGEST or re.fullmatch(r"[\d\s()*/%+-]+", plain, re.ASCII) is None:
             return None
         try:

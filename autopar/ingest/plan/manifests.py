@@ -17,8 +17,11 @@ from autopar.ingest.plan.expansion import Variables
 from autopar.ingest.plan.lexer import Lexer
 from autopar.ingest.plan.shell import Command, commands_of
 
-_KUBERNETES = re.compile(r"^\s*\"?apiVersion\"?\s*:", re.MULTILINE)
+_KUBERNETES = re.compile(r"(?:^|[{,])\s*\"?apiVersion\"?\s*:", re.MULTILINE)
 _COMPOSE = re.compile(r"^services\s*:", re.MULTILINE)
+_FIRST = re.compile(
+    r"(?:\s*(?:#.*|---.*)?\n)*\s*(?:[\"\w.-]+\s*:|\{|-\s)"
+)  # of YAML, not of a script
 _MOST_PODS = 65_536
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][\w.-]*)\)", re.ASCII)
 
@@ -74,6 +77,8 @@ def commands_of_manifests(text: str, label: str) -> list[Command] | None:
 
     Raises SpecError for YAML that cannot be read, and for more pods than any cluster has.
     """
+    if _FIRST.match(text) is None:
+        return None
     if _COMPOSE.search(text):
         return list(_of_compose(parse(text, f"{label}"), label))
     if not _KUBERNETES.search(text):

@@ -123,7 +123,11 @@ def _all_commands(text: str, label: str) -> list[Command]:
     """Return the commands of a script or of manifests, those inside of containers too."""
     listed = commands_of_manifests(text, label)
     if listed is None:
-        listed = commands_in(text, label)
+        listed = []
+        for command in commands_in(text, label):
+            applied = "-" in command.files and command.words[0] == "kubectl"
+            inner = commands_of_manifests(command.files["-"], label) if applied else None
+            listed += [command] if inner is None else inner
     return [each for command in listed for each in started(command, label)]
 
 

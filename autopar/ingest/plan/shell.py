@@ -40,7 +40,8 @@ _MOST_SHELLS = 4  # one inside of another
 class Command:
     """One simple command: its words, and what is set in its environment.
 
-    files: texts that stand in the script itself, by the name under which commands find them.
+    files: texts that stand in the script itself, by the name under which commands find them; - for
+    its standard input.
     inside: the loop or the branch that it stands in, such as `for`; empty outside of any. copies:
     how many of it are started alike, as by the replicas of a Deployment.
     """
@@ -106,8 +107,9 @@ def _commands(
         _refuse_loose_flags(simple, rest, label)
         if _keep_document(simple, files):
             continue
+        own_files = files if simple.document is None else {**files, "-": simple.document}
         loop = next((block for block in blocks if block in _LOOPS), "".join(blocks[:1]))
-        command = Command(tuple(rest), {**exported, **env}, files, loop)
+        command = Command(tuple(rest), {**exported, **env}, own_files, loop)
         inner = _said_to_a_shell(rest)
         if inner is None or depth >= _MOST_SHELLS:
             yield command

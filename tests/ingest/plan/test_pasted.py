@@ -1,5 +1,6 @@
 """What people paste: scripts with variables, containers, manifests, and files beside commands."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,32 @@ def test_a_here_document_is_the_file_that_a_command_names() -> None:
 
 def test_groups_of_a_leader_worker_set_are_servers() -> None:
     assert degrees(read(LWS)) == (16, 2)
+
+
+def test_ranks_that_a_shell_computes_in_a_pod_are_known() -> None:
+    """As the guides of llm-d do: the first data-parallel rank of a node from its number."""
+    script = (
+        "# START\nSTART=$(( ${LWS_WORKER_INDEX:-0} * LOCAL ))\n"
+        "exec vllm serve m --enable-expert-parallel --data-parallel-size $((LWS_GROUP_SIZE*LOCAL)) "
+        "--data-parallel-size-local $LOCAL --data-parallel-address ${LWS_LEADER_ADDRESS} "
+        "--data-parallel-start-rank $START --max-num-seqs 8\n"
+    )
+    container = {
+        "image": "i", "command": ["/bin/bash", "-c"], "args": [script],
+        "env": [{"name": "LOCAL", "value": "8"}],
+    }  # fmt: skip
+    group = {"size": 2, "workerTemplate": {"spec": {"containers": [container]}}}
+    manifest = {
+        "apiVersion": "v1", "kind": "LeaderWorkerSet", "metadata": {"name": "m"},
+        "spec": {"replicas": 1, "leaderWorkerTemplate": group},
+    }  # fmt: skip
+    found = read(json.dumps(manifest), "deepseek-v3").document["degrees"]
+    assert (found["replicas"], found["attn_dp"], found["ep"]) == (1, 16, 16)
+
+
+def test_a_manifest_in_a_here_document_is_read() -> None:
+    text = f"NAMESPACE=a\nkubectl apply -n $NAMESPACE -f - <<'EOF'\n{DEPLOYMENT}\nEOF\n"
+    assert degrees(read(text)) == (8, 3)
 
 
 def test_replicas_of_a_deployment_are_servers_and_config_maps_files() -> None:
