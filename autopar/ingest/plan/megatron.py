@@ -94,7 +94,7 @@ def _launcher(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     script = next(iter((*scripts, *modules[::-1])), None)
     before, rest = (words, list(words)) if script is None else (words[:script], [*words[script:]])
     found: dict[str, str] = {}
-    for word, following in zip(before, [*before[1:], ""], strict=True):
+    for word, following in zip(before, [*before[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         name = name.replace("_", "-")
         if name in _LAUNCHERS:

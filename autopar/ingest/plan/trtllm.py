@@ -265,7 +265,7 @@ def _paths(
 
 def _is_known(path: str, known: Known) -> bool:
     above, _, key = path.rpartition(".")
-    return key in (known.nested[above] if above else known.keys)
+    return key in (known.nested.get(above, frozenset()) if above else known.keys)
 
 
 def _unknown_keys(data: Mapping[str, Any], label: str) -> list[str]:
@@ -280,4 +280,4 @@ def _unknown_keys(data: Mapping[str, Any], label: str) -> list[str]:
 
 def _near(path: str, known: Known) -> str:
     above, _, key = path.rpartition(".")
-    return suggest_flag(key, known.nested[above] if above else known.keys)
+    return suggest_flag(key, known.nested.get(above, frozenset()) if above else known.keys)
