@@ -18,11 +18,13 @@ from autopar.errors import SpecError, shorten
 from autopar.resolve import Library, Resolved
 from autopar.shelves import KINDS, data_root, entries, is_path, kind_of, user_catalogs
 from autopar.spec_errors import spec_error
-from autopar.specs import LLM, Document, Gpu, PlanSpec, Scenario
+from autopar.specs import LLM, Cluster, Document, Gpu, PlanSpec, Scenario
 
 __all__ = [
     "data_root",
+    "load_cluster",
     "load_gpu",
+    "load_llm",
     "load_plan",
     "load_scenario",
     "names",
@@ -107,6 +109,11 @@ def load_plan(source: str | Path | Mapping[str, Any], *, catalogs: Sequence[Path
 def load_gpu(source: str, *, catalogs: Sequence[Path] = (), option: str = "") -> Gpu:
     """Return the GPU that a name or a path describes, checked; option: how messages name it."""
     return _validated(Gpu, Library(catalogs).find(KINDS["gpu"], source, None, option))
+
+
+def load_cluster(source: str, *, catalogs: Sequence[Path] = (), option: str = "") -> Cluster:
+    """Return the cluster that a name or a path describes, checked; option as above."""
+    return _validated(Cluster, Library(catalogs).find(KINDS["cluster"], source, None, option))
 
 
 def load_llm(source: str, *, catalogs: Sequence[Path] = (), option: str = "") -> LLM:

@@ -69,9 +69,12 @@ class VerificationError(AutoparError):
     exit_code = 1
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest known word, or an empty string."""
-    near = get_close_matches(word[:200], list(known), n=1, cutoff=0.5)
+def suggest(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """Return "; did you mean 'x'?" for the nearest known word, or an empty string.
+
+    cutoff: the least share of letters that it has in common with the word.
+    """
+    near = get_close_matches(word[:200], list(known), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

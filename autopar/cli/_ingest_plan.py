@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="FILE")
 @click.option("--model", metavar="NAME|FILE", help="The model. Default: the catalogue's whose name "
               "is that of the path which the command loads.")  # fmt: skip
-@click.option("--cluster", metavar="NAME", help="Name of the cluster, for the plan file.")
+@click.option("--cluster", metavar="NAME|FILE", help="The cluster: its name for the plan file, and "
+              "how many GPUs a node has.")  # fmt: skip
 @click.option("--workload", metavar="NAME|FILE", help="Tells in how many parts prompts are "
               "computed, and whether the batch is given.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Sequences per attention group "
               "and micro-batch, where the command does not say how many run.")  # fmt: skip
 @click.option("--ranks", metavar="FILE", help="Which GPU each rank is: an export.json, or ranks "
-              "with server, rank and gpu. Default: GPUs in the order of ranks.")  # fmt: skip
+              "with server, rank and gpu. Default: those that the commands show, in the engine's "
+              "order of ranks.")  # fmt: skip
 @click.option("--expert-map", default="", metavar="FILE", help="Map of experts, or the order of "
               "the checkpoint's experts, where the command names none.")  # fmt: skip
 @click.option("--name", metavar="NAME", help="Name of the plan. Default: that of the file.")
@@ -39,8 +41,9 @@ def command(source: str, output: Output, strict: bool, **given: Any) -> None:
     """Read the commands of an engine as a plan, for verify and compare.
 
     FILE (or -) holds `vllm serve`, `sglang.launch_server`, `trtllm-serve` or torchrun commands of
-    all nodes and servers, as a shell takes them, or the YAML of trtllm-serve. Nothing of it is run.
-    Unknown flags, and what a plan does not hold, are said and kept as notes.
+    all nodes and servers: a script, with docker run and variables too, a manifest of Kubernetes, a
+    compose file, or the YAML of trtllm-serve. Nothing of it is run. Unknown flags, and what a plan
+    does not hold, are said and kept as notes.
     """
     from autopar.documents import read_text
     from autopar.errors import SpecError
@@ -59,23 +62,28 @@ def command(source: str, output: Output, strict: bool, **given: Any) -> None:
 
 
 def _question(file: str, text: str, given: dict[str, Any]) -> "Question":
+    from autopar.catalog import load_cluster
     from autopar.documents import label_of
     from autopar.ingest.plan import Question
 
     catalogs: Sequence[Path] = given["catalogs"]
-    llm = _llm(given["model"], text, catalogs)
+    folder = Path() if file == "-" else Path(file).parent
+    llm = _llm(given["model"], text, folder, catalogs)
+    named = given["cluster"]
+    cluster = None if named is None else load_cluster(named, catalogs=catalogs, option="--cluster")
     name = given["name"] or _named("plan" if file == "-" else Path(file).stem)
     return Question(
         label=label_of(file),
         name=name,
         llm_name=llm.name,
         llm=llm,
-        cluster=_cluster(given["cluster"], catalogs),
+        cluster="" if cluster is None else cluster.name,
         workload=_workload(given["workload"], catalogs),
-        folder=Path() if file == "-" else Path(file).parent,
+        folder=folder,
         ranks=None if given["ranks"] is None else _ranks(given["ranks"]),
+        node_gpus=None if cluster is None else cluster.gpus_per_node,
         batch=given["batch"],
-        expert_map=given["expert_map"],
+        expert_map=_here_first(given["expert_map"]),
     )
 
 
@@ -85,7 +93,12 @@ def _named(text: str) -> str:
     return kept[:80] or "plan"
 
 
-def _llm(named: str | None, text: str, catalogs: Sequence[Path]) -> "LLM":
+def _here_first(file: str) -> str:
+    """Return the path of a file of an option, which is meant from here, or from the commands."""
+    return str(Path(file).absolute()) if file and Path(file).exists() else file
+
+
+def _llm(named: str | None, text: str, folder: Path, catalogs: Sequence[Path]) -> "LLM":
     """Return the model, by the name that was given or by what the commands load.
 
     Raises SpecError if the catalogue has none of that name.
@@ -97,7 +110,7 @@ def _llm(named: str | None, text: str, catalogs: Sequence[Path]) -> "LLM":
     if named is not None:
         return load_llm(named, catalogs=catalogs, option="--model")
     known = names("llm", catalogs=catalogs)
-    loaded = models_in(text)
+    loaded = models_in(text, folder)
     for path in loaded:
         base = path.rstrip("/").rpartition("/")[2].lower()
         for name in (base, base.removesuffix("-instruct")):
@@ -108,15 +121,6 @@ def _llm(named: str | None, text: str, catalogs: Sequence[Path]) -> "LLM":
         f"the commands load {found[:200]}, which no model of the catalogue is named after; give "
         "--model (autopar catalog llms lists them)"
     )
-
-
-def _cluster(named: str | None, catalogs: Sequence[Path]) -> str:
-    """Return the name that a cluster's document has; a plan says which cluster it is for."""
-    from autopar.catalog import read_document
-
-    if named is None:
-        return ""
-    return str(read_document("cluster", named, catalogs=catalogs).get("name", named))
 
 
 def _workload(named: str | None, catalogs: Sequence[Path]) -> Any:

@@ -147,6 +147,7 @@ def _engine(named: str | None, target: str, scenario: "Scenario") -> str:
 
 def _hosts(text: str) -> tuple[str, ...]:
     from autopar.documents import read_text
+    from autopar.errors import SpecError, shorten
     from autopar.export.options import checked_word
 
     if not text:
@@ -155,7 +156,13 @@ def _hosts(text: str) -> tuple[str, ...]:
         lines = read_text(text).splitlines()
         names = [line.split("#")[0].split()[:1] for line in lines]
         return tuple(checked_word(name[0], "--hosts") for name in names if name)
-    return tuple(checked_word(name.strip(), "--hosts") for name in text.split(","))
+    listed = [checked_word(name.strip(), "--hosts") for name in text.split(",")]
+    for name in listed:
+        if any(c.isspace() for c in name):
+            raise SpecError(
+                f"--hosts: found {shorten(name)}, expected names of hosts, with commas between them"
+            )
+    return tuple(listed)
 
 
 def _exported(

@@ -81,6 +81,34 @@ def test_what_the_engine_cannot_start_is_an_error_with_an_offer() -> None:
     assert "another plan than asked for" in taken.stdout
 
 
+def test_a_host_has_no_blank_in_its_name(answer: Path) -> None:
+    refused = run("export", answer, "--to", "sglang", "--hosts", "a,b c")
+    assert refused.exit_code == 2
+    assert "--hosts: found 'b c', expected names of hosts" in refused.stderr
+
+
+def test_a_map_of_experts_is_looked_for_here_and_beside_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there, here):
+        folder.mkdir()
+    (there / "run.sh").write_text("vllm serve m -tp 8 --enable-expert-parallel --max-num-seqs 8\n")
+    order = {"physical_to_logical_map": [[7, 6, 5, 4, 3, 2, 1, 0]] * 32}
+    (there / "map.json").write_text(json.dumps(order))
+    monkeypatch.chdir(here)
+    arguments = ("ingest", "plan", there / "run.sh", "--model", "mixtral-8x7b", "--json")
+    found = run(*arguments, "--expert-map", "map.json")
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["placement"][0] == {
+        "layer": 0, "expert": 0, "copy": 0, "shard": 0, "gpu": 7,
+    }  # fmt: skip
+    order["physical_to_logical_map"] = [list(range(8))] * 32
+    (here / "map.json").write_text(json.dumps(order))
+    found = run(*arguments, "--expert-map", "map.json")
+    assert json.loads(found.stdout)["placement"][0]["gpu"] == 0
+
+
 def test_hosts_ports_and_versions(answer: Path, tmp_path: Path) -> None:
     text = run("export", answer, "--to", "sglang", "--hosts", "gpu-a", "--port", 9000).stdout
     assert "on gpu-a" in text

@@ -1,5 +1,6 @@
 """Random legal plans of each engine, made by construction, not by asking the exporter."""
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from random import Random
 from typing import Any
@@ -104,22 +105,34 @@ def shuffled(seed: int, scenario: Scenario, plan: Plan, *, one_map: bool = False
     node = scenario.cluster.gpus_per_node
     local = {n: rng.permutation(node) for n in range(scenario.cluster.num_nodes)}
 
-    def moved(gpu: int) -> int:
-        return int(gpu // node * node + local[gpu // node][gpu % node])
-
-    document = plan_parts(plan)
-    gpus = [[[moved(g) for g in stage] for stage in replica] for replica in plan.gpus]
-    for stage, ids in zip(document["stages"], gpus[0], strict=True):
-        stage["gpus"] = ids
-    document["replicas"] = [{"index": i, "stages": r} for i, r in enumerate(gpus)]
+    document = moved(plan, lambda gpu: int(gpu // node * node + local[gpu // node][gpu % node]))
     experts: dict[tuple[int, int], Any] = {}
     for row in document["placement"]:
         key = 0 if one_map else row["copy"], row["layer"]
         if key not in experts:
             experts[key] = rng.permutation(scenario.llm.num_experts)
         row["expert"] = int(experts[key][row["expert"]])
-        row["gpu"] = moved(row["gpu"])
+    return plan_from_spec(PlanSpec.model_validate(document), scenario)
+
+
+def moved(plan: Plan, to: Callable[[int], int]) -> dict[str, Any]:
+    """The document of a plan whose GPUs are others."""
+    document = plan_parts(plan)
+    gpus = [[[to(g) for g in stage] for stage in replica] for replica in plan.gpus]
+    for stage, ids in zip(document["stages"], gpus[0], strict=True):
+        stage["gpus"] = ids
+    document["replicas"] = [{"index": i, "stages": r} for i, r in enumerate(gpus)]
+    for row in document["placement"]:
+        row["gpu"] = to(row["gpu"])
     document["degrees"] = {k: v for k, v in document["degrees"].items() if v is not None}
+    return document
+
+
+def with_nodes_in_order(scenario: Scenario, plan: Plan, nodes: Sequence[int]) -> Plan:
+    """The same plan on nodes that are numbered in the order of commands; nodes: of the cluster."""
+    size = scenario.cluster.gpus_per_node
+    order = {node: place for place, node in enumerate(dict.fromkeys(nodes))}
+    document = moved(plan, lambda gpu: order[gpu // size] * size + gpu % size)
     return plan_from_spec(PlanSpec.model_validate(document), scenario)
 
 
@@ -155,4 +168,4 @@ def same(a: Plan, b: Plan) -> bool:
     ) and rows(a) == rows(b)
 
 
-__all__ = ["draw", "explicit_plan", "layouts", "same", "shuffled"]
+__all__ = ["draw", "explicit_plan", "layouts", "moved", "same", "shuffled", "with_nodes_in_order"]

@@ -49,6 +49,7 @@ def read_back(
             workload=scenario.workload,
             folder=folder,
             ranks=ranks if places else None,
+            node_gpus=scenario.cluster.gpus_per_node,
             expert_map=order,  # vLLM has none in its command: the checkpoint is permuted
         ),
     )
@@ -71,6 +72,9 @@ def round_trip(plans: ModuleType, engine: str, seeds: range, folder: Path, *, mi
         if export is None:
             continue
         back, notes = read_back(export, scenario, folder, places=mixed)
+        if engine == "megatron" and not mixed:  # it counts stages before replicas, and so nodes
+            nodes = [launch.node for launch in export.launches]
+            plan = plans.with_nodes_in_order(scenario, plan, nodes)
         assert plans.same(plan, back), f"{engine}, seed {seed}"
         assert not notes, f"{engine}, seed {seed}: a flag of ours is not read"
         done += 1
@@ -99,3 +103,43 @@ def test_many_plans_come_back(plans: ModuleType, engine: str, tmp_path: Path) ->
     plain = round_trip(plans, engine, range(1000, 1000 + 40 * times), tmp_path, mixed=False)
     mixed = round_trip(plans, engine, range(2000, 2000 + 20 * times), tmp_path, mixed=True)
     assert plain + mixed >= 30 * times
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "megatron"])
+def test_manifests_come_back(plans: ModuleType, engine: str) -> None:
+    """`--to lws`: leaders and workers of every group, and maps of experts in a ConfigMap."""
+    done = 0
+    for seed in range(40):
+        drawn = plans.draw(seed, engine)
+        if drawn is None:
+            continue
+        scenario, plan = drawn
+        options = completed(
+            Options(engine=engine, model_path="org/m", expert_map="always", image="i"), scenario
+        )
+        try:
+            export = written(plans.layouts(scenario, plan), "lws", options)
+        except InexpressibleError:
+            continue
+        (manifest,) = export.files
+        reading = read_plan(
+            manifest.text,
+            Question(
+                label="lws.yaml",
+                name="drawn",
+                llm_name=scenario.llm.name,
+                llm=scenario.llm,
+                cluster=scenario.cluster.name,
+                workload=scenario.workload,
+                node_gpus=scenario.cluster.gpus_per_node,
+            ),
+        )
+        back = plan_from_spec(PlanSpec.model_validate(reading.document), scenario)
+        assert (plan.stages, plan.replicas, plan.batch, plan.chunks) == (
+            back.stages, back.replicas, back.batch, back.chunks,
+        ), seed  # fmt: skip
+        assert [plan.degree(k) for k in ("tp", "attn_dp", "ep", "etp")] == [
+            back.degree(k) for k in ("tp", "attn_dp", "ep", "etp")
+        ], seed
+        done += 1
+    assert done >= 5

@@ -8,6 +8,8 @@ from autopar.ingest.cluster.nccl import Test
 from autopar.specs import Link
 from autopar.units import plural
 
+_FIGURES = 4  # runs of nccl-tests differ by more
+
 
 def level_of(test: Test, draft: Draft, stated: Level | None) -> Level:
     """Return the level that a run measures: the one that its GPUs span.
@@ -71,8 +73,12 @@ def overridden(draft: Draft, test: Test, level: Level, bandwidth: float | None) 
             f"{test.where}: {run}, which no bandwidth of the {level} explains; is it of another "
             "level, or of a smaller message than is worth measuring?"
         )
-    rate = f"{bandwidth / 1e9:.4g} GB/s"
-    why = f"{run} ({test.where}); a link of {rate} is what autopar's cost model explains it by"
+    bandwidth = float(f"{bandwidth:.{_FIGURES}g}")
+    rate = f"{bandwidth / 1e9:.{_FIGURES}g} GB/s"
+    why = (
+        f"{run} ({test.where}); a link of {rate}, rounded to {_FIGURES} figures, is what autopar's "
+        "cost model explains it by"
+    )
     warnings = []
     known = NVLINKS.get(draft.gpu)
     if level != "fabric" and known is not None and bandwidth > known.number * known.bytes_per_s:

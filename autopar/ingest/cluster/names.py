@@ -90,6 +90,16 @@ class Names:
             return Match(preferred[0], "inferred", why, f"it may be {others} too")
         raise SpecError(f"{where}: {self._unknown(found, matches)}")
 
+    def candidates(self, found: str | None) -> set[str]:
+        """Return the GPUs that a name may mean; all of them for none."""
+        given = self.given.get(found or "", self.given.get(""))
+        if given is not None:
+            return {given}
+        if found is None:
+            return set(self.catalogue.gpus)
+        exact = self._exact(found)
+        return set(self._short(found, None)) if exact is None else {exact}
+
     def _exact(self, found: str) -> str | None:
         if found in self.catalogue.gpus:
             return found

@@ -1,6 +1,7 @@
 """Which of the nodes that were found make up a cluster, by kind of GPU; the others, and why."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from autopar.errors import SpecError, shorten, suggest
@@ -155,9 +156,10 @@ def _kinds(
     groups: dict[str, list[Node]] = {}
     matches: dict[str, Match] = {}
     unknown: SpecError | None = None
+    drivers = _drivers(findings, nodes, names)
     for node in nodes:
         try:
-            match = _match(node, names)
+            match = _match(node, names, drivers)
         except SpecError as error:
             unknown = unknown or error
             left.append(LeftOut(node.name, f"its GPU is unknown: {shorten(node.gpu)}"))
@@ -186,24 +188,63 @@ def _kinds(
     ]
 
 
-def _match(node: Node, names: Names) -> Match:
-    """Return the GPU of a node.
+@dataclass(frozen=True, slots=True)
+class _Driver:
+    """The GPU that nvidia-smi names; of: the scheduler's name of the same node, if it has one."""
 
-    Raises SpecError if the driver and the scheduler name two kinds.
+    gpu: str
+    device: str
+    node: Node
+    of: str | None
+
+    def may_be(self, node: Node) -> bool:
+        """Whether a node may have the same GPUs: by its scheduler's name, or by their number."""
+        if self.of is not None:
+            return self.of == node.gpu
+        return node.gpu is not None or self.node.num_gpus == node.num_gpus
+
+
+def _drivers(findings: Findings, nodes: Sequence[Node], names: Names) -> list[_Driver]:
+    """Return what nvidia-smi says, on nodes of the scheduler and on examples of them."""
+    found = []
+    pairs = [(node, node.device, node.gpu) for node in nodes if node.device is not None]
+    pairs += [(node, node.gpu, None) for node in findings.examples if node.gpu is not None]
+    for node, device, of in pairs:
+        with suppress(SpecError):  # an unknown one is said where it matters
+            gpu = names.match(device, node.memory_bytes, node.where).gpu
+            found.append(_Driver(gpu, device or "", node, of))
+    return found
+
+
+def _match(node: Node, names: Names, drivers: Sequence[_Driver]) -> Match:
+    """Return the GPU of a node: what nvidia-smi says of it, or of others of the same name.
+
+    A scheduler's name is short: gpu:h100 is said of both forms. Raises SpecError if the driver and
+    the scheduler name two kinds, or nvidia-smi says several of what the scheduler calls one.
     """
-    if node.device is None:
-        return names.match(node.gpu, node.memory_bytes, node.where)
-    by_driver = names.match(node.device, node.memory_bytes, node.where)
-    try:
-        by_scheduler = names.match(node.gpu, None, node.where)
-    except SpecError:
+    possible = names.candidates(node.gpu)
+    if node.device is not None:
+        by_driver = names.match(node.device, node.memory_bytes, node.where)
+        if possible and by_driver.gpu not in possible:
+            raise SpecError(
+                f"{node.where}: found the GPU {shorten(node.gpu)} in node {node.name}, and "
+                f"nvidia-smi says {shorten(node.device)}; expected the same"
+            )
         return by_driver
-    if by_scheduler.gpu != by_driver.gpu:
+    told = {d.gpu: d for d in drivers if d.gpu in possible and d.may_be(node)}
+    if len(possible) == 1 or not told:
+        return names.match(node.gpu, node.memory_bytes, node.where)
+    if len(told) > 1:
+        listed = " and ".join(f"{gpu} ({d.node.where})" for gpu, d in sorted(told.items()))
         raise SpecError(
-            f"{node.where}: found the GPU {shorten(node.gpu)} in node {node.name}, and nvidia-smi "
-            f"says {shorten(node.device)}; expected the same"
+            f"{node.where}: node {node.name} has {shorten(node.gpu)}, of which nvidia-smi says "
+            f"{listed}; expected one, or its output for every node, named after it"
         )
-    return by_driver
+    (driver,) = told.values()
+    shown = "no name" if node.gpu is None else shorten(node.gpu)
+    why = f"{shown}, of which nvidia-smi says {shorten(driver.device)} ({driver.node.where})"
+    doubt = "the scheduler names no type, and nodes may have others too" if node.gpu is None else ""
+    return Match(driver.gpu, "inferred", why, doubt)
 
 
 def _example(findings: Findings, gpu: str, names: Names) -> Node | None:

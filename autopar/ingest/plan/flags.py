@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -10,6 +10,10 @@ from importlib.resources import files
 from autopar.errors import SpecError, shorten, suggest
 
 _NUMBER = re.compile(r"-\d+(\.\d+)?", re.ASCII)
+# $NAME, ${NAME}, ${NAME[@]}, $1, $@; $(NAME) of Kubernetes; $(command) and `command`.
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*|[@*#?0-9])[^}]*\}?|\$\(([A-Za-z_]\w*)\)", re.ASCII)
+_SLIP = 0.85  # of the letters are the same: a letter more, less or changed in ten
+_HIGHEST = 10**9  # of what flags count
 _FIXTURES = {
     "vllm": "vllm-0.33.0.json",
     "sglang": "sglang-0.5.23.json",
@@ -20,12 +24,16 @@ _FIXTURES = {
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What an engine takes: each flag with the number of its values, 0 or 1; keys of its YAML."""
+    """What an engine takes: each flag with the number of its values, 0 or 1; keys of its YAML.
+
+    nested: the keys below a key of the YAML, by its path.
+    """
 
     engine: str
     version: str
     flags: Mapping[str, int]
     keys: frozenset[str] = frozenset()
+    nested: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @cache
@@ -33,20 +41,24 @@ def known_flags(engine: str) -> Known:
     """Return the flags of an engine as they were extracted from its sources."""
     path = files("autopar.ingest.plan").joinpath("known", _FIXTURES[engine])
     data = json.loads(path.read_text("utf-8"))
-    return Known(data["engine"], data["version"], data["flags"], frozenset(data.get("keys", ())))
+    nested = {path: frozenset(keys) for path, keys in data.get("nested", {}).items()}
+    keys = frozenset(data.get("keys", ()))
+    return Known(data["engine"], data["version"], data["flags"], keys, nested)
 
 
 @dataclass(slots=True)
 class Given:
     """Flags of one command, under one name each; a switch has the value ''.
 
-    read: what somebody asked for, so that the rest can be reported.
+    unknown: flags that the engine does not have; variables: words in the place of flags that
+    nothing sets. read: what somebody asked for, so that the rest can be reported.
     """
 
     engine: str
     values: dict[str, str]
     positional: list[str]
     unknown: list[str]
+    variables: list[str] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
 
     def text(self, flag: str, default: str = "") -> str:
@@ -74,21 +86,57 @@ class Given:
         """
         self.read.add(flag)
         value = self.values.get(flag)
-        if value is None:
+        return None if value is None else counted(f"{self.engine}: {flag}", value)
+
+    def index(self, flag: str, count: int) -> int | None:
+        """Return the value of a flag that numbers one of `count` from 0, which is the default.
+
+        None where it is a variable, so that one command stands for all of them. Raises SpecError
+        if it is no such number.
+        """
+        value = self.text(flag, "0") or "0"
+        if unset_in(value):
             return None
-        try:
-            number = int(value)
-        except ValueError:
-            number = 0
-        if number < 1:
+        if not value.isdecimal() or int(value[:10]) >= count:
             raise SpecError(
-                f"{self.engine}: {flag}: found {shorten(value)}, expected a whole number above 0"
+                f"{self.engine}: {flag}: found {shorten(value)}, expected one of 0 to {count - 1}"
             )
-        return number
+        return int(value)
 
     def rest(self) -> list[str]:
         """Return flags that the engine knows and nobody asked for."""
         return [flag for flag in self.values if flag not in self.read and flag not in self.unknown]
+
+
+def unset_in(text: str) -> str:
+    """Return the first variable in a text that nothing set, as `$NAME`; else nothing.
+
+    What a shell would have to run, in $(...) or backquotes, is named as it is written.
+    """
+    match = _VARIABLE.search(text)
+    if match is not None:
+        return f"${match[1] or match[2]}"
+    return text if "$(" in text or "`" in text else ""
+
+
+def counted(where: str, text: str) -> int:
+    """Return a number that counts something, as a shell hands it on.
+
+    Raises SpecError, which starts with `where`, if it is no whole number above 0.
+    """
+    name = unset_in(text)
+    if name:
+        raise SpecError(
+            f"{where}: found {shorten(text)}, and nothing that was read sets {shorten(name)}; "
+            "write the number, or set it in a line before the command"
+        )
+    try:
+        number = int(text[:40])
+    except ValueError:
+        number = 0
+    if not 0 < number <= _HIGHEST:
+        raise SpecError(f"{where}: found {shorten(text)}, expected a whole number above 0")
+    return number
 
 
 def given_flags(engine: str, words: Sequence[str], aliases: Mapping[str, str]) -> Given:
@@ -101,6 +149,8 @@ def given_flags(engine: str, words: Sequence[str], aliases: Mapping[str, str]) -
         place += 1
         if not _is_flag(word):
             given.positional.append(word)
+            if unset_in(word) and place > 1:
+                given.variables.append(word)
             continue
         name, equals, value = word.partition("=")
         flag = _known_name(name, known, aliases)
@@ -139,8 +189,26 @@ def _is_flag(word: str) -> bool:
 def said_of_unknown(given: Given) -> list[str]:
     """Return a sentence for every flag that the engine does not have."""
     known = known_flags(given.engine)
-    return [
+    hidden = [
+        f"unknown flags in {shorten(word)}: nothing that was read sets it"
+        for word in given.variables
+    ]
+    return hidden + [
         f"unknown flag {shorten(flag)}: {known.engine} {known.version} has none of this name"
-        f"{suggest(flag, known.flags)}"
+        f"{suggest_flag(flag, known.flags)}"
         for flag in given.unknown
     ]
+
+
+def suggest_flag(flag: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" for a flag that is but a slip away, or nothing.
+
+    Names of flags have much in common, so that a lower likeness names one that is not meant.
+    """
+    return suggest(flag, known, cutoff=_SLIP)
+
+
+def said_of_unread(given: Given) -> list[str]:
+    """Return a sentence on flags that the engine knows and nobody asked for."""
+    rest = given.rest()
+    return [f"not read, as a plan holds nothing of it: {', '.join(rest)}"] if rest else []

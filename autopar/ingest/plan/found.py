@@ -4,10 +4,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from autopar.errors import SpecError
-from autopar.ingest.plan.flags import Given
+from autopar.ingest.plan.flags import Given, counted, unset_in
 from autopar.specs import LLM
 
 Place = tuple[int, int, int]  # replica of its server, stage, our own rank inside of the stage
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The nodes of one server, and which of them a command starts.
+
+    server: what the commands of one server have in common. rank: None where one command starts, or
+    stands for, all of them. ranks: of a node; None where all have as many. are_machines: whether no
+    two of them are one machine.
+    """
+
+    server: str = ""
+    count: int = 1
+    rank: int | None = 0
+    ranks: int | None = None
+    are_machines: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +33,9 @@ class Found:
     role: in a disaggregated service. replicas: of the model in this server. split: layers of each
     stage; None where nothing says. resident: sequences of one attention group in all micro-batches;
     step_tokens: that one step of a group may hold, running sequences among them if shares_step.
-    experts: the file with the map. server: what the commands of one server have in common; nodes:
-    how many there are. place: rank -> where it stands. picks_gpus: whether
-    CUDA_VISIBLE_DEVICES gives ranks other GPUs than in order.
+    experts: the file with the map; files: texts that came with the command, by name. place: rank ->
+    where it stands. shown: numbers of the node's GPUs that the command sees, in order; None where
+    nothing picks them. base, step: of which it takes the first, and every how manieth.
     """
 
     engine: str
@@ -38,11 +54,12 @@ class Found:
     step_tokens: int | None = None
     shares_step: bool = False
     experts: str = ""
-    server: str = ""
-    node_rank: int = 0
-    nodes: int = 1
+    files: Mapping[str, str] = field(default_factory=dict)
+    nodes: Nodes = field(default_factory=Nodes)
+    shown: tuple[int, ...] | None = None
+    base: int = 0
+    step: int = 1
     notes: tuple[str, ...] = ()
-    picks_gpus: bool = False
 
     @property
     def stage_gpus(self) -> int:
@@ -104,6 +121,8 @@ def partition(text: str, pp: int, name: str) -> tuple[int, ...] | None:
     """
     if not text:
         return None
+    for part in text.split(",") if unset_in(text) else ():
+        counted(name, part)
     try:
         split = tuple(int(part) for part in text.split(","))
     except ValueError:

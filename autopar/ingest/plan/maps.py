@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autopar.documents import parse_any, read_text
+from autopar.documents import parse_any
 from autopar.errors import SpecError, shorten
+from autopar.ingest.plan.beside import Beside
 from autopar.ingest.plan.found import Found
 from autopar.specs import LLM
 
@@ -15,24 +16,19 @@ _Map = dict[int, list[int]]  # layer -> the expert of each slot
 
 def placement_rows(
     servers: Sequence[Found], fields: dict[str, Any], llm: LLM | None, folder: Path
-) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of a layout with its placement, and notes.
+) -> dict[str, Any]:
+    """Return the placement of a layout, whose fields name the GPUs of its stages.
 
-    GPUs are counted in the order of servers and ranks where nothing says which they are.
     Raises SpecError if a map cannot be read, or does not hold every expert once.
     """
     if llm is None:
         raise SpecError("a map of experts needs the model; give --model")
-    notes: list[str] = []
-    if "stages" not in fields:
-        fields = fields | _counted(servers, llm)
-        notes.append("GPUs are counted in the order of servers and ranks")
     replicas = [replica["stages"] for replica in fields["replicas"]]
     stage_of = {layer: s["index"] for s in fields["stages"] for layer in s["layers"]}
     read: dict[str, _Map] = {}
     for server in servers:
         if server.experts not in read:
-            read[server.experts] = _read(server.experts, llm, folder)
+            read[server.experts] = _read(server.experts, llm, Beside(folder, server.files))
     maps = [read[server.experts] for server in servers for _ in range(server.replicas)]
     rows = []
     alike = all(slots == maps[0] for slots in maps)  # then the first stands for all
@@ -51,41 +47,15 @@ def placement_rows(
                         {"layer": layer, "expert": expert, "copy": copy, "shard": shard, "gpu": gpu}
                     )
     rows.sort(key=lambda row: (row["copy"], row["layer"], row["expert"], row["shard"]))
-    return fields | {"placement": rows}, notes
+    return {"placement": rows}
 
 
-def _counted(servers: Sequence[Found], llm: LLM) -> dict[str, Any]:
-    one = servers[0]
-    split = one.split or (llm.num_layers // one.pp,) * one.pp
-    starts = [sum(split[:stage]) for stage in range(one.pp)]
-    gpus: list[list[list[int]]] = []
-    first = 0
-    for server in servers:
-        table = [[[-1] * one.stage_gpus for _ in range(one.pp)] for _ in range(server.replicas)]
-        for rank in range(server.num_ranks):
-            replica, stage, own = server.place(rank)
-            table[replica][stage][own] = first + rank
-        first += server.num_ranks
-        gpus += table
-    return {
-        "stages": [
-            {
-                "index": s,
-                "layers": list(range(starts[s], starts[s] + split[s])),
-                "gpus": [*gpus[0][s]],
-            }
-            for s in range(one.pp)
-        ],
-        "replicas": [{"index": r, "stages": stages} for r, stages in enumerate(gpus)],
-    }
-
-
-def _read(experts: str, llm: LLM, folder: Path) -> _Map:
+def _read(experts: str, llm: LLM, beside: Beside) -> _Map:
     if not experts:
         return {layer: list(range(llm.num_experts)) for layer in llm.expert_layers}
     inline = experts.lstrip().startswith("{")
     label = "the inline map of experts" if inline else experts
-    text = experts if inline else read_text(folder / experts)
+    text = experts if inline else beside.text(experts)
     slots = _slots(parse_any(text, label), label)
     for layer in llm.expert_layers:
         if sorted(slots.get(layer, ())) != list(range(llm.num_experts)):

@@ -4,25 +4,18 @@ import re
 from collections.abc import Mapping, Sequence
 
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown
-from autopar.ingest.plan.found import Bearing, Found, Place, expert_degrees
+from autopar.ingest.plan.beside import Beside
+from autopar.ingest.plan.flags import Given, counted, given_flags, said_of_unknown, unset_in
+from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees
 from autopar.specs import LLM
 from autopar.specs.base import MAX_LAYERS
 
 _MARK = "--tensor-model-parallel-size"
-_OF_TORCHRUN = {
-    "--nnodes": "--nnodes",
-    "--node-rank": "--node-rank",
-    "--node_rank": "--node-rank",
-    "--nproc-per-node": "--nproc-per-node",
-    "--nproc_per_node": "--nproc-per-node",
-    "--master-addr": "--master-addr",
-    "--master_addr": "--master-addr",
-    "--master-port": "--master-port",
-    "--master_port": "--master-port",
-    "--rdzv-endpoint": "--rdzv-endpoint",
-    "--rdzv_endpoint": "--rdzv-endpoint",
-}
+# What starts the processes: torchrun, and srun or mpirun. Sources: torch 2.13, distributed/run.py;
+# srun(1); mpirun(1) of Open MPI.
+_LAUNCHERS = ("--nnodes", "--node-rank", "--nproc-per-node", "--master-addr", "--master-port",
+              "--rdzv-endpoint", "--ntasks-per-node", "--ntasks", "--nodes", "-n", "-np",
+              "-N")  # fmt: skip
 BEARING = Bearing(
     refused={
         "--num-layers-per-virtual-pipeline-stage": "virtual stages: a stage of a plan holds "
@@ -45,16 +38,22 @@ def starts(words: Sequence[str]) -> int | None:
     return 0 if any(word.partition("=")[0] == _MARK for word in words) else None
 
 
-def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found:
+def read(
+    words: Sequence[str],
+    env: Mapping[str, str],
+    llm: LLM | None,
+    beside: Beside,  # noqa: ARG001  as for every engine; none of its arguments names a file of them
+) -> Found:
     """Return what one command says.
 
     Raises SpecError for values that are none, and for what no plan can hold.
     """
     launcher, rest = _launcher(words)
     given = given_flags("megatron", rest, {})
+    nodes = counted("megatron: --nnodes", launcher.get("--nnodes", "1").rpartition(":")[2])
     tp, cp = given.number(_MARK), given.number("--context-parallel-size")
     pp = given.number("--pipeline-model-parallel-size")
-    world, nodes = _world(launcher, env)
+    world = _world(launcher, env, nodes)
     notes = [*BEARING.of(given), *said_of_unknown(given)]
     if world is None:
         world = tp * cp * pp * _least_groups(given, tp, cp)
@@ -71,47 +70,76 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found
     split = _split(given, llm, pp)
     micro = given.optional("--micro-batch-size")
     own_ep, own_etp = expert_degrees(llm, ep, etp, tp)
-    rank = launcher.get("--node-rank") or "0"
+    server = launcher.get("--rdzv-endpoint") or (
+        f"{launcher.get('--master-addr', '')}:{launcher.get('--master-port', '')}"
+    )
     return Found(
         "megatron", "", "", tp, cp, attn_dp, own_ep, own_etp, pp, place,
         replicas=replicas,
         split=split,
         resident=None if micro is None else micro * pp,
-        server=launcher.get("--rdzv-endpoint")
-        or f"{launcher.get('--master-addr', '')}:{launcher.get('--master-port', '')}",
-        node_rank=int(rank) if rank.isdigit() else 0,
-        nodes=nodes,
+        nodes=Nodes(server, nodes, _node_rank(launcher, nodes)),
         notes=tuple(notes),
     )  # fmt: skip
 
 
 def _launcher(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return torchrun's own flags, and the words that are left: a script and its arguments."""
+    """Return flags of what starts the processes, and the words after it: a script's arguments.
+
+    The script is the first word that ends in .py, or the last that -m names; without one, any word
+    may be either's.
+    """
+    modules = [i + 1 for i, word in enumerate(words) if word == "-m"]
+    scripts = [i for i, word in enumerate(words) if word.endswith(".py")]
+    script = next(iter((*scripts, *modules[::-1])), None)
+    before, rest = (words, list(words)) if script is None else (words[:script], [*words[script:]])
     found: dict[str, str] = {}
-    rest: list[str] = []
-    place = 0
-    while place < len(words):
-        name, equals, value = words[place].partition("=")
-        place += 1
-        if name in _OF_TORCHRUN:
-            if not equals and place < len(words):
-                value = words[place]
-                place += 1
-            found[_OF_TORCHRUN[name]] = value
-        else:
-            rest.append(words[place - 1])
+    for word, following in zip(before, [*before[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        if name in _LAUNCHERS:
+            found[name] = value if equals else following
+    if script is None:
+        rest = [w for w in rest if w.partition("=")[0].replace("_", "-") not in _LAUNCHERS]
     return found, rest
 
 
-def _world(launcher: Mapping[str, str], env: Mapping[str, str]) -> tuple[int | None, int]:
-    """Return the number of processes, None where nothing says it, and the number of nodes."""
-    nodes = launcher.get("--nnodes", "1").rpartition(":")[2]
-    number = int(nodes) if nodes.isdigit() and int(nodes) else 1
-    on_node = launcher.get("--nproc-per-node", "")
-    if on_node.isdigit() and int(on_node):
-        return number * int(on_node), number
+def _world(launcher: Mapping[str, str], env: Mapping[str, str], nodes: int) -> int | None:
+    """Return the number of processes; None where nothing says it.
+
+    Raises SpecError where it is said and cannot be told, as by a variable that nothing sets.
+    """
+    if "--nproc-per-node" in launcher:
+        return nodes * counted("megatron: --nproc-per-node", launcher["--nproc-per-node"])
+    if "--nnodes" in launcher and nodes > 1:
+        raise SpecError(
+            f"megatron: --nnodes {nodes} without --nproc-per-node; expected how many GPUs of a "
+            "node it starts"
+        )
+    for flag in ("-n", "-np", "--ntasks"):
+        if flag in launcher:
+            return counted(f"megatron: {flag}", launcher[flag])
+    if "--ntasks-per-node" in launcher:
+        machines = launcher.get("--nodes") or launcher.get("-N") or "1"
+        on_node = counted("megatron: --ntasks-per-node", launcher["--ntasks-per-node"])
+        return on_node * counted("megatron: --nodes", machines)
     world = env.get("WORLD_SIZE", "")
-    return (int(world) if world.isdigit() and int(world) else None), number
+    return counted("megatron: WORLD_SIZE", world) if world else None
+
+
+def _node_rank(launcher: Mapping[str, str], nodes: int) -> int | None:
+    """Return which node a command is for; None where nothing says it, as every node gets it.
+
+    With --rdzv-endpoint torchrun finds it by itself.
+    """
+    text = launcher.get("--node-rank", "" if nodes > 1 else "0")
+    if not text or unset_in(text):
+        return None
+    if not text.isdecimal() or int(text[:10]) >= nodes:
+        raise SpecError(
+            f"megatron: --node-rank: found {shorten(text)}, expected one of 0 to {nodes - 1}"
+        )
+    return int(text)
 
 
 def _least_groups(given: Given, tp: int, cp: int) -> int:

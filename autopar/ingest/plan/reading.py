@@ -7,18 +7,24 @@ from typing import Any
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan import megatron, sglang, trtllm, vllm
-from autopar.ingest.plan.flags import given_flags
+from autopar.ingest.plan.beside import Beside
+from autopar.ingest.plan.containers import env_among, started
 from autopar.ingest.plan.found import Found
+from autopar.ingest.plan.manifests import commands_of_manifests
 from autopar.ingest.plan.maps import placement_rows
+from autopar.ingest.plan.places import Server, gpus_of_ranks, refuse_too_many, shown_gpus
 from autopar.ingest.plan.shell import Command, commands_in
 from autopar.specs import LLM, SCHEMA_VERSION, Workload
 
-_Reader = Callable[[Sequence[str], Mapping[str, str], LLM | None], Found]
+_Reader = Callable[[Sequence[str], Mapping[str, str], LLM | None, Beside], Found]
 _ENGINES: dict[str, tuple[Callable[[Sequence[str]], int | None], _Reader]] = {
+    "trtllm": (trtllm.starts, trtllm.read),
     "vllm": (vllm.starts, vllm.read),
     "sglang": (sglang.starts, sglang.read),
     "megatron": (megatron.starts, megatron.read),
 }
+_GIVEN = {"trtllm": trtllm.given, "vllm": vllm.given, "sglang": sglang.given}
+_LOOPS = ("for", "while", "until", "select")
 _ROLES = ("prefill", "decode")
 
 
@@ -27,8 +33,9 @@ class Question:
     """What is known beside the text.
 
     label: how messages name the text; folder: where files that it names are looked for. llm: the
-    model, if it is in a catalogue; llm_name and cluster: names for the plan file. ranks: of each
-    server, the GPU of every rank, as an export has them. expert_map: a file for commands that name
+    model, if it is in a catalogue; llm_name and cluster: names for the plan file, and node_gpus:
+    GPUs of a node of that cluster. ranks: of each server, the GPU of every rank, as an export has
+    them. expert_map: a file for commands that name
     none, such as the order of a checkpoint's experts.
     """
 
@@ -40,6 +47,7 @@ class Question:
     workload: Workload | None = None
     folder: Path = field(default_factory=Path)
     ranks: Mapping[int, Sequence[int]] | None = None
+    node_gpus: int | None = None
     batch: int | None = None
     expert_map: str = ""
 
@@ -64,7 +72,7 @@ def read_plan(text: str, question: Question) -> Reading:
     if len(engines) > 1:
         raise SpecError(f"{question.label}: commands of {' and '.join(engines)}; expected of one")
     servers = _servers(found, question.label)
-    by_role = {role: [s for s in servers if s.role == role] for role in ("", *_ROLES)}
+    by_role = {role: [s for s in servers if s.found.role == role] for role in ("", *_ROLES)}
     document: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "kind": "plan",
@@ -72,40 +80,64 @@ def read_plan(text: str, question: Question) -> Reading:
         "llm": question.llm_name,
         **({"cluster": question.cluster} if question.cluster else {}),
     }
+    if by_role[""] and len(by_role[""]) < len(servers):
+        raise SpecError(f"{question.label}: servers with a role and without; expected one kind")
+    ordered = [server for role in by_role.values() for server in role]
+    try:
+        gpus, more = gpus_of_ranks(ordered, question.node_gpus)
+    except SpecError as error:
+        raise SpecError(f"{question.label}: {error}") from None
+    if question.ranks is None:
+        notes += more
     if by_role[""]:
-        if len(by_role[""]) < len(servers):
-            raise SpecError(f"{question.label}: servers with a role and without; expected one kind")
-        layout, more = _layout(by_role[""], question, first=0)
+        layout, more = _layout([s.found for s in ordered], question, gpus, first=0)
         document |= layout
-        notes += more
     else:
-        document["roles"], more = _pair(by_role, question)
-        notes += more
+        document["roles"], more = _pair(by_role, question, gpus)
+    notes += more
     notes += [note for each in found for note in each.notes]
     kept = tuple(dict.fromkeys(notes))
     document["notes"] = [f"read from {question.label}: {note}" for note in kept]
     return Reading(engines[0], document, kept)
 
 
-def models_in(text: str) -> list[str]:
-    """Return what the commands of a text load, as they name it; nothing where it is none."""
+def models_in(text: str, folder: Path = Path()) -> list[str]:
+    """Return what the commands of a text load, as they name it; nothing where it is none.
+
+    folder: where files that they name are looked for.
+    """
+    label = "the commands"
     found = []
-    for command in commands_in(text, "the commands"):
-        for engine, starts in (("vllm", vllm.starts), ("sglang", sglang.starts),
-                               ("trtllm", trtllm.starts)):  # fmt: skip
-            place = starts(command.words)
-            if place is not None:
-                found.append(_model(engine, command.words[place:]))
-                break
+    for command in _all_commands(text, label):
+        engine, place = _engine_of(command.words)
+        if engine in _GIVEN:
+            words = command.words[place:]
+            flags = _GIVEN[engine](words, Beside(folder, command.files))
+            named = flags.text("--model-path") or flags.text("--model")
+            is_first = engine != "sglang" and words and not words[0].startswith("-")
+            found.append(words[0] if is_first else named or "".join(flags.positional[:1]))
     return list(dict.fromkeys(model for model in found if model))
 
 
-def _model(engine: str, words: Sequence[str]) -> str:
-    """Return what one command loads."""
-    aliases = {"vllm": vllm.ALIASES, "sglang": sglang.ALIASES, "trtllm": trtllm.ALIASES}[engine]
-    given = given_flags(engine, words, aliases)
-    named = given.text("--model-path") or given.text("--model")
-    return named or ("" if engine == "sglang" else "".join(given.positional[:1]))
+def _all_commands(text: str, label: str) -> list[Command]:
+    """Return the commands of a script or of manifests, those inside of containers too."""
+    listed = commands_of_manifests(text, label)
+    if listed is None:
+        listed = []
+        for command in commands_in(text, label):
+            applied = "-" in command.files and command.words[0] == "kubectl"
+            inner = commands_of_manifests(command.files["-"], label) if applied else None
+            listed += [command] if inner is None else inner
+    return [each for command in listed for each in started(command, label)]
+
+
+def _engine_of(words: Sequence[str]) -> tuple[str, int]:
+    """Return the engine that words start, and where its arguments begin; no name for none."""
+    for engine, (starts, _) in _ENGINES.items():
+        place = starts(words)
+        if place is not None:
+            return engine, place
+    return "", 0
 
 
 def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
@@ -114,7 +146,7 @@ def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
         return [trtllm.of_config(config, question.llm, question.label)], []
     found: list[Found] = []
     notes: list[str] = []
-    for command in commands_in(text, question.label):
+    for command in _all_commands(text, question.label):
         each, said = _read(command, question)
         found += each
         notes += said
@@ -122,89 +154,115 @@ def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
         raise SpecError(
             f"{question.label}: no command of an engine; expected `vllm serve`, "
             "`python -m sglang.launch_server`, `trtllm-serve` (or its YAML) or torchrun with "
-            "Megatron's arguments"
+            "Megatron's arguments, in a script, a manifest of Kubernetes or a compose file"
+            f"{'; ' * bool(notes)}{'; '.join(notes[:3])}"
         )
     return found, notes
 
 
 def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]:
     """Return what a command says, if it is an engine's, and what of it was passed over."""
-    words = command.words
-    place = trtllm.starts(words)
-    if place is not None:
-        served = trtllm.read_command(words[place:], command.env, question.llm, question.folder)
-        return [served], []
-    for starts, read in _ENGINES.values():
-        place = starts(words)
-        if place is not None:
-            try:
-                one = read(words[place:], command.env, question.llm)
-                return [replace(one, picks_gpus=_picks_gpus(command.env))], []
-            except SpecError as error:
-                raise SpecError(f"{question.label}: {error}") from None
-    return [], [f"not read: the command {shorten(' '.join(words), 80)}"]
+    engine, place = _engine_of(command.words)
+    if not engine:
+        return [], [f"not read: the command {shorten(' '.join(command.words), 80)}"]
+    if command.inside in _LOOPS:
+        raise SpecError(
+            f"{question.label}: {engine}: a command inside of `{command.inside}`, which may start "
+            "several; write each of them out"
+        )
+    notes = []
+    if command.inside:
+        notes.append(f"a command inside of `{command.inside}` is taken to run")
+    env = {**command.env, **env_among(command.words[:place])}
+    beside = Beside(question.folder, command.files)
+    try:
+        one = _ENGINES[engine][1](command.words[place:], env, question.llm, beside)
+        one = _completed(replace(one, files=command.files), env)
+        return _copied(one, command.copies), notes
+    except SpecError as error:
+        raise SpecError(f"{question.label}: {error}") from None
 
 
-def _picks_gpus(env: Mapping[str, str]) -> bool:
-    """Whether a process is shown its GPUs in another order than theirs."""
-    shown = [name.strip() for name in env.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    return not all(name.isdecimal() or not name for name in shown) or (
-        [int(name) for name in shown if name] != sorted(int(name) for name in shown if name)
+def _copied(one: Found, copies: int) -> list[Found]:
+    """Return a server for each of the pods that are alike, or one whose nodes they are.
+
+    Raises SpecError where they are neither.
+    """
+    count = one.nodes.count
+    if count == 1 or copies == 1:
+        return [one] * copies
+    if copies == count and one.nodes.rank is None:
+        return [one]
+    raise SpecError(
+        f"{one.engine}: {copies} copies of a command for one of {count} nodes; expected {count}, "
+        "with the number of the node as a variable"
     )
 
 
-def _servers(found: list[Found], label: str) -> list[Found]:
-    """Return one of the commands of each server; those of its other nodes must agree."""
-    servers: list[Found] = []
-    leaders: dict[tuple[str, str], Found] = {}
-    nodes: dict[tuple[str, str], list[int]] = {}
+def _completed(one: Found, env: Mapping[str, str]) -> Found:
+    """Return what a command says together with the GPUs that its environment shows."""
+    refuse_too_many(one)
+    shown, notes = shown_gpus(env)
+    if one.nodes.rank is None and one.nodes.count > 1:
+        notes.append(
+            f"no number says which node it is: the command stands for all {one.nodes.count} nodes"
+        )
+    return replace(one, shown=shown, notes=(*one.notes, *notes))
+
+
+def _servers(found: list[Found], label: str) -> list[Server]:
+    """Return the servers that commands start; those of the nodes of one must agree."""
+    servers: list[Server] = []
+    leaders: dict[tuple[str, str], tuple[Found, dict[int, tuple[int, ...] | None]]] = {}
     for each in found:
-        key = (each.role, each.server)
-        if each.nodes == 1:
-            servers.append(each)
+        numbers = range(each.nodes.count) if each.nodes.rank is None else (each.nodes.rank,)
+        shown: dict[int, tuple[int, ...] | None] = dict.fromkeys(numbers, each.shown)
+        key = (each.role, each.nodes.server)
+        if each.nodes.count == 1 or key not in leaders:
+            servers.append(Server(each, shown))
+            if each.nodes.count > 1:
+                leaders[key] = each, shown
             continue
-        nodes.setdefault(key, []).append(each.node_rank)
-        if key not in leaders:
-            leaders[key] = each
-            servers.append(each)
-            continue
-        for field_name, here in each.degrees().items():
-            there = leaders[key].degrees()[field_name]
+        leader, nodes = leaders[key]
+        for name, here in {**each.degrees(), "nodes": each.nodes.count}.items():
+            there = {**leader.degrees(), "nodes": leader.nodes.count}[name]
             if here != there:
                 raise SpecError(
-                    f"{label}: nodes of the server at {each.server}: {field_name} is {there} and "
+                    f"{label}: nodes of the server at {each.nodes.server}: {name} is {there} and "
                     f"{here}; expected the same on all"
                 )
-    for key, ranks in nodes.items():
-        if len(set(ranks)) < len(ranks):
-            raise SpecError(f"{label}: two commands are node {ranks[0]} of the server at {key[1]}")
+        twice = next((number for number in numbers if number in nodes), None)
+        if twice is not None:
+            raise SpecError(
+                f"{label}: two commands are node {twice} of the server at {each.nodes.server}"
+            )
+        nodes |= shown
     return servers
 
 
 def _pair(
-    by_role: Mapping[str, list[Found]], question: Question
+    by_role: Mapping[str, list[Server]], question: Question, gpus: Mapping[int, Sequence[int]]
 ) -> tuple[dict[str, Any], list[str]]:
     roles: dict[str, Any] = {}
     notes: list[str] = []
-    first = base = 0
+    first = 0
     for role in _ROLES:
         if not by_role[role]:
             raise SpecError(
                 f"{question.label}: servers for one role alone; expected prefill and decode"
             )
-        roles[role], more = _layout(by_role[role], question, first=first, base=base)
+        roles[role], more = _layout([s.found for s in by_role[role]], question, gpus, first)
         first += len(by_role[role])
-        base += sum(server.num_ranks for server in by_role[role])
         notes += more
     return roles, notes
 
 
 def _layout(
-    servers: list[Found], question: Question, first: int, base: int = 0
+    servers: list[Found], question: Question, gpus: Mapping[int, Sequence[int]], first: int
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the fields of one layout.
 
-    first: number of its first server among all; base: of the first GPU.
+    gpus: of the ranks of each server, as commands tell; first: number of the first one here.
     """
     one = servers[0]
     for other in servers[1:]:
@@ -222,34 +280,28 @@ def _layout(
     if one.split is not None and one.pp > 1:
         fields["layers_per_stage"] = list(one.split)
     notes = _batch(one, question, fields)
-    # vLLM counts groups before stages, so that GPUs of a stage are not side by side; others count
-    # stages first, and differ inside of them, where a plan's links do not.
-    by_engine = one.engine == "vllm" and not all(
-        server.is_in_order or server.picks_gpus for server in servers
-    )
-    if question.ranks is None and by_engine:
-        question = replace(question, ranks=_in_order_of_ranks(servers, first, base))
+    if question.expert_map:
+        servers = [replace(s, experts=s.experts or question.expert_map) for s in servers]
+    has_map = any(server.experts for server in servers)
+    told = gpus if question.ranks is None else question.ranks
+    is_usual = _is_usual(servers, gpus, first)
+    if question.ranks is None and not is_usual and not any(s.shown for s in servers):
         notes.append(
             "rank r of a server is taken to run on its GPU r, servers one after another, in the "
             f"order in which {one.engine} counts ranks; --ranks says otherwise"
         )
-    if question.ranks is not None:
-        fields |= _explicit(servers, question, first)
-    if question.expert_map:
-        servers = [replace(s, experts=s.experts or question.expert_map) for s in servers]
-    if any(server.experts for server in servers):
-        fields, more = placement_rows(servers, fields, question.llm, question.folder)
-        notes += more
+    if question.ranks is not None or has_map or not is_usual:
+        fields |= _explicit(servers, question, told, first)
+    if has_map:
+        fields |= placement_rows(servers, fields, question.llm, question.folder)
     return fields, notes
 
 
-def _in_order_of_ranks(servers: Sequence[Found], first: int, base: int) -> dict[int, range]:
-    """Return the GPU of each rank of each server where nothing but their order tells."""
-    found = {}
-    for number, server in enumerate(servers, start=first):
-        found[number] = range(base, base + server.num_ranks)
-        base += server.num_ranks
-    return found
+def _is_usual(servers: Sequence[Found], gpus: Mapping[int, Sequence[int]], first: int) -> bool:
+    """Whether GPUs lie as a plan with degrees alone has them: one after another, in our order."""
+    listed = [gpu for number in range(first, first + len(servers)) for gpu in gpus[number]]
+    start = sum(len(gpus[number]) for number in range(first))
+    return listed == list(range(start, start + len(listed))) and all(s.is_in_order for s in servers)
 
 
 def _batch(one: Found, question: Question, fields: dict[str, Any]) -> list[str]:
@@ -272,11 +324,16 @@ def _batch(one: Found, question: Question, fields: dict[str, Any]) -> list[str]:
     return []
 
 
-def _explicit(servers: list[Found], question: Question, first: int) -> dict[str, Any]:
-    """Return stages and replicas on the GPUs that a table of ranks names."""
+def _explicit(
+    servers: list[Found], question: Question, told: Mapping[int, Sequence[int]], first: int
+) -> dict[str, Any]:
+    """Return stages and replicas on the GPUs of the ranks of each server.
+
+    told: those GPUs, by the server's number. Raises SpecError where they are not as many as ranks.
+    """
     one, gpus = servers[0], []
     for number, server in enumerate(servers, start=first):
-        mine = (question.ranks or {}).get(number)
+        mine = told.get(number)
         if mine is None or len(mine) != server.num_ranks:
             raise SpecError(
                 f"{question.label}: ranks of server {number}: found "

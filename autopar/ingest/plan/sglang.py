@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from autopar.errors import SpecError
-from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown
-from autopar.ingest.plan.found import Bearing, Found, Place, expert_degrees, partition
+from autopar.ingest.plan.beside import Beside, with_config
+from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown, said_of_unread
+from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees, partition
 from autopar.specs import LLM
+from autopar.specs.base import MAX_GPUS
 
 ALIASES = {
     "--tensor-parallel-size": "--tp-size",
@@ -66,22 +68,30 @@ def starts(words: Sequence[str]) -> int | None:
     return None
 
 
-def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found:
+def given(words: Sequence[str], beside: Beside) -> Given:
+    """Return the flags of one command, with those of the file of its --config.
+
+    Raises SpecError if that file cannot be read.
+    """
+    return given_flags("sglang", with_config("sglang", words, beside), ALIASES)
+
+
+def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: Beside) -> Found:
     """Return what one command says.
 
     Raises SpecError for values that are none, and for what no plan can hold.
     """
-    given = given_flags("sglang", words, ALIASES)
-    size, pp = given.number("--tp-size"), given.number("--pp-size")
-    cp = given.number("--attn-cp-size")
-    attn_dp, replicas = _data_parallel(given)
+    flags = given(words, beside)
+    size, pp = flags.number("--tp-size"), flags.number("--pp-size")
+    cp = flags.number("--attn-cp-size")
+    attn_dp, replicas = _data_parallel(flags)
     if size % (attn_dp * cp):
         raise SpecError(
             f"sglang: --tp-size {size} does not divide by --attn-dp-size {attn_dp} * "
             f"--attn-cp-size {cp}; SGLang refuses it"
         )
     tp = size // (attn_dp * cp)
-    ep, forced = _expert_parallel(given, size)
+    ep, forced = _expert_parallel(flags, size)
     if size % ep:
         raise SpecError(
             f"sglang: --tp-size {size} does not divide by --ep-size {ep}; SGLang takes it and then "
@@ -100,25 +110,26 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found
         return (copy, *divmod(rest, size))
 
     for flag in _BESIDE:
-        given.text(flag)
-    running = given.optional("--max-running-requests")
-    chunk = _chunk(given)
+        flags.text(flag)
+    nodes = flags.number("--nnodes")
+    running = flags.optional("--max-running-requests")
+    chunk = _chunk(flags)
     split = partition(env.get("SGLANG_PP_LAYER_PARTITION", ""), pp, "SGLANG_PP_LAYER_PARTITION")
     if split is None and llm is not None and pp > 1:
         split = default_split(llm.num_layers, pp)
-    mode = given.text("--disaggregation-mode")
+    mode = flags.text("--disaggregation-mode")
     return Found(
-        "sglang", given.text("--model-path"), mode if mode in ("prefill", "decode") else "",
+        "sglang", flags.text("--model-path"), mode if mode in ("prefill", "decode") else "",
         tp, cp, attn_dp, ep, etp, pp, place,
         replicas=replicas,
         split=split if pp > 1 else None,
         resident=None if running is None else max(1, running // attn_dp),
         step_tokens=None if chunk is None else max(1, chunk // attn_dp),
-        experts=_map(given),
-        server=given.text("--dist-init-addr"),
-        node_rank=int(given.text("--node-rank", "0") or 0),
-        nodes=given.number("--nnodes"),
-        notes=(*forced, *BEARING.of(given), *said_of_unknown(given), *_unread(given)),
+        experts=_map(flags),
+        nodes=Nodes(flags.text("--dist-init-addr"), nodes, flags.index("--node-rank", nodes)),
+        base=flags.index("--base-gpu-id", MAX_GPUS) or 0,
+        step=flags.number("--gpu-id-step"),
+        notes=(*forced, *BEARING.of(flags), *said_of_unknown(flags), *said_of_unread(flags)),
     )  # fmt: skip
 
 
@@ -160,8 +171,3 @@ def _chunk(given: Given) -> int | None:
 def _map(given: Given) -> str:
     text = given.text("--init-expert-location")
     return "" if text == "trivial" else text
-
-
-def _unread(given: Given) -> list[str]:
-    rest = given.rest()
-    return [f"not read, as a plan holds nothing of it: {', '.join(rest)}"] if rest else []

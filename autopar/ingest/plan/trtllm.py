@@ -1,14 +1,23 @@
 """`trtllm-serve` and its YAML: what they say about a plan: docs/engines/tensorrt-llm.md."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from autopar.documents import parse, read
-from autopar.errors import SpecError, shorten, suggest
-from autopar.ingest.plan.flags import given_flags, known_flags, said_of_unknown
-from autopar.ingest.plan.found import Found, Place, expert_degrees
+from autopar.documents import parse
+from autopar.errors import SpecError, shorten
+from autopar.ingest.plan.beside import Beside
+from autopar.ingest.plan.flags import (
+    Given,
+    Known,
+    counted,
+    given_flags,
+    known_flags,
+    said_of_unknown,
+    suggest_flag,
+)
+from autopar.ingest.plan.found import Found, Nodes, Place, expert_degrees
 from autopar.specs import LLM
 
 # Names of the command line -> those of the YAML, which have the last word.
@@ -23,10 +32,11 @@ ALIASES = {
 _NUMBERS = (
     "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size",
     "moe_expert_parallel_size", "moe_cluster_parallel_size", "max_batch_size", "max_num_tokens",
+    "gpus_per_node",
 )  # fmt: skip
 _BESIDE = (
-    "host", "port", "max_seq_len", "gpus_per_node", "trust_remote_code", "kv_cache_config",
-    "cache_transceiver_config", "cuda_graph_config", "cp_config", "enable_chunked_prefill",
+    "host", "port", "max_seq_len", "trust_remote_code", "cuda_graph_config",
+    "enable_chunked_prefill",
     "backend", "log_level", "tokenizer", "print_iter_log", "served_model_name", "server_role",
     "free_gpu_memory_fraction",
 )  # fmt: skip
@@ -34,7 +44,24 @@ _TOLD = {
     "speculative_config": "the plan's workload says how many tokens are drafted",
     "kv_cache_dtype": "the plan's model says how the cache is stored; see its precisions",
     "enable_lm_head_tp_in_adp": "a plan cuts the head as attention",
+    "quant_config": "the plan's model says how weights are stored; see its precisions",
+    "kv_cache_config.dtype": "the plan's model says how the cache is stored; see its precisions",
+    "kv_cache_config.free_gpu_memory_fraction": "a share of memory, of which a plan knows nothing",
+    "kv_cache_config.host_cache_size": "a plan keeps the cache on GPUs",
+    "kv_cache_config.max_attention_window": "the plan's model says how far attention reaches",
+    "sparse_attention_config": "the plan's model says what attention reads",
+    "scheduler_config.capacity_scheduler_policy": "how requests are let in; a plan counts those "
+    "that run",
 }
+_REFUSED = {
+    "dwdp_config": "experts are fetched, not kept; a plan keeps them",
+}
+# Keys below others that are read, or that say nothing about a layout.
+_NESTED_BESIDE = (
+    "kv_cache_config.max_tokens", "moe_config.load_balancer", "cache_transceiver_config.backend",
+    "cp_config.cp_type",
+)  # fmt: skip
+_OF_OTHERS = {"backend", "dtype", "load_format", "revision", "tokenizer"}  # keys of other programs
 
 
 def starts(words: Sequence[str]) -> int | None:
@@ -48,28 +75,34 @@ def starts(words: Sequence[str]) -> int | None:
     return None
 
 
-def read_command(
-    words: Sequence[str], env: Mapping[str, str], llm: LLM | None, folder: Path
+def given(words: Sequence[str], beside: Beside) -> Given:  # noqa: ARG001  as for every engine
+    """Return the flags of one command; those of its YAML have other names."""
+    return given_flags("trtllm", words, ALIASES)
+
+
+def read(
+    words: Sequence[str],
+    env: Mapping[str, str],  # noqa: ARG001  as for every engine
+    llm: LLM | None,
+    beside: Beside,
 ) -> Found:
     """Return what one command and the file that it names say.
 
     Raises SpecError for values that are none, and for what no plan can hold.
     """
-    del env
-    given = given_flags("trtllm", words, ALIASES)
+    flags = given(words, beside)
     options: dict[str, Any] = {
-        flag[2:]: _value(flag, value) for flag, value in given.values.items()
-        if flag not in given.unknown and flag != "--config"
+        flag[2:]: _value(flag, value) for flag, value in flags.values.items()
+        if flag not in flags.unknown and flag != "--config"
     }  # fmt: skip
-    named = given.text("--config")
+    named = flags.text("--config")
     notes: list[str] = []
     if named:
-        data = read(folder / named)
+        data = beside.options(named)
         notes = _unknown_keys(data, named)
         options |= data
-    model = next(iter(given.positional), "")
-    found = of_options(options, llm, model)
-    return replace(found, notes=(*found.notes, *said_of_unknown(given), *notes))
+    found = of_options(options, llm, next(iter(flags.positional), ""))
+    return replace(found, notes=(*found.notes, *said_of_unknown(flags), *notes))
 
 
 def config_in(text: str, label: str) -> dict[str, Any] | None:
@@ -78,7 +111,7 @@ def config_in(text: str, label: str) -> dict[str, Any] | None:
         data = parse(text, label)
     except SpecError:
         return None
-    keys = known_flags("trtllm").keys
+    keys = known_flags("trtllm").keys - _OF_OTHERS
     return data if any(key in keys for key in data) else None
 
 
@@ -98,6 +131,9 @@ def of_options(options: Mapping[str, Any], llm: LLM | None, model: str) -> Found
     cp = numbers["context_parallel_size"] or 1
     if (numbers["moe_cluster_parallel_size"] or 1) > 1:
         raise SpecError("trtllm: moe_cluster_parallel_size: a plan has no clusters of experts")
+    for key, why in _REFUSED.items():
+        if options.get(key):
+            raise SpecError(f"trtllm: {key}: {why}")
     grid = size * cp
     ep, etp = _experts(options, grid, numbers["moe_expert_parallel_size"])
     attention_dp = options.get("enable_attention_dp") is True and size > 1
@@ -123,6 +159,7 @@ def of_options(options: Mapping[str, Any], llm: LLM | None, model: str) -> Found
         resident=None if batch is None else batch * pp,
         step_tokens=numbers["max_num_tokens"],
         shares_step=True,
+        nodes=Nodes(rank=None, ranks=numbers["gpus_per_node"]),  # mpirun brings it to all nodes
         experts=_map(options),
         notes=tuple(_told(options)),
     )  # fmt: skip
@@ -168,9 +205,7 @@ def _split(options: Mapping[str, Any], llm: LLM | None, pp: int) -> tuple[int, .
 def _map(options: Mapping[str, Any]) -> str:
     moe = options.get("moe_config")
     found = moe.get("load_balancer") if isinstance(moe, dict) else None
-    if isinstance(found, dict):
-        raise SpecError("trtllm: moe_config.load_balancer: expected the path of a file")
-    return str(found or "")
+    return json.dumps(found) if isinstance(found, dict) else str(found or "")
 
 
 def _role(options: Mapping[str, Any]) -> str:
@@ -182,7 +217,7 @@ def _number(options: Mapping[str, Any], key: str) -> int | None:
     value = options.get(key)
     if value is None or (type(value) is int and value > 0):
         return value
-    raise SpecError(f"trtllm: {key}: found {shorten(value)}, expected a whole number above 0")
+    return counted(f"trtllm: {key}", value if isinstance(value, str) else repr(value))
 
 
 def _value(flag: str, text: str) -> Any:
@@ -193,20 +228,56 @@ def _value(flag: str, text: str) -> Any:
 
 
 def _told(options: Mapping[str, Any]) -> list[str]:
-    read_keys = {*_NUMBERS, *_BESIDE, *_TOLD, "moe_tensor_parallel_size", "enable_attention_dp"}
-    read_keys |= {"pp_partition", "moe_config"}
-    rest = [key for key in options if key not in read_keys and key in known_flags("trtllm").keys]
-    notes = [f"{key}: {what}" for key, what in _TOLD.items() if options.get(key)]
+    """Return what keys beyond the degrees mean for a plan, those below others by their path."""
+    known = known_flags("trtllm")
+    values = dict(_paths(options, known.nested))
+    read_keys = {*_NUMBERS, *_BESIDE, *_TOLD, *_NESTED_BESIDE, "moe_tensor_parallel_size"}
+    read_keys |= {"pp_partition", "enable_attention_dp"}
+    rest = [
+        path
+        for path in values
+        if path not in read_keys
+        and path.partition(".")[0] not in _TOLD
+        and _is_known(path, known)
+        and path not in known.nested
+    ]
+    notes = [f"{key}: {what}" for key, what in _TOLD.items() if values.get(key, "auto") != "auto"]
+    kind = str(values.get("cp_config.cp_type", "HELIX"))
+    if kind.upper() != "HELIX" and values.get("context_parallel_size", 1) != 1:
+        notes.append(
+            f"cp_config.cp_type {kind[:60]}: a plan's cp cuts the cache too, as HELIX does"
+        )
     if rest:
         notes.append(f"not read, as a plan holds nothing of it: {', '.join(rest)}")
     return notes
 
 
+def _paths(
+    data: Mapping[str, Any], nested: Mapping[str, frozenset[str]], above: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield keys by their paths, with those below a key whose own keys are known."""
+    for key, value in data.items():
+        path = f"{above}{key}"
+        yield path, value
+        if path in nested and isinstance(value, dict):
+            yield from _paths(value, nested, f"{path}.")
+
+
+def _is_known(path: str, known: Known) -> bool:
+    above, _, key = path.rpartition(".")
+    return key in (known.nested.get(above, frozenset()) if above else known.keys)
+
+
 def _unknown_keys(data: Mapping[str, Any], label: str) -> list[str]:
-    keys = known_flags("trtllm").keys
+    known = known_flags("trtllm")
     return [
-        f"unknown flag {shorten(key)} in {label}: no option of TensorRT-LLM that we know"
-        f"{suggest(str(key), keys)}; it refuses unknown ones"
-        for key in data
-        if key not in keys
+        f"unknown flag {shorten(path)} in {label}: no option of TensorRT-LLM that we know"
+        f"{_near(path, known)}; it refuses unknown ones"
+        for path, _ in _paths(data, known.nested)
+        if not _is_known(path, known)
     ]
+
+
+def _near(path: str, known: Known) -> str:
+    above, _, key = path.rpartition(".")
+    return suggest_flag(key, known.nested.get(above, frozenset()) if above else known.keys)

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown
-from autopar.ingest.plan.found import Bearing, Found, Place, expert_degrees, partition
+from autopar.ingest.plan.beside import Beside, count_of, with_config, without_dots
+from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown, said_of_unread, unset_in
+from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees, partition
 from autopar.specs import LLM
 
 ALIASES = {
@@ -39,6 +40,7 @@ BEARING = Bearing(
         "--all2all-backend": "costs of the plan are those of its cost model",
         "--enable-dbo": "costs of the plan are those of its cost model",
         "--cpu-offload-gb": "a plan keeps all weights on GPUs",
+        "--device-ids": "picks GPUs and is not read; --ranks says which GPU each rank is",
     },
 )  # fmt: skip
 # Read for the order of ranks and for nodes, or without bearing on the layout.
@@ -60,20 +62,31 @@ def starts(words: Sequence[str]) -> int | None:
     return None
 
 
-def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found:
+def given(words: Sequence[str], beside: Beside) -> Given:
+    """Return the flags of one command, with those of the file of its --config.
+
+    Raises SpecError if that file cannot be read.
+    """
+    found = given_flags("vllm", without_dots(with_config("vllm", words, beside)), ALIASES)
+    budget = "--max-num-batched-tokens"
+    if budget in found.values:
+        found.values[budget] = count_of(found.values[budget])
+    return found
+
+
+def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: Beside) -> Found:
     """Return what one command says.
 
     Raises SpecError for values that are none, and for what no plan can hold.
     """
-    given = given_flags("vllm", words, ALIASES)
-    tp, pp = given.number("--tensor-parallel-size"), given.number("--pipeline-parallel-size")
-    dp = given.number("--data-parallel-size")
-    is_parallel = given.has("--enable-expert-parallel")
+    flags = given(words, beside)
+    tp, pp = flags.number("--tensor-parallel-size"), flags.number("--pipeline-parallel-size")
+    dp = flags.number("--data-parallel-size")
+    is_parallel = flags.has("--enable-expert-parallel")
     is_dense = llm is not None and not llm.is_moe
     attn_dp, replicas = (1, dp) if is_dense else (dp, 1)
     ep, etp = (tp * attn_dp, 1) if is_parallel else (1, tp * attn_dp)
     ep, etp = expert_degrees(llm, ep, etp, tp)
-    nodes, node_rank, server = _nodes(given, dp)
 
     def place(rank: int) -> Place:
         rest, t = divmod(rank, tp)
@@ -81,22 +94,21 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None) -> Found
         return (group, stage, t) if is_dense else (0, stage, group * tp + t)
 
     for flag in _BESIDE:
-        given.text(flag)
-    model = given.text("--model") or next(iter(given.positional), "")
+        flags.text(flag)
+    named = flags.text("--model") or next(iter(flags.positional), "")
+    model = words[0] if words and not words[0].startswith("-") else named
     split = partition(env.get("VLLM_PP_LAYER_PARTITION", ""), pp, "VLLM_PP_LAYER_PARTITION")
     if split is None and llm is not None and pp > 1:
         split = default_split(llm.num_layers, pp)
     return Found(
-        "vllm", model, _role(given), tp, 1, attn_dp, ep, etp, pp, place,
+        "vllm", model, _role(flags), tp, 1, attn_dp, ep, etp, pp, place,
         replicas=replicas,
         split=split,
-        resident=given.optional("--max-num-seqs"),
-        step_tokens=given.optional("--max-num-batched-tokens"),
+        resident=flags.optional("--max-num-seqs"),
+        step_tokens=flags.optional("--max-num-batched-tokens"),
         shares_step=True,
-        server=server,
-        node_rank=node_rank,
-        nodes=nodes,
-        notes=(*BEARING.of(given), *said_of_unknown(given), *_unread(given)),
+        nodes=_nodes(flags, dp, tp * pp),
+        notes=(*BEARING.of(flags), *said_of_unknown(flags), *said_of_unread(flags)),
     )  # fmt: skip
 
 
@@ -111,22 +123,35 @@ def default_split(num_layers: int, pp: int) -> tuple[int, ...]:
     return tuple(split)
 
 
-def _nodes(given: Given, dp: int) -> tuple[int, int, str]:
-    """Return nodes, the rank of this one, and what the commands of the server have in common."""
+def _nodes(given: Given, dp: int, group: int) -> Nodes:
+    """Return the nodes of a server, and which of them this command starts.
+
+    group: GPUs of a data-parallel rank. With ray one command starts all nodes.
+    """
     local = given.optional("--data-parallel-size-local")
     address, port = given.text("--data-parallel-address"), given.text("--data-parallel-rpc-port")
     start = given.text("--data-parallel-start-rank", "0")
     if given.optional("--nnodes") not in (None, 1):
+        count = given.number("--nnodes")
         server = f"{given.text('--master-addr')}:{given.text('--master-port')}"
-        return given.number("--nnodes"), int(given.text("--node-rank", "0") or 0), server
+        return Nodes(server, count, given.index("--node-rank", count))
+    if given.text("--data-parallel-rank") and dp > 1:  # a command for every data-parallel rank
+        rank = given.index("--data-parallel-rank", dp)
+        return Nodes(f"{address}:{port}", dp, rank, ranks=group, are_machines=False)
     if local is not None and local < dp:
-        if not start.isdigit() or int(start) % local:
+        if not unset_in(start) and (not start.isdecimal() or int(start[:10]) % local):
             raise SpecError(
                 f"vllm: --data-parallel-start-rank: found {shorten(start)}, expected a multiple of "
                 f"--data-parallel-size-local {local}"
             )
-        return -(-dp // local), int(start) // local, f"{address}:{port}"
-    return 1, 0, ""
+        given_rank = None if unset_in(start) else int(start) // local
+        return Nodes(f"{address}:{port}", -(-dp // local), given_rank, ranks=local * group)
+    if "ray" in (
+        given.text("--distributed-executor-backend"),
+        given.text("--data-parallel-backend"),
+    ):
+        return Nodes(rank=None)
+    return Nodes()
 
 
 def _role(given: Given) -> str:
@@ -138,8 +163,3 @@ def _role(given: Given) -> str:
     except (ValueError, AttributeError):
         raise SpecError("vllm: --kv-transfer-config: expected a JSON object") from None
     return {"kv_producer": "prefill", "kv_consumer": "decode"}.get(role, "")
-
-
-def _unread(given: Given) -> list[str]:
-    rest = given.rest()
-    return [f"not read, as a plan holds nothing of it: {', '.join(rest)}"] if rest else []

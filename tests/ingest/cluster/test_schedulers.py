@@ -242,6 +242,14 @@ def test_a_run_on_one_node_measures_the_link_of_a_node(slurm, measured):
     assert "all_reduce on 8 GPUs of 1 host: 360 GB/s bus bandwidth at 8,192 MiB" in found["why"]
 
 
+def test_a_measured_link_has_no_more_figures_than_it_is_worth(slurm, measured):
+    document = ok(slurm(), "--bandwidth", measured({"node001": 8}, 371.2345678))
+    found = document["clusters"][0]["links"]["node"]["bandwidth_bytes_per_s"]
+    assert found == float(f"{found:.4g}")
+    rows = [r for r in document["read"] if r["field"] == "links.node.bandwidth_bytes_per_s"]
+    assert "rounded to 4 figures" in rows[0]["why"]
+
+
 def test_a_run_on_two_nodes_measures_the_fabric(slurm, measured):
     """341 GB/s of bus bandwidth over 8 ports, of which 85 % is reached: 50.15 GB/s each."""
     file = measured({"node001": 8, "node002": 8}, 341.0)
@@ -319,3 +327,50 @@ def test_an_all_to_all_over_nodes_measures_the_fabric(slurm, measured):
     document = ok(slurm(), "--bandwidth", file)
     assert row(document, "links.fabric.bandwidth_bytes_per_s")["how"] == "measured"
     assert 25 < links(document)["fabric"] < 60
+
+
+def smi(shapes, name, cell="NV18", memory=81559, count=8):
+    return {
+        "topo.txt": shapes["matrix"](count, cell, 8),
+        "gpus.csv": shapes["cards"](*[name] * count, memory=memory),
+    }
+
+
+@pytest.mark.parametrize("folder", ["node002", "example"])
+def test_nvidia_smi_says_which_form_a_short_type_of_slurm_is(slurm, shapes, save, folder):
+    """gpu:h100 is said of both forms; the files of nvidia-smi decide, and their links are used."""
+    machine = save(smi(shapes, "NVIDIA H100 PCIe", "SYS"), folder)
+    document = ok(slurm(), machine)
+    cluster = document["clusters"][0]
+    assert (cluster["gpu"], cluster["num_nodes"]) == ("h100-pcie-80gb", 4)
+    assert row(document, "gpu")["how"] == "inferred"
+    assert "nvidia-smi says 'NVIDIA H100 PCIe'" in row(document, "gpu")["why"]
+    link = row(document, "links.node.bandwidth_bytes_per_s")
+    assert link["why"].startswith("PCIe x16 of this GPU")
+    assert cluster["links"]["node"]["bandwidth_bytes_per_s"] < 100e9
+    assert not any("may be" in text or "not used" in text for text in document["warnings"])
+
+
+@pytest.mark.parametrize("folder", ["node003", "example"])
+def test_what_nvidia_smi_says_is_in_no_doubt(slurm, shapes, save, folder):
+    document = ok(slurm(), save(smi(shapes, "NVIDIA H100 80GB HBM3"), folder))
+    assert document["clusters"][0]["gpu"] == "h100-sxm-80gb"
+    assert not any("may be" in text for text in document["warnings"])
+
+
+def test_nvidia_smi_says_what_a_scheduler_does_not_name(slurm, shapes, save):
+    bare = {f"node00{i}": {"gres": "gpu:8"} for i in range(1, 5)}
+    document = ok(slurm(**bare), save(smi(shapes, "NVIDIA H200", memory=143771), "example"))
+    assert document["clusters"][0]["gpu"] == "h200-sxm-141gb"
+    assert any("names no type" in text for text in document["warnings"])
+    fewer = save(smi(shapes, "NVIDIA H200", memory=143771, count=4), "other")
+    assert "GPUs without a name" in refused(slurm(**bare), fewer)
+
+
+def test_a_type_that_is_two_gpus_is_not_guessed(slurm, shapes, save):
+    folders = [
+        save(smi(shapes, "NVIDIA H100 PCIe", "SYS"), "node001"),
+        save(smi(shapes, "NVIDIA H100 80GB HBM3"), "node002"),
+    ]
+    message = refused(slurm(), *folders)
+    assert "node node003 has 'h100', of which nvidia-smi says h100-pcie-80gb" in message

@@ -30,7 +30,7 @@ def degrees(text: str, model: str = "deepseek-v3") -> dict[str, int]:
         "vllm serve m -tp 8 -dp=2 --enable-expert-parallel",
         "vllm serve m --tensor_parallel_size=8 --data-parallel-size 2 --enable-expert-parallel",
         "vllm serve --enable-expert-parallel m -tp 8 -dp 2",
-        "CUDA_VISIBLE_DEVICES=0,1 vllm serve m -tp 8 \\\n  -dp 2 \\\n  --enable-expert-parallel",
+        "NCCL_DEBUG=INFO vllm serve m -tp 8 \\\n  -dp 2 \\\n  --enable-expert-parallel",
         "export HF_HOME=/x\nexec env A=b vllm serve 'm' -tp \"8\" -dp 2 --enable-expert-parallel &",
         "# a comment with 'a quote\nvllm serve m -tp 8 -dp 2 --enable-expert-parallel # done",
         (
@@ -234,6 +234,85 @@ def test_nodes_of_one_server_are_one_server() -> None:
         read(line.format(0) + line.format(0))
     with pytest.raises(SpecError, match="tp is 16 and 8"):
         read(line.format(0) + line.format(1).replace("--tp 16", "--tp 8"))
+
+
+TORCHRUN = (
+    "torchrun --nproc-per-node {} --nnodes {} x.py --tensor-model-parallel-size {} "
+    "--pipeline-model-parallel-size 1 --num-experts 32 --expert-model-parallel-size 32 "
+    "--expert-tensor-parallel-size 1"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "variable"),
+    [
+        (TORCHRUN.format("$GPUS_PER_NODE", 3, 1), "GPUS_PER_NODE"),
+        (TORCHRUN.format("8", "${NNODES}", 1), "NNODES"),
+        (TORCHRUN.format("8", "1:$MOST", 1), "MOST"),
+        (TORCHRUN.format("8", 4, "${TP:?}"), "TP"),
+        ("WORLD_SIZE=$N python x.py --tensor-model-parallel-size 8", "N"),
+        ("srun --ntasks-per-node $PER python x.py --tensor-model-parallel-size 8", "PER"),
+        ("vllm serve m -tp $TP", "TP"),
+        ("vllm serve m --max-num-seqs=${SEQS}", "SEQS"),
+        ("vllm serve m -tp 16 --nnodes $NNODES", "NNODES"),
+        ("python -m sglang.launch_server --tp-size $(nproc)", "nproc"),
+        ("python -m sglang.launch_server --tp 8 --nnodes $N", "N"),
+        ("python -m sglang.launch_server --tp 8 --max-running-requests ${RUN}", "RUN"),
+        ("trtllm-serve m --tp_size ${TP_SIZE}", "TP_SIZE"),
+        ("trtllm-serve m --tp_size 4 --max_batch_size $B", "B"),
+        ("tensor_parallel_size: $TP\n", "TP"),
+        ("VLLM_PP_LAYER_PARTITION=$SPLIT vllm serve m -pp 2", "SPLIT"),
+    ],
+)
+def test_a_number_that_is_a_variable_is_refused_by_its_name(text: str, variable: str) -> None:
+    with pytest.raises(SpecError, match=rf"nothing that was read sets '\$?\(?{variable}\)?'"):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (TORCHRUN.format("gpu", 3, 1), "--nproc-per-node: found 'gpu'"),
+        ("torchrun --nnodes 3 x.py --tensor-model-parallel-size 1", "without --nproc-per-node"),
+        (TORCHRUN.format("8 --node-rank 4", 4, 1), "expected one of 0 to 3"),
+        ("vllm serve m -tp 16 --nnodes 2 --node-rank two", "expected one of 0 to 1"),
+        ("python -m sglang.launch_server --tp 8 --nnodes 2 --node-rank 2", "expected one of 0"),
+    ],
+)
+def test_numbers_of_a_launcher_are_read_or_refused(text: str, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vllm serve m -tp 16 --nnodes 2 --node-rank $NODE_RANK --master-addr $HEAD",
+        (
+            "vllm serve m -dp 16 -tp 1 -dpl 8 --data-parallel-start-rank $((RANK*8)) "
+            "--enable-expert-parallel"
+        ),
+        "python -m sglang.launch_server --tp 16 --nnodes 2 --node-rank ${SLURM_NODEID}",
+        TORCHRUN.format("8 --node_rank $RANK", 4, 1),
+    ],
+)
+def test_a_node_rank_that_is_a_variable_stands_for_every_node(text: str) -> None:
+    reading = read(text)
+    assert reading.document["degrees"]["replicas"] == 1
+    assert any("stands for all" in note for note in reading.notes)
+    with pytest.raises(SpecError, match="two commands are node 0"):
+        read(f"{text}\n{text}\n")
+
+
+def test_a_world_comes_from_what_starts_it() -> None:
+    arguments = "--tensor-model-parallel-size 8"
+    assert degrees(f"srun -N 3 --ntasks-per-node=8 python x.py {arguments}")["replicas"] == 3
+    assert degrees(f"mpirun -np 24 python x.py {arguments}")["replicas"] == 3
+    assert degrees(f"WORLD_SIZE=24 python x.py {arguments}")["replicas"] == 3
+    text = "torchrun --nproc_per_node=8 --nnodes=3 --rdzv_backend=c10d --rdzv_endpoint=h:1 x.py "
+    reading = read(text + arguments)
+    assert reading.document["degrees"]["replicas"] == 3
+    assert not any(note.startswith("unknown flag") for note in reading.notes)
 
 
 def test_nothing_of_a_text_is_run(tmp_path: Path) -> None:

@@ -1,0 +1,380 @@
+"""What people paste: scripts with variables, containers, manifests, and files beside commands."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autopar.catalog import load_llm
+from autopar.errors import SpecError
+from autopar.ingest.plan import Question, Reading, read_plan
+from autopar.ingest.plan.beside import count_of
+from autopar.ingest.plan.reading import models_in
+from autopar.ingest.plan.shell import commands_in
+
+VLLM = "vllm serve m --tensor-parallel-size 8 --max-num-seqs 64"
+LWS = """
+apiVersion: leaderworkerset.x-k8s.io/v1
+kind: LeaderWorkerSet
+metadata: {name: m}
+spec:
+  replicas: 2
+  leaderWorkerTemplate:
+    size: 2
+    workerTemplate:
+      spec:
+        containers:
+          - name: sglang
+            image: lmsysorg/sglang:latest
+            command: [sh, -c]
+            args:
+              - >-
+                python3 -m sglang.launch_server --model-path m --tp $(TP) --nnodes $LWS_GROUP_SIZE
+                --node-rank $(LWS_WORKER_INDEX) --dist-init-addr $(LWS_LEADER_ADDRESS):20000
+                --max-running-requests 64
+            env: [{name: TP, value: "16"}]
+"""
+DEPLOYMENT = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: options}
+data:
+  vllm.yaml: "tensor-parallel-size: 8\\nmax-num-seqs: 64\\n"
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: m}
+spec:
+  replicas: 3
+  template:
+    spec:
+      volumes: [{name: files, configMap: {name: options}}]
+      containers:
+        - name: vllm
+          image: vllm/vllm-openai:v0.33.0
+          args: [--model, m, --config, /etc/vllm/vllm.yaml]
+          volumeMounts: [{name: files, mountPath: /etc/vllm}]
+"""
+COMPOSE = """
+services:
+  vllm:
+    image: vllm/vllm-openai:latest
+    command: >
+      --model m --tensor-parallel-size ${TP:-2}
+      --max-num-seqs 64
+    environment: ["CUDA_VISIBLE_DEVICES=1,0"]
+    deploy:
+      resources:
+        reservations:
+          devices: [{driver: nvidia, device_ids: ["4", "5"], capabilities: [gpu]}]
+"""
+MEGATRON = """
+GPUS_PER_NODE=8
+NUM_NODES=${NUM_NODES:-3}
+WORLD_SIZE=$(($GPUS_PER_NODE*$NUM_NODES))
+DISTRIBUTED_ARGS=(
+    --nproc_per_node $GPUS_PER_NODE
+    --nnodes $NUM_NODES  # a comment
+    --master_addr localhost
+)
+MODEL_ARGS="--tensor-model-parallel-size 8
+    --micro-batch-size 1"
+MODEL_ARGS+=" --num-layers 32"
+torchrun ${DISTRIBUTED_ARGS[@]} pretrain_gpt.py $MODEL_ARGS
+"""
+
+
+def read(text: str, model: str = "llama-3.1-8b", **more: Any) -> Reading:
+    llm = load_llm(model)
+    return read_plan(text, Question("text", "p", llm_name=llm.name, llm=llm, **more))
+
+
+def degrees(reading: Reading) -> tuple[int, int]:
+    found = reading.document["degrees"]
+    return found["tp"], found["replicas"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        VLLM,
+        f"$ {VLLM}",
+        f"env NCCL_DEBUG=INFO {VLLM}",
+        f"TP=8\n{VLLM.replace('8', '$TP')}",
+        f"export TP=8\n{VLLM.replace('8', '${TP}')} > log.txt 2>&1 &",
+        "ARGS='--max-num-seqs 64 -tp 8'\nvllm serve m $ARGS",
+        'ARGS=(--max-num-seqs 64\n  -tp 8) # two lines\nvllm serve m "${ARGS[@]}"',
+        VLLM.replace("8", "$((2 * (1 + 3)))"),
+        VLLM.replace("8", "${TP:-8}"),
+        f"bash -c '{VLLM}'",
+        f'ssh host "cd /srv && {VLLM}"',
+        f'srun -N 1 --export=ALL,A=b --container-image i bash -lc "{VLLM}"',
+        f"docker run --gpus all -v /a:/b -p 8000:8000 --ipc=host -it --rm img {VLLM}",
+        (
+            "docker run --runtime nvidia --gpus all --shm-size 32g vllm/vllm-openai:v0.33.0 "
+            "--model m --tensor-parallel-size 8 --max-num-seqs 64"
+        ),
+        "podman run -d vllm/vllm-openai m --tensor-parallel-size 8 --max-num-seqs 64",
+        "docker run --entrypoint vllm img serve m -tp 8 --max-num-seqs 64",
+        f'docker run --entrypoint /bin/bash vllm/vllm-openai -c "{VLLM}"',
+    ],
+)
+def test_one_server_in_many_wrappings(text: str) -> None:
+    reading = read(text)
+    assert degrees(reading) == (8, 1)
+    assert reading.document["batch"] == 64
+    assert models_in(text) == ["m"]
+    assert not any(note.startswith("unknown") for note in reading.notes)
+
+
+def test_docker_of_sglang_names_its_command() -> None:
+    text = "docker run --gpus all lmsysorg/sglang:latest python3 -m sglang.launch_server --tp 8"
+    assert degrees(read(text)) == (8, 1)
+
+
+def test_variables_of_docker_are_those_of_the_engine() -> None:
+    text = "docker run -e VLLM_PP_LAYER_PARTITION=20,12 -e A=b img vllm serve m -pp 2"
+    assert read(text).document["layers_per_stage"] == [20, 12]
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus"),
+    [
+        ("--gpus '\"device=4,5\"'", [4, 5]),
+        ("--gpus=device=4,5", [4, 5]),
+        ("-e NVIDIA_VISIBLE_DEVICES=4,5", [4, 5]),
+        ("--gpus all -e CUDA_VISIBLE_DEVICES=7,6", [7, 6]),
+        ("--gpus device=4,5 -e CUDA_VISIBLE_DEVICES=1,0", [5, 4]),
+    ],
+)
+def test_a_container_counts_the_gpus_that_it_is_given_from_0(options: str, gpus: list[int]) -> None:
+    reading = read(f"docker run {options} img vllm serve m -tp 2")
+    assert reading.document["stages"][0]["gpus"] == gpus
+
+
+def test_scripts_of_megatron_hold_their_arguments_in_variables() -> None:
+    assert degrees(read(MEGATRON)) == (8, 3)
+
+
+def test_flags_in_a_variable_that_nothing_sets_are_said() -> None:
+    reading = read(f"{VLLM} $EXTRA_ARGS")
+    assert any("unknown flags in '$EXTRA_ARGS'" in note for note in reading.notes)
+
+
+@pytest.mark.parametrize("between", ["# a comment", "\\ \n", "\n"])
+def test_a_command_that_is_cut_off_is_refused(between: str) -> None:
+    text = f"vllm serve m \\\n  -tp 8 {between}\n  --max-num-seqs 8"
+    with pytest.raises(SpecError, match=r"line \d: found '--max-num-seqs' where a command begins"):
+        read(text)
+
+
+def test_a_loop_may_start_several_servers_and_is_refused() -> None:
+    text = "for i in 0 1; do CUDA_VISIBLE_DEVICES=$i vllm serve m --port 800$i & done"
+    with pytest.raises(SpecError, match="inside of `for`"):
+        read(text)
+
+
+def test_a_branch_is_taken_to_run_and_that_is_said() -> None:
+    reading = read(f"if [ -d x ]; then\n  {VLLM}\nfi")
+    assert degrees(reading) == (8, 1)
+    assert any("inside of `if`" in note for note in reading.notes)
+
+
+def test_commands_substituted_and_backquoted_are_words() -> None:
+    (command,) = commands_in("x $(a b $(c)) `d e` $((1 + f)) <(g) 'h'", "text")[:1]
+    assert command.words[:4] == ("x", "$(a b $(c))", "`d e`", "$((1 + f))")
+
+
+def test_a_text_cannot_grow_without_bound() -> None:
+    text = "A=aaaaaaaaaa\n" + "A=$A$A$A$A$A$A$A$A$A$A\n" * 30 + "x $A"
+    (command,) = commands_in(text, "text")
+    assert len(command.words[1]) <= 100_000
+
+
+def test_a_here_document_is_the_file_that_a_command_names() -> None:
+    text = (
+        "cat > ./extra.yml <<EOF\nenable_attention_dp: true\nmax_batch_size: $BATCH\nEOF\n"
+        "trtllm-serve m --tp_size 8 --ep_size 8 --extra_llm_api_options extra.yml"
+    )
+    reading = read(f"BATCH=16\n{text}", "mixtral-8x7b")
+    assert reading.document["degrees"]["attn_dp"] == 8
+    assert reading.document["batch"] == 16
+    assert not any("not read: the command" in note for note in reading.notes)
+
+
+def test_groups_of_a_leader_worker_set_are_servers() -> None:
+    assert degrees(read(LWS)) == (16, 2)
+
+
+def test_ranks_that_a_shell_computes_in_a_pod_are_known() -> None:
+    """As the guides of llm-d do: the first data-parallel rank of a node from its number."""
+    script = (
+        "# START\nSTART=$(( ${LWS_WORKER_INDEX:-0} * LOCAL ))\n"
+        "exec vllm serve m --enable-expert-parallel --data-parallel-size $((LWS_GROUP_SIZE*LOCAL)) "
+        "--data-parallel-size-local $LOCAL --data-parallel-address ${LWS_LEADER_ADDRESS} "
+        "--data-parallel-start-rank $START --max-num-seqs 8\n"
+    )
+    container = {
+        "image": "i", "command": ["/bin/bash", "-c"], "args": [script],
+        "env": [{"name": "LOCAL", "value": "8"}],
+    }  # fmt: skip
+    group = {"size": 2, "workerTemplate": {"spec": {"containers": [container]}}}
+    manifest = {
+        "apiVersion": "v1", "kind": "LeaderWorkerSet", "metadata": {"name": "m"},
+        "spec": {"replicas": 1, "leaderWorkerTemplate": group},
+    }  # fmt: skip
+    found = read(json.dumps(manifest), "deepseek-v3").document["degrees"]
+    assert (found["replicas"], found["attn_dp"], found["ep"]) == (1, 16, 16)
+
+
+def test_a_manifest_in_a_here_document_is_read() -> None:
+    text = f"NAMESPACE=a\nkubectl apply -n $NAMESPACE -f - <<'EOF'\n{DEPLOYMENT}\nEOF\n"
+    assert degrees(read(text)) == (8, 3)
+
+
+def test_replicas_of_a_deployment_are_servers_and_config_maps_files() -> None:
+    assert degrees(read(DEPLOYMENT)) == (8, 3)
+    assert models_in(DEPLOYMENT) == ["m"]
+
+
+def test_services_of_compose_are_servers() -> None:
+    reading = read(COMPOSE)
+    assert degrees(reading) == (2, 1)
+    assert reading.document["stages"][0]["gpus"] == [5, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LWS.replace("replicas: 2", "replicas: 99999999"), "replicas: found"),
+        (LWS.replace("replicas: 2", "replicas: 65000"), "pods, expected at most"),
+        (LWS.replace('value: "16"', "valueFrom: {x: y}"), "'\\$TP'"),
+        (COMPOSE.replace("vllm/vllm-openai", "redis"), "no command of an engine"),
+        (DEPLOYMENT.replace("/etc/vllm/vllm.yaml", "/etc/other.yaml"), "no such file"),
+        ("apiVersion: v1\nkind: *x\n", "alias"),
+    ],
+)
+def test_manifests_that_say_nothing_certain_are_refused(text: str, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        read(text)
+
+
+def test_options_in_a_file_come_before_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "model: m\ntensor-parallel-size: 8\nmax-num-seqs: 64\nenable-expert-parallel: true\n"
+        "trust-remote-code: false\nserved-model-name: [a, b]\ncompilation-config: {level: 3}\n"
+        "no-such-flag: 3\n"
+    )
+    text = "vllm serve --config c.yaml -tp 4"
+    reading = read(text, "mixtral-8x7b", folder=tmp_path)
+    found = reading.document["degrees"]
+    assert (found["tp"], found["ep"], reading.document["batch"]) == (4, 4, 64)
+    assert any("unknown flag '--no-such-flag'" in note for note in reading.notes)
+    assert any("--compilation-config" in note for note in reading.notes)
+    assert not any("--config" in note.split() for note in reading.notes)
+    assert models_in(text, tmp_path) == ["m"]
+    assert models_in("vllm serve other --config c.yaml", tmp_path) == ["other"]
+
+
+def test_options_of_sglang_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "model-path: m\ntp-size: 8\nmax_running_requests: 64\nenable-dp-attention: true\n"
+        "dp-size: 2\n"
+    )
+    text = "python -m sglang.launch_server --config=c.yaml --ep-size 4"
+    reading = read(text, "mixtral-8x7b", folder=tmp_path)
+    found = reading.document["degrees"]
+    assert (found["tp"], found["attn_dp"], found["ep"]) == (4, 2, 4)
+    assert models_in(text, tmp_path) == ["m"]
+
+
+def test_a_file_here_is_found_where_there_is_none_beside_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "c.yaml").write_text("tensor-parallel-size: 8\n")
+    monkeypatch.chdir(tmp_path / "here")
+    assert degrees(read("vllm serve m --config c.yaml", folder=tmp_path))[0] == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("vllm serve m --config none.yaml", r"vllm: --config: .*none.yaml: no such file"),
+        ("vllm serve m --config $FILE", r"nothing that was read sets \$FILE"),
+        ("vllm serve m --config a.yaml --config b.yaml", "one file"),
+        ("vllm serve m --config", "one file"),
+        ("python -m sglang.launch_server --config none.yaml", "sglang: --config"),
+        ("vllm serve m --kv-transfer-config.kv_role --port 1", "no value behind it"),
+    ],
+)
+def test_files_of_options_that_cannot_be_read_are_refused(
+    text: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match=words):
+        read(text, folder=tmp_path)
+
+
+def test_dotted_flags_are_json_of_that_path() -> None:
+    line = (
+        "vllm serve m -tp 4 --max-num-seqs 8 --kv-transfer-config.kv_connector NixlConnector "
+        "--kv_transfer_config.kv_role={}\n"
+    )
+    roles = read(line.format("kv_producer") + line.format("kv_consumer")).document["roles"]
+    assert set(roles) == {"prefill", "decode"}
+    reading = read("vllm serve m -tp 4 --parallel-config.x 3 --eplb-config.window 1k")
+    assert [note for note in reading.notes if note.startswith("unknown flag")] == [
+        "unknown flag '--parallel-config': vllm 0.33.0 has none of this name"
+    ]
+
+
+def test_vllm_takes_counts_in_thousands() -> None:
+    """8k is 8,000 and 8K 8,192 (vLLM, human_readable_int); 4096 of a prompt are then 1 part."""
+    assert [count_of(text) for text in ("8k", "8K", "1.5k", "1.5K", "8192", "x")] == [
+        "8000", "8192", "1500", "1.5K", "8192", "x",
+    ]  # fmt: skip
+    assert degrees(read("vllm serve m -tp 4 --max-num-batched-tokens 8k"))[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("kv_cache_config: {free_gpu_memory_fracton: 0.8}",
+         "'kv_cache_config.free_gpu_memory_fracton'.*did you mean 'free_gpu_memory_fraction'"),
+        ("moe_config: {load_balancer: {nm_slots: 8}}", "'moe_config.load_balancer.nm_slots'"),
+        ("speculative_config: {foo: 1}", "'speculative_config.foo'"),
+    ],
+)  # fmt: skip
+def test_unknown_keys_below_known_ones_are_said(text: str, words: str) -> None:
+    if "load_balancer" in text:  # an inline map is read, and this one is none
+        with pytest.raises(SpecError, match="initial_global_assignments"):
+            read(f"tensor_parallel_size: 8\n{text}\n", "mixtral-8x7b")
+        return
+    notes = read(f"tensor_parallel_size: 8\n{text}\n").notes
+    assert [note for note in notes if re.search(f"unknown flag {words}", note)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("kv_cache_config: {free_gpu_memory_fraction: 0.8}", "a share of memory"),
+        ("kv_cache_config: {dtype: fp8}", "how the cache is stored"),
+        ("kv_cache_config: {enable_block_reuse: false}", "kv_cache_config.enable_block_reuse"),
+        ("moe_config: {backend: CUTLASS}", "not read.*moe_config.backend"),
+        ("context_parallel_size: 2\ncp_config: {cp_type: ULYSSES}", "HELIX"),
+    ],
+)
+def test_known_keys_below_others_that_a_plan_does_not_hold_are_said(text: str, words: str) -> None:
+    notes = read(f"tensor_parallel_size: 4\n{text}\n").notes
+    assert any(re.search(words, note) for note in notes)
+    assert not any(note.startswith("unknown flag") for note in notes)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--mamba-thing", "--no-such-thing", "--tensor", "--attention", "--max-thing"]
+)
+def test_only_a_slip_away_is_a_suggestion(flag: str) -> None:
+    (note,) = [n for n in read(f"vllm serve m {flag} 3").notes if n.startswith("unknown flag")]
+    assert "did you mean" not in note
