@@ -6,6 +6,7 @@ import numpy as np
 
 from autopar.candidates import with_batch
 from autopar.disaggregated.constraints import taken_gpus
+from autopar.disaggregated.narrowing import anything, narrowed
 from autopar.disaggregated.queue import served
 from autopar.disaggregated.task import PairTask
 from autopar.disaggregated.values import Values
@@ -13,7 +14,7 @@ from autopar.disaggregated.variables import chosen_values
 from autopar.problem import Candidate, Candidates, IntArray
 from autopar.search import Vector, accepted
 from autopar.segments import SegmentTable, ShapeCache, segment_table
-from autopar.splits import best_split, least_time, least_worst
+from autopar.splits import best_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,13 @@ class Pairing:
     alone: tuple[list[Solved], list[Solved]] = field(default_factory=lambda: ([], []))
     _shapes: tuple[ShapeCache, ShapeCache] = field(default_factory=lambda: ({}, {}))
 
-    def solve(self, role: int, row: Candidates) -> tuple[SegmentTable, Values] | None:
+    def solve(
+        self, role: int, row: Candidates, partner: Values | None = None
+    ) -> tuple[SegmentTable, Values] | None:
         """Solve one candidate and match it with all of the other role.
 
-        row: a table of one candidate.
+        row: a table of one candidate. partner: what the other role does not beat, shape (1,); None
+        where nothing is known of it.
         Returns its segments and what no split of it beats, each value for itself; None where no
         split is part of a pair as good as the best known one.
         """
@@ -70,7 +74,9 @@ class Pairing:
             if quick is None:
                 return None
             self._try(role, row, table, index[quick])
-            return table, self._unbeaten(role, row, fast)
+            partner = anything() if partner is None else partner
+            left = narrowed(self.task, role, row, fast, partner, self.vector)
+            return None if left is None else (table, left[1])
         if int(table.rate[chosen[0]]) < self._needed_rate():
             return None
         return table, chosen_values(self.task.roles[role].problem, row, table, chosen)
@@ -81,22 +87,6 @@ class Pairing:
             one = self._of(role, row, table, chosen)
             self.solved[role].append(one)
             self._match(role, one)
-
-    def _unbeaten(self, role: int, row: Candidates, table: SegmentTable) -> Values:
-        """Return the best that any path of a table has in each value for itself, shape (1,)."""
-        pp, num_layers = int(row.pp[0]), self.task.problem.num_layers
-        problem = self.task.roles[role].problem
-        is_prefill = problem.scenario.workload.is_prefill
-        assert table.handover is not None  # tables of a role state it
-        assert table.service is not None
-        columns = (-table.rate, table.handover, table.memory, table.service)
-        rate, handover, memory, service = (
-            least_worst(table, num_layers, pp, c) or 0 for c in columns
-        )
-        tpot = 0 if table.tpot is None else least_worst(table, num_layers, pp, table.tpot)
-        time = least_time(table, num_layers, pp) if is_prefill else 0
-        numbers = (-rate, time or 0, handover, tpot or 0, pp - 1, memory, table.gpus, service)
-        return Values(*(np.array([n], dtype=np.int64) for n in numbers))
 
     def solve_alone(self, role: int, row: Candidates, batch: int) -> bool:
         """Solve one replica of a layout with a batch; whether it has a plan."""

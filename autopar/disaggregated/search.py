@@ -62,6 +62,13 @@ class PreparedPair:
         """Candidates of both roles that bounds could not rule out."""
         return len(self.rows[0]) + len(self.rows[1])
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether no pair in the model, and so no pair at all, can be better than the incumbent."""
+        if self.vector is None:
+            return False
+        return self.vector <= min(map(tuple, self.optimistic.tolist()))
+
 
 @dataclass(slots=True)
 class State:
@@ -109,7 +116,7 @@ class State:
 
     def _vectors_of(self, role: int) -> tuple[BoolArray, IntArray]:
         """Return which boxes of a role may stay, and the vectors of all of them."""
-        place, partner = self._partners(role)
+        place, partner = self.partners(role)
         possible = place >= 0
         if not len(partner.gpus):
             return possible, np.zeros((len(place), len(self.task.objectives)), dtype=np.int64)
@@ -127,7 +134,7 @@ class State:
         possible &= not_after(vectors, self.pairing.vector)
         return possible if self.ties else possible & ~equal, vectors
 
-    def _partners(self, role: int) -> tuple[IntArray, Values]:
+    def partners(self, role: int) -> tuple[IntArray, Values]:
         """Return, for each box, the best of the other role on the GPUs that it leaves.
 
         The first array is negative where there is none.
@@ -275,6 +282,7 @@ def _solve_each(state: State) -> tuple[list[SegmentTable], list[SegmentTable]]:
     known: tuple[_Known, _Known] = ({}, {})
     while not state.is_answered and (queue := _unsolved(state, known)):
         before = state.pairing.vector
+        partners = [state.partners(role)[1] for role in (0, 1)]
         # The results of the first ones rule out the most; later ones are weighed in longer turns.
         for _, role, index in queue[: max(1, sum(map(len, known)))]:
             if sum(map(len, known)) >= MOST_SOLVED:
@@ -282,8 +290,10 @@ def _solve_each(state: State) -> tuple[list[SegmentTable], list[SegmentTable]]:
                     f"more than {MOST_SOLVED:,} layouts may be part of the optimum; put throughput "
                     "first, require a rate, or confine groups and stages"
                 )
-            one = state.found[role].boxes.take(np.array([index]))
-            solved = state.pairing.solve(role, state.sides[role].candidates(one, one.fewest))
+            place = np.array([index])
+            one, partner = state.found[role].boxes.take(place), partners[role].take(place)
+            row = state.sides[role].candidates(one, one.fewest)
+            solved = state.pairing.solve(role, row, partner)
             known[role][_keys(one)[0]] = None if solved is None else solved[0]
             if solved is not None:
                 state.found[role].values.set(index, solved[1])
