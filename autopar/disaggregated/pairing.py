@@ -69,7 +69,7 @@ class Pairing:
         self._try(role, row, table, chosen)
         if pp > 1:
             index = np.flatnonzero(table.rate >= self._needed_rate())
-            fast = table.keep(np.isin(np.arange(len(table.rate)), index))
+            fast = table.keep(table.rate >= self._needed_rate())
             quick = best_split(row, fast, num_layers, objectives[1:])
             if quick is None:
                 return None
