@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from autopar.candidates import with_batch
-from autopar.disaggregated.constraints import taken_gpus
+from autopar.disaggregated.constraints import footprint, taken_gpus
 from autopar.disaggregated.narrowing import anything, narrowed
 from autopar.disaggregated.queue import served
 from autopar.disaggregated.task import PairTask
@@ -156,8 +156,11 @@ class Pairing:
     def _many(self, role: int, solved: Solved, counts: IntArray) -> tuple[Values, IntArray]:
         """Return the values of so many replicas, and the GPUs that they take away."""
         same = solved.values.take(np.zeros(len(counts), dtype=np.int64))
-        rows = replace(solved.row.take(np.zeros(len(counts), dtype=np.int64)), replicas=counts)
-        taken = taken_gpus(self.task.roles[role].problem, rows, is_first=role == 0)
+        first = np.zeros(len(counts), dtype=np.int64)
+        rows = replace(solved.row.take(first), replicas=counts)
+        problem = self.task.roles[role].problem
+        needs = footprint(problem, solved.row).take(first)
+        taken = taken_gpus(problem, rows, needs, is_first=role == 0)
         return replace(same, rate=same.rate * counts, gpus=same.gpus * counts), taken
 
     def _match(self, role: int, one: Solved) -> None:
@@ -204,5 +207,6 @@ class Pairing:
         problem = self.task.roles[role].problem
         split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
         values = chosen_values(problem, row, table, chosen)
-        taken = int(taken_gpus(problem, row, is_first=role == 0)[0])
+        needs = footprint(problem, row)
+        taken = int(taken_gpus(problem, row, needs, is_first=role == 0)[0])
         return Solved(row, table, split, values, taken)
