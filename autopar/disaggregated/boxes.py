@@ -7,7 +7,8 @@ rate of its most, at its lowest batch, times high / low.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -18,10 +19,10 @@ from autopar.costs.scaling import rates_to_int, sizes_to_int, times_to_int
 from autopar.costs.steps import most_sequences
 from autopar.disaggregated.constraints import footprint, taken_gpus
 from autopar.disaggregated.costs import RoleCosts
+from autopar.disaggregated.task import decides_layouts
 from autopar.disaggregated.values import Values
 from autopar.errors import SolveLimitError
 from autopar.problem import BoolArray, Candidates, IntArray
-from autopar.rules import Rule
 from autopar.search import Task
 from autopar.topology import Footprint
 
@@ -134,7 +135,7 @@ class Bounded:
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)  # without slots, for what is worked out when it is first asked for
 class Side:
     """One role in the search: its layouts, and what can be said about boxes of them.
 
@@ -146,15 +147,20 @@ class Side:
     rows: Candidates  # with the most replicas that fit
     exact_only: frozenset[str]
     names: tuple[str, ...] = ()
-    _needs: Footprint = field(init=False)  # of the layouts, whatever the batch and replicas
-    _layouts_break: IntArray = field(init=False)  # the same, of rules
 
-    def __post_init__(self) -> None:
-        self._needs = footprint(self.task.problem, self.rows)
-        self._layouts_break = np.full(len(self.rows), NOTHING)
+    @cached_property
+    def _needs(self) -> Footprint:
+        """Of the layouts, whatever the batch and the number of replicas."""
+        return footprint(self.task.problem, self.rows)
+
+    @cached_property
+    def _layouts_break(self) -> IntArray:
+        """What rules say that the layouts break, whatever the batch and the number of replicas."""
+        broken = np.full(len(self.rows), NOTHING)
         for constraint in self.task.constraints:
-            if self._speaks_of_layouts(constraint):
-                self._note(self._layouts_break, constraint, self.rows, None)
+            if decides_layouts(constraint, self.task, self.exact_only):
+                self._note(broken, constraint, self.rows, None)
+        return broken
 
     @property
     def is_prefill(self) -> bool:
@@ -201,16 +207,9 @@ class Side:
         broken = self._layouts_break[boxes.layout]
         single = boxes.single
         for constraint in self.task.constraints:
-            if not self._speaks_of_layouts(constraint):
+            if not decides_layouts(constraint, self.task, self.exact_only):
                 self._note(broken, constraint, rows, single)
         return broken
-
-    def _speaks_of_layouts(self, constraint: PlugIn) -> bool:
-        """Whether neither the batch nor the replicas make a difference to a constraint."""
-        is_exact = constraint.name in self.exact_only  # it counts replicas, or may
-        return (
-            isinstance(constraint, Rule) and constraint.depends_on_batch == "not" and not is_exact
-        )
 
     def _note(
         self, broken: IntArray, constraint: PlugIn, rows: Candidates, single: BoolArray | None

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from autopar.candidates import with_batch
+from autopar.constraints import PlugIn
 from autopar.disaggregated.constraints import footprint, taken_gpus
 from autopar.disaggregated.narrowing import anything, narrowed
 from autopar.disaggregated.queue import served
-from autopar.disaggregated.task import PairTask
+from autopar.disaggregated.task import PairTask, decides_layouts
 from autopar.disaggregated.values import Values
 from autopar.disaggregated.variables import chosen_values
 from autopar.problem import Candidate, Candidates, IntArray
@@ -49,6 +50,14 @@ class Pairing:
     solved: tuple[list[Solved], list[Solved]] = field(default_factory=lambda: ([], []))
     alone: tuple[list[Solved], list[Solved]] = field(default_factory=lambda: ([], []))
     _shapes: tuple[ShapeCache, ShapeCache] = field(default_factory=lambda: ({}, {}))
+    _filters: list[list[PlugIn]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Candidates come from ranges whose layouts have passed all rules that speak of these alone.
+        self._filters = [
+            [c for c in role.constraints if not decides_layouts(c, role, self.task.exact_only)]
+            for role in self.task.roles
+        ]
 
     def solve(
         self, role: int, row: Candidates, partner: Values | None = None
@@ -189,7 +198,7 @@ class Pairing:
 
     def _table(self, role: int, row: Candidates) -> SegmentTable:
         task = self.task.roles[role]
-        return segment_table(task.problem, row, task.constraints, self._shapes[role])
+        return segment_table(task.problem, row, self._filters[role], self._shapes[role])
 
     def _needed_rate(self) -> int:
         """Return the rate that a pair needs to be as good as the best known one."""
