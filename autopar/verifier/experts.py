@@ -163,9 +163,7 @@ def _lost_and_doubled(
     """Count every shard of every replica that the placement lists."""
     llm = scenario.llm
     etp_of_layer = np.zeros(llm.num_layers, dtype=np.int64)
-    has_experts = np.zeros(llm.num_layers, dtype=np.bool_)
-    has_experts[list(llm.expert_layers)] = True
-    held = np.flatnonzero(has_experts & (layout.layer_stage != NONE))  # intersect1d loads numpy.ma
+    held = np.intersect1d(np.flatnonzero(layout.layer_stage != NONE), llm.expert_layers)
     if len(held):
         etp_of_layer[held] = stage_degrees(plan, "etp")[layout.layer_stage[held]]
     widest = max(1, int(etp_of_layer.max(initial=0)))
