@@ -105,13 +105,19 @@ class Overview:
         )
 
     def worth_looking(
-        self, attempt: Try, *, better_than: Vector | None = None, tries: int = _TRIES
+        self,
+        attempt: Try,
+        *,
+        better_than: Vector | None = None,
+        tries: int = _TRIES,
+        ties: bool = True,
     ) -> tuple[Candidates, IntArray]:
         """Return the candidates that may be optimal, and their optimistic vectors, in that order.
 
         attempt: solves one candidate with a given batch; its best value prunes the others, unless
         values that a plan must reach are known already (`better_than`). tries: layouts that are
-        solved for a first plan.
+        solved for a first plan. ties: whether those are of interest that are as good as the best
+        plan found, but not better; if not, that plan's candidate stands for all.
         """
 
         def remembered(row: Candidates) -> Vector | None:
@@ -126,13 +132,18 @@ class Overview:
             best = self._ask.first_plan(work, self.low, remembered, tries)
         while True:
             if best is not None:
-                keep = not_after(matrix, best)
+                keep = not_after(matrix, best) if ties else is_before(matrix, best)
                 work, matrix = work.take(keep), matrix[keep]
             if bool((work.low == work.high).all()):
                 break
             work, matrix = self._ask.possible(work.cut())
+        rows = self._ask.at_low(work)
+        if not ties and best is not None:
+            known = [row for row, values in self.tried.items() if values == best][:1]
+            rows = Candidates.of([*rows, *known])
+            matrix = np.array([*matrix.tolist(), *([best] * len(known))], dtype=np.int64)
         order = np.lexsort(matrix.T[::-1])
-        return self._ask.at_low(work).take(order), matrix[order]
+        return rows.take(order), matrix[order]
 
 
 @dataclass(frozen=True, slots=True)

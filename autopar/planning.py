@@ -40,7 +40,9 @@ def prepare(task: AnyTask, *, ties: bool = True) -> AnyPrepared:
 
     ties: whether it matters what is as good, but not better.
     """
-    return prepare_pair(task, ties=ties) if isinstance(task, PairTask) else search.prepare(task)
+    if isinstance(task, PairTask):
+        return prepare_pair(task, ties=ties)
+    return search.prepare(task, ties=ties)
 
 
 def optimise(

@@ -125,18 +125,18 @@ def prepare(
     better_than: Vector | None = None,
     *,
     given: tuple[Candidates, IntArray] | None = None,
+    ties: bool = True,
 ) -> Prepared:
     """Filter the candidates, find an incumbent, and keep what may be as good.
 
     better_than: values that a plan must beat to be of interest; others are not looked for.
     given: the candidates that pass every filter and may be of interest, and their optimistic
-    vectors, in lexicographic order, where these are known already.
+    vectors, in lexicographic order, where these are known already. ties: whether candidates stay
+    that may be as good as the incumbent, but not better.
     """
     problem = task.problem
     overview = None if given is not None else overview_of(task)
-    if overview is not None:
-        given = overview.worth_looking(Splits(task).values, better_than=better_than)
-    rows, matrix = in_order(task) if given is None else given
+    rows, matrix = given or _to_look_at(task, overview, better_than, ties=ties)
     tables: list[SegmentTable] = []
     shapes, start_shapes = ShapeCache(), ShapeCache()
     start = _in_canonical_order(problem)
@@ -145,7 +145,7 @@ def prepare(
     floors: list[Vector | None] = []
     for index in range(len(rows)):
         optimistic = tuple(matrix[index].tolist())
-        is_behind = vector is not None and optimistic > vector
+        is_behind = _is_behind(optimistic, vector, ties=ties)
         if is_behind or (better_than is not None and optimistic >= better_than):
             break
         row = rows.take(np.array([index]))
@@ -161,8 +161,7 @@ def prepare(
         if vector is None or found < vector:
             split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
             incumbent, vector = Choice(index, rows.row(index), split), found
-    # Rows that were tried before the incumbent improved may have become worse than it.
-    keep = [i for i in range(len(tables)) if vector is None or tuple(matrix[i].tolist()) <= vector]
+    keep = _kept(matrix[: len(tables)], incumbent, vector, ties=ties)
     if incumbent is not None:
         incumbent = replace(incumbent, row=keep.index(incumbent.row))
     total = len(problem.candidates)
@@ -180,6 +179,30 @@ def prepare(
         optimistic=matrix,
         overview=overview,
     )
+
+
+def _to_look_at(
+    task: Task, overview: Overview | None, better_than: Vector | None, *, ties: bool
+) -> tuple[Candidates, IntArray]:
+    """Return the candidates that may be of interest by the bounds, and these, both in order."""
+    if overview is None:
+        return in_order(task)
+    tied = ties or better_than is not None  # what must be beaten is no plan of the task
+    return overview.worth_looking(Splits(task).values, better_than=better_than, ties=tied)
+
+
+def _is_behind(optimistic: Vector, vector: Vector | None, *, ties: bool) -> bool:
+    """Whether a candidate is of no interest beside a known plan."""
+    return vector is not None and (optimistic > vector if ties else optimistic >= vector)
+
+
+def _kept(
+    matrix: IntArray, incumbent: Choice | None, vector: Vector | None, *, ties: bool
+) -> list[int]:
+    """Return the rows that stay; some were tried before the incumbent, and may be behind it."""
+    own = None if incumbent is None else incumbent.row
+    seen = map(tuple, matrix.tolist())
+    return [i for i, v in enumerate(seen) if i == own or not _is_behind(v, vector, ties=ties)]
 
 
 def _values(task: Task, row: Candidates, table: SegmentTable, chosen: IntArray) -> Vector:

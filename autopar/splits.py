@@ -138,11 +138,9 @@ def _reaches(table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int) 
 
 
 def _has_path(
-    table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int, most: float | None
+    table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int, most: float
 ) -> bool:
     """Whether allowed segments form a path of pp steps whose times sum up to `most` at most."""
-    if most is None:
-        return _reaches(table, allowed, num_layers, pp)
     first, stop = table.first[allowed], table.stop[allowed]
     time = table.time[allowed].astype(np.float64)
     here = np.full(num_layers + 1, np.inf)
@@ -166,9 +164,11 @@ def _bottleneck(
 
     most: the largest sum of times that the path may have; None for any.
     """
-    levels: list[int] = sorted(
-        set(worst[allowed].tolist())
-    )  # np.unique would import numpy.ma, 40 ms
+    least = _least_bottleneck(table, allowed, num_layers, pp, worst)
+    if most is None:
+        return least
+    enough = worst[allowed & (worst >= least)]
+    levels: list[int] = sorted(set(enough.tolist()))  # np.unique would import numpy.ma, 40 ms
     low, high = 0, len(levels) - 1
     while low < high:
         middle = (low + high) // 2
@@ -177,6 +177,21 @@ def _bottleneck(
         else:
             low = middle + 1
     return levels[low]
+
+
+def _least_bottleneck(
+    table: SegmentTable, allowed: BoolArray, num_layers: int, pp: int, worst: IntArray
+) -> int:
+    """Return the least value that the worst segment of a path has; there is one."""
+    first, stop, worst = table.first[allowed], table.stop[allowed], worst[allowed]
+    none, least = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+    here = np.full(num_layers + 1, none)
+    here[0] = least
+    for _ in range(pp):
+        there = np.full_like(here, none)
+        np.minimum.at(there, stop, np.maximum(here[first], worst))
+        here = there
+    return int(here[num_layers])
 
 
 def _shortest(

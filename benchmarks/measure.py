@@ -94,12 +94,16 @@ def run_once(arguments: Sequence[str], accept: Sequence[int] = (0,)) -> Run:
     """Run `autopar ARGUMENTS` once.
 
     Peak memory is the child's ru_maxrss. The kernel counts from before exec, so this process, which
-    imports nothing large, is its floor.
+    imports nothing large, is its floor. Byte code is written where it is missing, as it is once
+    autopar is installed.
     Raises CommandError if the exit code is not in `accept`.
     """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         start = time.perf_counter()
-        child = subprocess.Popen([executable(), *arguments], stdout=out, stderr=err)
+        child = subprocess.Popen(
+            [executable(), *arguments], stdout=out, stderr=err, env=environment
+        )
         _, status, usage = os.wait4(child.pid, 0)
         wall_s = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)  # it is reaped: Popen need not wait

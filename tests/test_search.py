@@ -144,6 +144,25 @@ def test_every_optimum_is_left_in_the_model(
         assert {(s.layers[0], s.layers[-1] + 1) for s in plan.stages} <= left[row]
 
 
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(changes(), st.booleans())
+def test_without_ties_one_plan_stands_for_all_that_are_as_good(
+    analytic_scenario: Build, change: dict[str, Any], one_alone: bool
+) -> None:
+    """Stage boundaries alone, say, are the same for every batch of every layout of one stage."""
+    change["objectives"] = change["objectives"][-1:] if one_alone else change["objectives"]
+    task = task_of(analytic_scenario, change)
+    every, one = prepare(task), prepare(task, ties=False)
+    assert one.vector == every.vector
+    others = [row for row in one.rows if one.incumbent and row != one.incumbent.candidate]
+    assert {*others} <= {*every.rows}
+    assert len(one.rows) == len(others) + (one.incumbent is not None) or one.incumbent is None
+    found, expected = optimise(task, one), optimise(task, every)
+    assert (found.status, found.vector, found.bounds) == (
+        expected.status, expected.vector, expected.bounds
+    )  # fmt: skip
+
+
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(changes())
 def test_what_beats_known_values_is_found(analytic_scenario: Build, change: dict[str, Any]) -> None:

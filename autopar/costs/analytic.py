@@ -6,7 +6,7 @@ for all (candidate, segment) pairs at once.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from autopar.specs import Engine, ExpertFeedForward, Scenario
 from autopar.specs.architecture import FeedForward
 
 _US_PER_S = 1e6
+_REMEMBERED = 1024  # candidates whose pieces are kept: some MB
 
 
 class AnalyticCosts:
@@ -40,7 +41,7 @@ class AnalyticCosts:
         self._physics = Physics.of(scenario)
         self._workload = scenario.workload
         self._last: tuple[Candidates, RowBounds] | None = None
-        self._last_pieces: tuple[Candidate, Pieces] | None = None
+        self._known_pieces: dict[Candidate, Pieces] = {}
         shape = self._physics.shape
         parts = [shape.architecture.feed_forward_of(kind) for kind in shape.kinds]
         self._has_experts = np.array([isinstance(part, ExpertFeedForward) for part in parts])
@@ -134,11 +135,13 @@ class AnalyticCosts:
     def _pieces(self, rows: Candidates, num_layers: IntArray) -> Pieces:
         """Return the pieces, for one pair where all pairs have the same."""
         if len(rows) and _is_one_row(rows) and rows.spread[0] > 0:
-            row = rows.row(0)
-            if self._last_pieces is None or self._last_pieces[0] != row:  # filters ask in turn
-                pieces = Pieces.of(self._physics, rows.take(np.array([0])), num_layers[:1])
-                self._last_pieces = row, pieces
-            return self._last_pieces[1]
+            row = replace(rows.row(0), replicas=1)  # of which no piece knows
+            if row not in self._known_pieces:  # filters ask in turn, questions again and again
+                if len(self._known_pieces) >= _REMEMBERED:
+                    self._known_pieces.clear()
+                one = rows.take(np.array([0]))
+                self._known_pieces[row] = Pieces.of(self._physics, one, num_layers[:1])
+            return self._known_pieces[row]
         return Pieces.of(self._physics, rows, num_layers)
 
     def _rates(

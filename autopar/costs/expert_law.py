@@ -4,6 +4,7 @@ What counts say of a layer is a number per expert; what its time depends on is t
 on where the experts lie. Each number of ranks gets the placement that a search finds for it, and a
 bound that no placement beats; a rank has no more slots than experts make necessary.
 """
+# ruff: noqa: PLC0415  few scenarios have measured counts, and what places them is many modules
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,10 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from autopar.costs.operations.loads import Law, RankFactors
-from autopar.placement.bounds import quick_bounds
-from autopar.placement.improve import search
-from autopar.placement.machine import NO_RULES, FloatArray, IntArray, LayerTask, Machine
-from autopar.placement.starts import starts
+from autopar.problem import FloatArray, IntArray
 from autopar.specs import Workload
 
 _TOLERANCE = 1e-3  # above the bound: where the search of a layer stops
@@ -112,6 +110,11 @@ def _place(counts: FloatArray, held: int, num_ranks: int) -> _Placed:
 
     Slots that stay empty are filled with experts without load.
     """
+    from autopar.placement.bounds import quick_bounds
+    from autopar.placement.improve import search
+    from autopar.placement.machine import NO_RULES, LayerTask, Machine
+    from autopar.placement.starts import starts
+
     num_experts = counts.shape[1]
     machine = Machine(num_ranks, held)
     loads = np.pad(counts, ((0, 0), (0, machine.num_slots - num_experts)))

@@ -8,20 +8,23 @@ rate of its most, at its lowest batch, times high / low.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 
 from autopar.broken import NOTHING, note
 from autopar.candidates import with_batch
-from autopar.constraints import Constraint
+from autopar.constraints import Constraint, PlugIn
 from autopar.costs.scaling import rates_to_int, sizes_to_int, times_to_int
 from autopar.costs.steps import most_sequences
-from autopar.disaggregated.constraints import taken_gpus
+from autopar.disaggregated.constraints import footprint, taken_gpus
 from autopar.disaggregated.costs import RoleCosts
+from autopar.disaggregated.task import decides_layouts
 from autopar.disaggregated.values import Values
 from autopar.errors import SolveLimitError
 from autopar.problem import BoolArray, Candidates, IntArray
 from autopar.search import Task
+from autopar.topology import Footprint
 
 _PARTS = 8  # into which a range is cut
 _BATCHES = 17  # doublings of a batch up to the largest that a workload may state
@@ -132,7 +135,7 @@ class Bounded:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for what is worked out when it is first asked for
 class Side:
     """One role in the search: its layouts, and what can be said about boxes of them.
 
@@ -144,6 +147,20 @@ class Side:
     rows: Candidates  # with the most replicas that fit
     exact_only: frozenset[str]
     names: tuple[str, ...] = ()
+
+    @cached_property
+    def _needs(self) -> Footprint:
+        """Of the layouts, whatever the batch and the number of replicas."""
+        return footprint(self.task.problem, self.rows)
+
+    @cached_property
+    def _layouts_break(self) -> IntArray:
+        """What rules say that the layouts break, whatever the batch and the number of replicas."""
+        broken = np.full(len(self.rows), NOTHING)
+        for constraint in self.task.constraints:
+            if decides_layouts(constraint, self.task, self.exact_only):
+                self._note(broken, constraint, self.rows, None)
+        return broken
 
     @property
     def is_prefill(self) -> bool:
@@ -180,25 +197,36 @@ class Side:
         """Return the boxes that may hold a plan by the filters, with what no plan of them beats."""
         rows = self.candidates(boxes, boxes.fewest)
         broken = self._broken(boxes, rows)
-        taken = taken_gpus(self.task.problem, rows, is_first=self.is_prefill)
+        needs = self._needs.take(boxes.layout)
+        taken = taken_gpus(self.task.problem, rows, needs, is_first=self.is_prefill)
         every = Bounded(boxes, self._values(boxes, rows), taken, broken)
         return every.take(broken >= NOTHING)
 
     def _broken(self, boxes: Boxes, rows: Candidates) -> IntArray:
         """Return what the filters say that boxes break; exact for what they see of a single one."""
-        broken = np.full(len(rows), NOTHING)
+        broken = self._layouts_break[boxes.layout]
         single = boxes.single
         for constraint in self.task.constraints:
-            if not isinstance(constraint, Constraint) or not len(rows):
-                continue
-            passes = constraint.allowed_rows(self.task.problem, rows)
-            if passes is None:
-                continue
-            at_ends = constraint.depends_on_batch in ("not", "grows")
-            if constraint.name in self.exact_only or not at_ends:
-                passes |= ~single
-            note(broken, ~passes, constraint.name, self.names)
+            if not decides_layouts(constraint, self.task, self.exact_only):
+                self._note(broken, constraint, rows, single)
         return broken
+
+    def _note(
+        self, broken: IntArray, constraint: PlugIn, rows: Candidates, single: BoolArray | None
+    ) -> None:
+        """Note in `broken` which rows a constraint forbids.
+
+        single: which are the only candidates of a box; None where the batch makes no difference.
+        """
+        if not isinstance(constraint, Constraint) or not len(rows):
+            return
+        passes = constraint.allowed_rows(self.task.problem, rows)
+        if passes is None:
+            return
+        at_ends = constraint.depends_on_batch in ("not", "grows")
+        if single is not None and (constraint.name in self.exact_only or not at_ends):
+            passes |= ~single
+        note(broken, ~passes, constraint.name, self.names)
 
     def largest(self, boxes: Boxes) -> IntArray:
         """Return the largest batch of each box that the filters leave, in eight parts at a time."""

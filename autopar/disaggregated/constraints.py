@@ -18,6 +18,7 @@ from autopar.disaggregated.values import Values
 from autopar.problem import BoolArray, Candidates, DisaggregatedPlan, IntArray, Plan, Problem
 from autopar.segments import plan_costs
 from autopar.specs import Scenario
+from autopar.topology import Footprint
 from autopar.units import format_us
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class SharedGpus(PairConstraint):
     def post(self, pair: "PairVariables") -> None:
         """What both take does not overlap."""
         taken = [
-            taken_gpus(problem, role.rows, is_first=is_first)
+            taken_gpus(problem, role.rows, footprint(problem, role.rows), is_first=is_first)
             for problem, role, is_first in zip(
                 pair.problems, pair.roles, (True, False), strict=True
             )
@@ -216,13 +217,19 @@ def pair_constraints(
     return tuple(found)
 
 
-def taken_gpus(problem: Problem, rows: Candidates, *, is_first: bool) -> IntArray:
+def footprint(problem: Problem, rows: Candidates) -> Footprint:
+    """Return what stages of a role's candidates need of the containers."""
+    stage_gpus = rows.stage_gpus(np.ones_like(rows.pp))
+    return problem.topology.footprint(rows.tp, rows.cp, rows.etp, stage_gpus)
+
+
+def taken_gpus(problem: Problem, rows: Candidates, needs: Footprint, *, is_first: bool) -> IntArray:
     """Return the GPUs that a role takes away from the other, its own and those left unusable.
 
-    is_first: whether it takes them from the first GPU on, else from the last one back.
+    needs: of each row. is_first: whether it takes them from the first GPU on, else from the last
+    one back.
     """
     topology = problem.topology
-    needs = topology.footprint(rows.tp, rows.cp, rows.etp, rows.stage_gpus(np.ones_like(rows.pp)))
     take = topology.taken_from_the_first if is_first else topology.taken_from_the_last
     return take(needs, rows.replicas * rows.pp)
 

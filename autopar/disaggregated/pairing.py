@@ -5,15 +5,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from autopar.candidates import with_batch
-from autopar.disaggregated.constraints import taken_gpus
+from autopar.constraints import PlugIn
+from autopar.disaggregated.constraints import footprint, taken_gpus
+from autopar.disaggregated.narrowing import anything, narrowed
 from autopar.disaggregated.queue import served
-from autopar.disaggregated.task import PairTask
+from autopar.disaggregated.task import PairTask, decides_layouts
 from autopar.disaggregated.values import Values
 from autopar.disaggregated.variables import chosen_values
 from autopar.problem import Candidate, Candidates, IntArray
 from autopar.search import Vector, accepted
 from autopar.segments import SegmentTable, ShapeCache, segment_table
-from autopar.splits import best_split, least_time, least_worst
+from autopar.splits import best_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,22 @@ class Pairing:
     solved: tuple[list[Solved], list[Solved]] = field(default_factory=lambda: ([], []))
     alone: tuple[list[Solved], list[Solved]] = field(default_factory=lambda: ([], []))
     _shapes: tuple[ShapeCache, ShapeCache] = field(default_factory=lambda: ({}, {}))
+    _filters: list[list[PlugIn]] = field(init=False)
 
-    def solve(self, role: int, row: Candidates) -> tuple[SegmentTable, Values] | None:
+    def __post_init__(self) -> None:
+        # Candidates come from ranges whose layouts have passed all rules that speak of these alone.
+        self._filters = [
+            [c for c in role.constraints if not decides_layouts(c, role, self.task.exact_only)]
+            for role in self.task.roles
+        ]
+
+    def solve(
+        self, role: int, row: Candidates, partner: Values | None = None
+    ) -> tuple[SegmentTable, Values] | None:
         """Solve one candidate and match it with all of the other role.
 
-        row: a table of one candidate.
+        row: a table of one candidate. partner: what the other role does not beat, shape (1,); None
+        where nothing is known of it.
         Returns its segments and what no split of it beats, each value for itself; None where no
         split is part of a pair as good as the best known one.
         """
@@ -65,12 +78,14 @@ class Pairing:
         self._try(role, row, table, chosen)
         if pp > 1:
             index = np.flatnonzero(table.rate >= self._needed_rate())
-            fast = table.keep(np.isin(np.arange(len(table.rate)), index))
+            fast = table.keep(table.rate >= self._needed_rate())
             quick = best_split(row, fast, num_layers, objectives[1:])
             if quick is None:
                 return None
             self._try(role, row, table, index[quick])
-            return table, self._unbeaten(role, row, fast)
+            partner = anything() if partner is None else partner
+            left = narrowed(self.task, role, row, fast, partner, self.vector)
+            return None if left is None else (table, left[1])
         if int(table.rate[chosen[0]]) < self._needed_rate():
             return None
         return table, chosen_values(self.task.roles[role].problem, row, table, chosen)
@@ -81,22 +96,6 @@ class Pairing:
             one = self._of(role, row, table, chosen)
             self.solved[role].append(one)
             self._match(role, one)
-
-    def _unbeaten(self, role: int, row: Candidates, table: SegmentTable) -> Values:
-        """Return the best that any path of a table has in each value for itself, shape (1,)."""
-        pp, num_layers = int(row.pp[0]), self.task.problem.num_layers
-        problem = self.task.roles[role].problem
-        is_prefill = problem.scenario.workload.is_prefill
-        assert table.handover is not None  # tables of a role state it
-        assert table.service is not None
-        columns = (-table.rate, table.handover, table.memory, table.service)
-        rate, handover, memory, service = (
-            least_worst(table, num_layers, pp, c) or 0 for c in columns
-        )
-        tpot = 0 if table.tpot is None else least_worst(table, num_layers, pp, table.tpot)
-        time = least_time(table, num_layers, pp) if is_prefill else 0
-        numbers = (-rate, time or 0, handover, tpot or 0, pp - 1, memory, table.gpus, service)
-        return Values(*(np.array([n], dtype=np.int64) for n in numbers))
 
     def solve_alone(self, role: int, row: Candidates, batch: int) -> bool:
         """Solve one replica of a layout with a batch; whether it has a plan."""
@@ -166,8 +165,11 @@ class Pairing:
     def _many(self, role: int, solved: Solved, counts: IntArray) -> tuple[Values, IntArray]:
         """Return the values of so many replicas, and the GPUs that they take away."""
         same = solved.values.take(np.zeros(len(counts), dtype=np.int64))
-        rows = replace(solved.row.take(np.zeros(len(counts), dtype=np.int64)), replicas=counts)
-        taken = taken_gpus(self.task.roles[role].problem, rows, is_first=role == 0)
+        first = np.zeros(len(counts), dtype=np.int64)
+        rows = replace(solved.row.take(first), replicas=counts)
+        problem = self.task.roles[role].problem
+        needs = footprint(problem, solved.row).take(first)
+        taken = taken_gpus(problem, rows, needs, is_first=role == 0)
         return replace(same, rate=same.rate * counts, gpus=same.gpus * counts), taken
 
     def _match(self, role: int, one: Solved) -> None:
@@ -196,7 +198,7 @@ class Pairing:
 
     def _table(self, role: int, row: Candidates) -> SegmentTable:
         task = self.task.roles[role]
-        return segment_table(task.problem, row, task.constraints, self._shapes[role])
+        return segment_table(task.problem, row, self._filters[role], self._shapes[role])
 
     def _needed_rate(self) -> int:
         """Return the rate that a pair needs to be as good as the best known one."""
@@ -214,5 +216,6 @@ class Pairing:
         problem = self.task.roles[role].problem
         split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
         values = chosen_values(problem, row, table, chosen)
-        taken = int(taken_gpus(problem, row, is_first=role == 0)[0])
+        needs = footprint(problem, row)
+        taken = int(taken_gpus(problem, row, needs, is_first=role == 0)[0])
         return Solved(row, table, split, values, taken)

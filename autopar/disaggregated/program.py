@@ -8,6 +8,7 @@ import numpy as np
 
 from autopar.constraints.base import Constraint, post
 from autopar.cpsat import Report
+from autopar.disaggregated.narrowing import anything, narrowed, unbeaten
 from autopar.disaggregated.objectives import PairObjective
 from autopar.disaggregated.queue import needed_load
 from autopar.disaggregated.search import PreparedPair
@@ -16,12 +17,12 @@ from autopar.disaggregated.values import Values
 from autopar.disaggregated.variables import PairVariables, chosen_values
 from autopar.lexicographic import INFEASIBLE, Outcome, Vector, run
 from autopar.ortools_loader import load_cp_model
-from autopar.problem import BoolArray
+from autopar.problem import Candidates
 from autopar.results import Uniqueness
 from autopar.segments import SegmentTable, group_segments
 from autopar.solver import chosen_segments, described, other_plans, sizes_alone
 from autopar.specs import CpSatParameters
-from autopar.splits import least_time_through, on_a_path
+from autopar.splits import on_a_path
 from autopar.variables import PairChoice
 
 
@@ -51,9 +52,6 @@ def interrupted_pair(task: PairTask, prepared: PreparedPair) -> Outcome:
     best = tuple(int(v) for v in prepared.optimistic.min(axis=0))
     vector, bounds = task.oriented(prepared.vector), task.oriented(best)
     return Outcome("feasible", prepared.incumbent, vector, bounds, None, 0.0, interrupted=True)
-
-
-_LARGEST = 2**42  # beyond every rate and time, and a thousand times it an int64
 
 
 class PairProgram:
@@ -164,8 +162,13 @@ class PairProgram:
         return -least if self._task.objectives[level].sense == "max" else least
 
     def is_proven(self, level: int) -> bool:
-        """Whether the search has proven the start: bounds of pairs do not."""
-        return False
+        """Whether the search proves the start, from TTFT on: it knows nothing that is better.
+
+        A sum that is counted in nanoseconds may take CP-SAT minutes, and what follows it as long.
+        What a plug-in posts and checks is left to CP-SAT, which shows whether they agree.
+        """
+        names = [objective.name for objective in self.objectives[: level + 1]]
+        return "ttft" in names and self._prepared.is_proven and not self.plugins
 
     def described(self, choice: PairChoice) -> str:
         """Return a pair in a line: degrees, and layers per stage, of both roles."""
@@ -197,66 +200,31 @@ class PairProgram:
 def _narrowed(task: PairTask, prepared: PreparedPair) -> list[list[SegmentTable]]:
     """Return grouped segments for the model, without those no pair as good as the best known uses.
 
-    All candidates in the model have a path.
+    A candidate that is left none keeps its segments: CP-SAT sees for itself that it has no part in
+    such a pair.
     """
-    vectors = prepared.optimistic.tolist()
-    num_layers = task.problem.num_layers
-    least_gpus = [int(rows.gpus_used(num_layers).min()) for rows in prepared.rows]
+    if prepared.vector is None:
+        return [group_segments(tables) for tables in prepared.tables]
+    every = [
+        [(rows.take(np.array([i])), table) for i, table in enumerate(tables)]
+        for rows, tables in zip(prepared.rows, prepared.tables, strict=True)
+    ]
+    best = [_best(task, role, candidates) for role, candidates in enumerate(every)]
     result = []
-    for role, (rows, tables) in enumerate(zip(prepared.rows, prepared.tables, strict=True)):
+    for role, candidates in enumerate(every):
         kept = []
-        for table, pp in zip(tables, rows.pp.tolist(), strict=True):
-            optimistic, good = vectors.pop(0), table
-            if prepared.vector is not None:
-                through = _through(task, role, table, pp)
-                partner = _unbeaten(len(table.first), least_gpus[1 - role])
-                pair = (through, partner) if role == 0 else (partner, through)
-                good = table.keep(_as_good(task, pair, prepared.vector, optimistic))
-            useful = on_a_path(good, num_layers, pp)
-            kept.append(good.keep(useful) if useful.any() else good)
+        for row, table in candidates:
+            left = narrowed(task, role, row, table, best[1 - role], prepared.vector)
+            good = table if left is None else left[0]
+            kept.append(good.keep(on_a_path(good, task.problem.num_layers, int(row.pp[0]))))
         result.append(group_segments(kept))
     return result
 
 
-def _as_good(
-    task: PairTask, pair: tuple[Values, Values], vector: Vector, optimistic: Sequence[int]
-) -> BoolArray:
-    """Return which segments of a candidate leave a pair as good as the best known one.
-
-    pair: what no pair with each segment beats. optimistic: what no pair of the candidate beats.
-    Where that equals the best known value, a pair must reach the value, and may not be worse in the
-    next objective either; so on, up to the first in which the candidate might be better.
-    """
-    good = np.ones(len(pair[0].rate), dtype=np.bool_)
-    queue, least = task.queue_of(vector), task.least_rates(vector, *pair)
-    for objective, value, bound in zip(task.objectives, vector, optimistic, strict=True):
-        good &= objective.unbeaten(*pair, queue, least) <= value
-        if bound != value:
-            break
-    return good
-
-
-def _through(task: PairTask, role: int, table: SegmentTable, pp: int) -> Values:
-    """Return what no split of a candidate beats that uses a segment, shape (segments,)."""
-    none = np.zeros(len(table.first), dtype=np.int64)
-    assert table.handover is not None  # tables of a role state it
-    time = none
-    if role == 0:
-        least = least_time_through(table, task.problem.num_layers, pp)
-        time = np.minimum(least, _LARGEST).astype(np.int64)
-    return Values(
-        rate=table.rate,
-        time=time,
-        handover=table.handover,
-        tpot=none if table.tpot is None else table.tpot,
-        boundaries=none + pp - 1,
-        memory=table.memory,
-        gpus=none + table.gpus,
-        service=none if table.service is None else table.service,
-    )
-
-
-def _unbeaten(length: int, gpus: int) -> Values:
-    """Return a partner that no role beats, but for its GPUs."""
-    none = np.zeros(length, dtype=np.int64)
-    return Values(none + _LARGEST, none, none, none, none, none, none + gpus, none)
+def _best(
+    task: PairTask, role: int, candidates: Sequence[tuple[Candidates, SegmentTable]]
+) -> Values:
+    """Return what no candidate of a role in the model beats, each value for itself, shape (1,)."""
+    values = [unbeaten(task, role, row, table) for row, table in candidates]
+    known = [value for value in values if value is not None]
+    return Values.joined(known).best_so_far().row(-1) if known else anything()

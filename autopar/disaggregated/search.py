@@ -9,8 +9,10 @@ exact, not a heuristic.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Self
 
 import numpy as np
 
@@ -33,9 +35,6 @@ _NUMBERS = 32  # of replicas that a layout is looked at with for it
 _TO_END = 4096  # boxes of a role whose layouts are looked at with it
 _MOST_TIES = 12  # boxes that may be exactly as good as the best pair, to ask whether it is unique
 MOST_SOLVED = 20_000  # candidates that are solved one by one: half a minute
-
-_Known = dict[tuple[int, ...], SegmentTable | None]  # by layout, batch and replicas
-_LATER = object()  # not solved yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +60,13 @@ class PreparedPair:
     def num_in_model(self) -> int:
         """Candidates of both roles that bounds could not rule out."""
         return len(self.rows[0]) + len(self.rows[1])
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether no pair in the model, and so no pair at all, can be better than the incumbent."""
+        if self.vector is None:
+            return False
+        return self.vector <= min(map(tuple, self.optimistic.tolist()))
 
 
 @dataclass(slots=True)
@@ -109,7 +115,7 @@ class State:
 
     def _vectors_of(self, role: int) -> tuple[BoolArray, IntArray]:
         """Return which boxes of a role may stay, and the vectors of all of them."""
-        place, partner = self._partners(role)
+        place, partner = self.partners(role)
         possible = place >= 0
         if not len(partner.gpus):
             return possible, np.zeros((len(place), len(self.task.objectives)), dtype=np.int64)
@@ -127,7 +133,7 @@ class State:
         possible &= not_after(vectors, self.pairing.vector)
         return possible if self.ties else possible & ~equal, vectors
 
-    def _partners(self, role: int) -> tuple[IntArray, Values]:
+    def partners(self, role: int) -> tuple[IntArray, Values]:
         """Return, for each box, the best of the other role on the GPUs that it leaves.
 
         The first array is negative where there is none.
@@ -267,55 +273,83 @@ def _largest(state: State, role: int, row: Candidates, high: int) -> None:
         low, high = (middle, high) if works else (low, middle)
 
 
+@dataclass(slots=True)
+class _Solved:
+    """What is known of the single candidates of a role, by their places.
+
+    is_known, works: shape (candidates,). tables: of those that work.
+    """
+
+    is_known: BoolArray
+    works: BoolArray
+    tables: dict[int, SegmentTable]
+
+    @classmethod
+    def none_of(cls, places: IntArray) -> Self:
+        """Return that nothing is known; places: of the candidates."""
+        size = int(places.max(initial=-1)) + 1
+        return cls(np.zeros(size, dtype=np.bool_), np.zeros(size, dtype=np.bool_), {})
+
+    def note(self, place: int, table: SegmentTable | None) -> None:
+        """Remember the segments of a candidate; None where it has no plan of interest."""
+        self.is_known[place] = True
+        if table is not None:
+            self.works[place] = True
+            self.tables[place] = table
+
+
 def _solve_each(state: State) -> tuple[list[SegmentTable], list[SegmentTable]]:
     """Solve single candidates, the most promising first, and drop those that become worse.
 
     Returns the tables of those that are left, in their order.
     """
-    known: tuple[_Known, _Known] = ({}, {})
-    while not state.is_answered and (queue := _unsolved(state, known)):
+    known = [_Solved.none_of(places) for places in state.places]
+    num_known = 0
+    # The results of the first ones rule out the most; later ones are weighed in longer turns.
+    while not state.is_answered and (queue := _unsolved(state, known, max(1, num_known))):
         before = state.pairing.vector
-        # The results of the first ones rule out the most; later ones are weighed in longer turns.
-        for _, role, index in queue[: max(1, sum(map(len, known)))]:
-            if sum(map(len, known)) >= MOST_SOLVED:
+        partners = [state.partners(role)[1] for role in (0, 1)]
+        for role, index in queue:
+            if num_known >= MOST_SOLVED:
                 raise SolveLimitError(
                     f"more than {MOST_SOLVED:,} layouts may be part of the optimum; put throughput "
                     "first, require a rate, or confine groups and stages"
                 )
-            one = state.found[role].boxes.take(np.array([index]))
-            solved = state.pairing.solve(role, state.sides[role].candidates(one, one.fewest))
-            known[role][_keys(one)[0]] = None if solved is None else solved[0]
+            place = np.array([index])
+            one, partner = state.found[role].boxes.take(place), partners[role].take(place)
+            row = state.sides[role].candidates(one, one.fewest)
+            solved = state.pairing.solve(role, row, partner)
+            table = None if solved is None else solved[0]
+            known[role].note(int(state.places[role][index]), table)
+            num_known += 1
             if solved is not None:
                 state.found[role].values.set(index, solved[1])
             if state.pairing.vector != before:
                 break
-        for role, found in enumerate(state.found):
-            works = [known[role].get(key, _LATER) is not None for key in _keys(found.boxes)]
-            state.keep(role, np.array(works, dtype=np.bool_))
+        for role, places in enumerate(state.places):
+            state.keep(role, known[role].works[places] | ~known[role].is_known[places])
         state.prune()
     if state.is_answered:
         for role, found in enumerate(state.found):
             state.keep(role, np.zeros(len(found), dtype=np.bool_))
     tables = [
-        [table for key in _keys(found.boxes) if (table := known[role][key]) is not None]
-        for role, found in enumerate(state.found)
+        [solved.tables[place] for place in places.tolist()]
+        for solved, places in zip(known, state.places, strict=True)
     ]
     return tables[0], tables[1]
 
 
-def _unsolved(state: State, known: tuple[_Known, _Known]) -> list[tuple[tuple[int, ...], int, int]]:
-    """Return vector, role and place of every candidate that is not solved yet, best first."""
-    return sorted(
-        (tuple(state.vectors[role][index].tolist()), role, index)
-        for role, found in enumerate(state.found)
-        for index, key in enumerate(_keys(found.boxes))
-        if key not in known[role]
-    )
-
-
-def _keys(boxes: Boxes) -> list[tuple[int, ...]]:
-    columns = (boxes.layout.tolist(), boxes.low.tolist(), boxes.fewest.tolist())
-    return list(zip(*columns, strict=True))
+def _unsolved(state: State, known: Sequence[_Solved], most: int) -> list[tuple[int, int]]:
+    """Return role and index of the candidates that are not solved yet, best first; so many."""
+    indices = [
+        np.flatnonzero(~solved.is_known[places])
+        for solved, places in zip(known, state.places, strict=True)
+    ]
+    index = np.concatenate(indices)
+    role = np.repeat([0, 1], [len(i) for i in indices])
+    vectors = np.concatenate([v[i] for v, i in zip(state.vectors, indices, strict=True)])
+    first = np.lexsort([index, role, *vectors.T[::-1]])[:most]
+    return list(zip(role[first].tolist(), index[first].tolist(), strict=True))
 
 
 def prepared(state: State) -> PreparedPair:

@@ -1,6 +1,6 @@
 """A disaggregated scenario with everything that solving it needs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -123,6 +123,19 @@ class PairTask:
         """Return objective values turned so that less is better."""
         signs = (1 if o.sense == "min" else -1 for o in self.objectives)
         return tuple(int(v) * sign for v, sign in zip(values, signs, strict=True))
+
+
+def decides_layouts(constraint: PlugIn, role: Task, exact_only: Collection[str]) -> bool:
+    """Whether a constraint is a filter of layouts, whatever their split, batch and replicas.
+
+    exact_only: names of constraints that look at the number of replicas, or that may.
+    """
+    return (
+        isinstance(constraint, Rule)
+        and constraint.depends_on_batch == "not"
+        and constraint.name not in exact_only
+        and constraint.rows_decide(role.problem.candidates)
+    )
 
 
 def make_pair(

@@ -28,12 +28,19 @@ def run_timed(
 ) -> Timed:
     """Run a command to its end or its time limit, its output in two files.
 
-    Peak memory is ru_maxrss of the child. At the limit its whole process group is killed.
+    Peak memory is ru_maxrss of the child. At the limit its whole process group is killed. Programs
+    run as they do once installed, with byte code: what lacks it gets it in the first run.
     """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     with out.open("w", encoding="utf-8") as stdout, err.open("w", encoding="utf-8") as stderr:
         start = time.perf_counter()
         child = subprocess.Popen(
-            command, stdout=stdout, stderr=stderr, cwd=folder, start_new_session=True
+            command,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=folder,
+            start_new_session=True,
+            env=environment,
         )
         fired = threading.Event()
 
