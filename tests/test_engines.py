@@ -26,6 +26,7 @@ from autopar.specs import (
     Workload,
 )
 from autopar.specs.counting import parameters
+from autopar.specs.workload import RoleWorkload
 from autopar.topology import Topology
 from autopar.verifier.layout import layout_of
 from autopar.verifier.limits import rule_violations
@@ -280,7 +281,8 @@ def test_a_layout_that_an_engine_can_launch_breaks_none_of_its_rules(
 
 ILLEGAL: list[tuple[str, str, dict[str, int], str]] = [
     # confirmed by running the engine's own checks
-    ("vllm", "llama-70b", dense(3), "heads kv_heads attention_columns dense_columns"),
+    ("vllm", "llama-70b", dense(3),
+     "heads kv_heads attention_columns dense_columns servers_on_nodes"),
     ("megatron", "33-heads", dense(2), "heads kv_heads"),
     ("megatron", "100-experts", {"tp": 8, "ep": 8}, "experts_divide"),
     # read in the engine's sources
@@ -290,18 +292,18 @@ ILLEGAL: list[tuple[str, str, dict[str, int], str]] = [
     ("vllm", "qwen3-235b", {"tp": 64, "etp": 64}, "expert_columns"),
     ("vllm", "gpt-oss-120b", {"tp": 4, "cp": 2, "ep": 8}, "no_context_parallel"),
     ("vllm", "deepseek-v3", {"tp": 2, "attn_dp": 8, "ep": 16, "pp": 2}, "stages_on_nodes"),
-    ("vllm", "llama-70b", dense(4, pp=3), "ranks_on_nodes"),
+    ("vllm", "llama-70b", dense(4, pp=3), "ranks_on_nodes servers_on_nodes"),
     ("vllm", "100-experts", {"tp": 128, "etp": 128}, "heads tp_at_most_experts"),
     (
         "vllm", "gpt-oss-120b", {"tp": 7, "etp": 7},
-        "heads kv_heads attention_columns expert_columns vocabulary",
+        "heads kv_heads attention_columns expert_columns vocabulary servers_on_nodes",
     ),
     ("sglang", "100-experts", {"tp": 8, "ep": 8}, "experts_divide"),
     ("sglang", "qwen3-235b", {"tp": 8, "etp": 8}, "expert_columns"),
     ("sglang", "qwen3-235b", {"tp": 8, "ep": 4, "spread": 2}, "expert_grid"),
     ("sglang", "deepseek-v3", {"tp": 32, "ep": 16, "etp": 2}, "shared_columns"),
     ("sglang", "deepseek-v3", {"attn_dp": 288, "ep": 288}, "experts_divide tp_at_most_experts"),
-    ("sglang", "llama-70b", dense(4, pp=3), "ranks_on_nodes"),
+    ("sglang", "llama-70b", dense(4, pp=3), "ranks_on_nodes servers_on_nodes"),
     (
         "sglang", "deepseek-v3", {"attn_dp": 12, "ep": 4, "etp": 3, "pp": 2},
         "ranks_on_nodes expert_columns shared_columns",
@@ -314,7 +316,7 @@ ILLEGAL: list[tuple[str, str, dict[str, int], str]] = [
     ("tensorrt-llm", "100-experts", {"tp": 8, "ep": 8}, "experts_divide"),
     ("tensorrt-llm", "qwen3-235b", {"tp": 8, "etp": 8}, "expert_columns"),
     ("tensorrt-llm", "gpt-oss-120b", {"tp": 16, "cp": 8, "ep": 128}, "heads"),
-    ("tensorrt-llm", "llama-70b", dense(4, pp=3), "ranks_on_nodes"),
+    ("tensorrt-llm", "llama-70b", dense(4, pp=3), "servers_on_nodes"),
     ("megatron", "qwen3-235b", {"tp": 8, "ep": 4, "spread": 2}, "expert_grid"),
     ("megatron", "gpt-oss-120b", {"tp": 7, "etp": 7}, "heads kv_heads expert_columns"),
 ]  # fmt: skip
@@ -353,7 +355,53 @@ def test_degrees_that_do_not_tile_a_stage_are_refused_by_the_engines_rule(
 def test_a_server_of_sglang_runs_as_many_ranks_on_every_node() -> None:
     """--tp-size 8 --nnodes 3 is refused by the engine; nodes of 3 GPUs would need it."""
     nodes_of_3 = scenario_of(MODELS["qwen3-235b"], pack("sglang"), gpus_per_node=3)
-    assert broken(nodes_of_3, candidate_of(tp=8, ep=8)) == {"sglang_ranks_on_nodes"}
+    rules = {"sglang_ranks_on_nodes", "sglang_servers_on_nodes"}
+    assert broken(nodes_of_3, candidate_of(tp=8, ep=8)) == rules
+
+
+SERVED = ("vllm", "sglang", "trtllm")
+
+
+@pytest.mark.parametrize("engine", SERVED)
+@pytest.mark.parametrize(
+    ("nodes", "pp", "alone", "in_a_pair"),
+    [
+        (64, 4, True, True),
+        (64, 16, True, True),
+        (64, 12, False, False),  # 8 ranks on a node, 4 on the other
+        (2, 6, True, False),  # a server in each node, but the other role may begin at GPU 6
+        (1, 6, True, True),
+        (3, 6, False, False),  # 4 fit in a row, and one of them would begin in one node and end
+        (64, 3, False, False),  # in the next
+    ],
+)
+def test_servers_of_a_node_do_not_straddle_two(
+    engine: str, nodes: int, pp: int, alone: bool, in_a_pair: bool
+) -> None:
+    rules = pack({"trtllm": "tensorrt-llm"}.get(engine, engine))
+    asked = scenario_of(MODELS["llama-70b"], rules, phase="prefill")
+    cluster = asked.cluster.model_copy(update={"num_nodes": nodes})
+    scenario = asked.model_copy(update={"cluster": cluster})
+    candidate = candidate_of(**dense(1, pp=pp))
+    role = RoleWorkload.model_validate(scenario.workload.model_dump(by_alias=True))
+    paired = scenario.model_copy(update={"workload": role})
+    assert (f"{engine}_servers_on_nodes" not in broken(scenario, candidate)) == alone
+    assert (f"{engine}_servers_on_nodes" not in broken(paired, candidate)) == in_a_pair
+
+
+def test_caches_of_a_pair_of_vllm_reach_decode_servers_without_stages() -> None:
+    """base_worker.py of its NIXL connector raises NotImplementedError for the others."""
+    for name, phase, rule in (
+        ("llama-70b", "decode", "vllm_decode_without_stages"),
+        ("llama-70b", "prefill", None),
+        ("gemma-4-26b", "prefill", "vllm_prefill_stages_of_one_cache"),
+    ):
+        scenario = scenario_of(MODELS[name], pack("vllm"), phase=phase)
+        role = RoleWorkload.model_validate(scenario.workload.model_dump(by_alias=True))
+        paired = scenario.model_copy(update={"workload": role})
+        degrees = dense(2, pp=2) if name == "llama-70b" else {"tp": 2, "ep": 2, "pp": 2}
+        assert broken(scenario, candidate_of(**degrees)) == set()
+        assert broken(paired, candidate_of(**degrees)) == ({rule} if rule else set())
 
 
 @pytest.mark.parametrize(
