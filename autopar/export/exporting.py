@@ -20,6 +20,7 @@ from autopar.export.options import (
     version_of,
 )
 from autopar.export.ranks import Rank
+from autopar.export.router import reached, router_of
 from autopar.pairs import explicit_plan
 from autopar.problem import AnyPlan
 from autopar.results import VerifyReport
@@ -69,6 +70,7 @@ def written(
     own = placed_for_pods(options, cluster.num_nodes) if target == "lws" else options
     launches, files, ranks, more = _parts(layouts, own)
     roles = _roles(launches)
+    router = None
     if target == "lws":
         name = layouts[0].name
         made, said = manifests(launches, files, own, name, cluster.gpus_per_node)
@@ -76,6 +78,9 @@ def written(
     elif target == "hostfile":
         files = hostfiles(ranks, roles, options, cluster.gpus_per_node)
         launches = []
+    else:
+        router, beside, said = router_of(launches, own)
+        files, more = [*files, *beside], [*more, *said, *reached(launches, router)]
     return Export(
         target=target,
         engine=options.engine,
@@ -85,6 +90,7 @@ def written(
         ranks=tuple(ranks),
         roles=roles,
         notes=tuple(dict.fromkeys((*notes, *more))),
+        router=router,
     )
 
 
@@ -119,8 +125,6 @@ def _parts(layouts: Sequence[Layout], options: Options) -> _Parts:
         ranks += found[2]
         notes += found[3]
         first += layout.replicas
-    if options.engine == "trtllm" and any(layout.role for layout in layouts):
-        files.append(trtllm.front(commands, options))
     return commands, files, ranks, notes
 
 

@@ -112,8 +112,9 @@ def _of_server(
 ) -> tuple[Launch, list[Written], list[str]]:
     """Return the one command of a server, which mpirun brings to its other nodes, and its hosts."""
     argv = ["trtllm-serve", "serve", options.model_path, "--config", options.file(config)]
-    argv += ["--host", "0.0.0.0", "--port", str(options.port + options.offset(server))]  # noqa: S104  all
     first = shares[0]
+    port = options.port + options.offset(first.gpus)
+    argv += ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104  clients are elsewhere
     if layout.role:
         argv += ["--server_role", {"prefill": "CONTEXT", "decode": "GENERATION"}[layout.role]]
     env = devices(first)
@@ -138,17 +139,8 @@ def _of_server(
             )
     everything = tuple(gpu for share in shares for gpu in share.gpus)
     host = options.host(first.node)
-    launch = Launch(server, layout.role, 0, first.node, host, everything, tuple(argv), env)
+    launch = Launch(server, layout.role, 0, first.node, host, everything, tuple(argv), env, port)
     return launch, hosts, notes
-
-
-def front(launches: list[Launch], options: Options) -> Written:
-    """Return the configuration of `trtllm-serve disaggregated -c`, which knows both roles."""
-    document: dict[str, Any] = {"hostname": "0.0.0.0", "port": options.port - 1}  # noqa: S104
-    for key, role in (("context_servers", "prefill"), ("generation_servers", "decode")):
-        urls = [f"{x.host}:{options.port + x.server}" for x in launches if x.role == role]
-        document[key] = {"num_instances": len(urls), "urls": urls}
-    return Written("disaggregated.yaml", dump_yaml(document))
 
 
 def _notes(layout: Layout) -> list[str]:
@@ -158,10 +150,5 @@ def _notes(layout: Layout) -> list[str]:
             "TensorRT-LLM counts expert ranks inside of the shards of an expert, the plan outside: "
             "its ranks are put on other GPUs of the stage, so that every GPU holds the experts of "
             "the plan"
-        )
-    if layout.role:
-        notes.append(
-            "`trtllm-serve disaggregated -c disaggregated.yaml` takes requests and sends them to "
-            "both roles"
         )
     return notes

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from autopar.export.launch import Export, Launch, command_text
+from autopar.export.launch import Export, Launch, Router, command_text
 from autopar.export.options import NAMES, Engine
 from autopar.report import words
 from autopar.report.words import percent, quantity
@@ -33,6 +33,7 @@ def export_document(export: Export, plan: str) -> dict[str, Any]:
             }
             for server, role in enumerate(export.roles)
         ],
+        "router": None if export.router is None else _router(export.router),
         "ranks": [asdict(rank) for rank in export.ranks],
         "files": [asdict(file) for file in export.files],
         "notes": list(export.notes),
@@ -45,9 +46,21 @@ def _node(launch: Launch) -> dict[str, Any]:
         "node": launch.node,
         "host": launch.host,
         "gpus": list(launch.gpus),
+        "port": launch.port or None,
         "env": dict(launch.env),
         "argv": list(launch.argv),
         "command": command_text(launch),
+    }
+
+
+def _router(router: Router) -> dict[str, Any]:
+    return {
+        "node": router.node,
+        "host": router.host,
+        "port": router.port,
+        "env": dict(router.env),
+        "argv": list(router.argv),
+        "command": command_text(router),
     }
 
 
@@ -59,6 +72,9 @@ def print_export(console: Console, export: Export, folder: str) -> None:
         role = f"{launch.role} " if launch.role else ""
         _plain(console, f"\n# {role}server {launch.server} on {launch.host}")
         _plain(console, command_text(launch))
+    if export.router is not None:
+        _plain(console, f"\n# router on {export.router.host}: takes requests for both roles")
+        _plain(console, command_text(export.router))
     for file in export.files:
         place = f"{folder}/{file.name}" if folder else file.name
         _plain(console, f"\n# file {place}")
