@@ -26,7 +26,6 @@ from autopar.specs import (
     Workload,
 )
 from autopar.specs.counting import parameters
-from autopar.specs.workload import RoleWorkload
 from autopar.topology import Topology
 from autopar.verifier.layout import layout_of
 from autopar.verifier.limits import rule_violations
@@ -357,51 +356,6 @@ def test_a_server_of_sglang_runs_as_many_ranks_on_every_node() -> None:
     nodes_of_3 = scenario_of(MODELS["qwen3-235b"], pack("sglang"), gpus_per_node=3)
     rules = {"sglang_ranks_on_nodes", "sglang_servers_on_nodes"}
     assert broken(nodes_of_3, candidate_of(tp=8, ep=8)) == rules
-
-
-SERVED = ("vllm", "sglang", "trtllm")
-
-
-@pytest.mark.parametrize("engine", SERVED)
-@pytest.mark.parametrize(
-    ("nodes", "pp", "alone", "in_a_pair"),
-    [
-        (64, 4, True, True),
-        (64, 16, True, True),
-        (64, 12, False, False),  # 8 ranks on a node, 4 on the other
-        (2, 6, True, False),  # a server in each node, but the other role may begin at GPU 6
-        (1, 6, True, True),
-        (3, 6, False, False),  # 4 fit in a row, and one of them would begin in one node and end
-        (64, 3, False, False),  # in the next
-    ],
-)
-def test_servers_of_a_node_do_not_straddle_two(
-    engine: str, nodes: int, pp: int, alone: bool, in_a_pair: bool
-) -> None:
-    rules = pack({"trtllm": "tensorrt-llm"}.get(engine, engine))
-    asked = scenario_of(MODELS["llama-70b"], rules, phase="prefill")
-    cluster = asked.cluster.model_copy(update={"num_nodes": nodes})
-    scenario = asked.model_copy(update={"cluster": cluster})
-    candidate = candidate_of(**dense(1, pp=pp))
-    role = RoleWorkload.model_validate(scenario.workload.model_dump(by_alias=True))
-    paired = scenario.model_copy(update={"workload": role})
-    assert (f"{engine}_servers_on_nodes" not in broken(scenario, candidate)) == alone
-    assert (f"{engine}_servers_on_nodes" not in broken(paired, candidate)) == in_a_pair
-
-
-def test_caches_of_a_pair_of_vllm_reach_decode_servers_without_stages() -> None:
-    """base_worker.py of its NIXL connector raises NotImplementedError for the others."""
-    for name, phase, rule in (
-        ("llama-70b", "decode", "vllm_decode_without_stages"),
-        ("llama-70b", "prefill", None),
-        ("gemma-4-26b", "prefill", "vllm_prefill_stages_of_one_cache"),
-    ):
-        scenario = scenario_of(MODELS[name], pack("vllm"), phase=phase)
-        role = RoleWorkload.model_validate(scenario.workload.model_dump(by_alias=True))
-        paired = scenario.model_copy(update={"workload": role})
-        degrees = dense(2, pp=2) if name == "llama-70b" else {"tp": 2, "ep": 2, "pp": 2}
-        assert broken(scenario, candidate_of(**degrees)) == set()
-        assert broken(paired, candidate_of(**degrees)) == ({rule} if rule else set())
 
 
 @pytest.mark.parametrize(

@@ -178,15 +178,15 @@ def _exported(
     """
     from autopar.errors import InexpressibleError
     from autopar.export.exporting import export
-    from autopar.export.nearest import nearest
+    from autopar.export.nearest import Unfound, nearest
     from autopar.report.export import nearest_words
 
     try:
         return export(scenario, plan, target, options)  # type: ignore[arg-type]
     except InexpressibleError as error:
-        found = nearest(scenario, plan, options, plugins)
-        said = nearest_words(found, options.engine)
-        if found is None or not take:
+        found = nearest(scenario, plan, options, plugins, target)  # type: ignore[arg-type]
+        said = nearest_words(found, options.engine, error.reasons)
+        if isinstance(found, Unfound) or not take:
             raise InexpressibleError(error.engine, [*error.reasons, said]) from None
         other = export(found.scenario, found.plan, target, options)  # type: ignore[arg-type]
         note = f"another plan than asked for, which {error.engine} cannot start: {said}"

@@ -48,7 +48,8 @@ class Options:
     of a server on the first GPU of its node. expert_map: `always` writes a file also where the
     engine would put experts as planned by itself; `checkpoint` takes an order of the checkpoint's
     experts for a map where the engine takes none. folder: where files will lie, as commands name
-    it. image, router_image: of containers. in_pods: whether every node of every server is a pod of its own.
+    it. image, router_image: of containers. in_pods: whether every node of every server is a pod of
+    its own.
     """
 
     engine: Engine = "vllm"

@@ -16,6 +16,10 @@ from autopar.export.options import NAMES, Options
 from autopar.export.ranks import Rank, trtllm_ranks
 
 _NAME = NAMES["trtllm"]
+_NO_MPI_IN_PODS = (
+    "a server of several nodes is started by mpirun, which has no way from pod to pod: write its "
+    "commands and host file with --to trtllm, and run them as an MPIJob of kubeflow's mpi-operator"
+)
 
 
 def launches(
@@ -122,7 +126,8 @@ def _of_server(
     notes: list[str] = []
     if len(shares) > 1 and options.in_pods:
         raise InexpressibleError(
-            _NAME, ["on several nodes mpirun starts it, which has no way from pod to pod"]
+            _NAME,
+            [_NO_MPI_IN_PODS],
         )
     if len(shares) > 1:
         count = sum(len(share.gpus) for share in shares)

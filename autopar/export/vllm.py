@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from autopar.costs.shape import KV_PAGE_TOKENS
 from autopar.errors import InexpressibleError
-from autopar.export.experts import lies_in_runs, map_files
+from autopar.export.experts import lies_in_runs, map_files, refuse_other_placement
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
 from autopar.export.options import NAMES, Options
@@ -41,7 +41,7 @@ def launches(
         server = first + replica
         commands += _of_server(layout, options, server, shares)
         ranks += [replace(rank, server=server) for rank in mine]
-    files, notes = _permutation(layout)
+    files, notes = _permutation(layout, options)
     return commands, files, ranks, notes
 
 
@@ -137,17 +137,29 @@ def _nodes(
     return [*argv, "--headless"] if node_rank else argv
 
 
-def _permutation(layout: Layout) -> tuple[list[Written], list[str]]:
-    """Return the order of experts of the checkpoint that has the effect of a map."""
+def _permutation(layout: Layout, options: Options) -> tuple[list[Written], list[str]]:
+    """Return the order of experts of the checkpoint that has the effect of a map.
+
+    Raises InexpressibleError where a map is needed and nobody asked for that order.
+    """
     num_experts = layout.llm.num_experts
     if layout.ep == 1 or all(lies_in_runs(m, num_experts) for m in layout.experts):
         return [], []
+    if options.expert_map != "checkpoint":
+        refuse_other_placement(
+            layout,
+            _NAME,
+            "vLLM takes no map of experts, nor keeps one that its load balancer has found "
+            "(--expert-map checkpoint writes the order in which a permuted checkpoint has the "
+            "same effect)",
+        )
     files, names = map_files(layout, "vllm", "json", always=False)
     listed = ", ".join(dict.fromkeys(name for name in names if name))
     return files, [
         (
             "vLLM takes no map of experts: the plan's placement needs a checkpoint whose experts "
             f"are in the order of {listed}; with the original one experts lie in runs, which is "
-            "another plan"
+            "another plan; a router that picks groups of experts first is torn apart by an order "
+            "that mixes groups"
         )
     ]
