@@ -63,7 +63,7 @@ def test_replicas_of_three_quarters_of_a_node_lie_in_one_each(cluster: str) -> N
     """Six stages of one GPU: the second replica began at GPU 6 and ended in the second node."""
     from autopar.api import solve  # noqa: PLC0415  the other tests need no solver
 
-    rule = "rules=[{name: six, require: pp == 6 and replicas == 2, because: a test}]"
+    rule = "rules=[{name: six, require: pp == 6 and tp == 1 and replicas == 2, because: a test}]"
     asked = {"llm": "llama-3.1-8b", "cluster": "2xhgx-h100", "workload": "chat-1k-256"}
     more = [rule, "cluster.num_nodes=3"] if cluster.startswith("3") else [rule]
     plan = solve(load_scenario(parts=asked, overrides=more), diagnose=False).require_plan()
