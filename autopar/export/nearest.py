@@ -117,7 +117,7 @@ def _of_layout(
 
     Experts in runs may be loaded less evenly, so that steps take longer and buffers are larger.
     """
-    for other, changes in variants(scenario, plan, options.engine):
+    for other, changes in variants(scenario, plan, options):
         yield other, changes
         fewer = _with_fewer_sequences(scenario, other)
         if fewer is not None:

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 
 from autopar.export.layout import Layout, layouts_of
-from autopar.export.options import Engine
+from autopar.export.options import Engine, Options
 from autopar.export.ranks import Rank, megatron_ranks, sglang_ranks, trtllm_ranks, vllm_ranks
+from autopar.export.trtllm import PARTITION, own_split
+from autopar.plans import with_experts_in_runs
 from autopar.problem import AnyPlan, DisaggregatedPlan, Plan
 from autopar.specs import Scenario
-from autopar.unfold import place_experts
 
 _Ranks = Callable[[Layout, int], tuple[Rank, ...]]
 _ORDERS: dict[Engine, _Ranks] = {
@@ -19,15 +21,17 @@ _ORDERS: dict[Engine, _Ranks] = {
     "trtllm": trtllm_ranks,
 }
 _MOVED = "its ranks on other GPUs"
+_SPLIT = "its layers split as the engine does by itself"
 _IN_RUNS = "its experts in runs of consecutive ones on each rank"
 
 
 def variants(
-    scenario: Scenario, plan: AnyPlan | None, engine: Engine
+    scenario: Scenario, plan: AnyPlan | None, options: Options
 ) -> Iterator[tuple[AnyPlan, tuple[str, ...]]]:
     """Yield the plan with small changes and what they are, least first."""
     if plan is None:
         return
+    engine = options.engine
     moved, in_runs = relaid(scenario, plan, engine), with_runs(scenario, plan)
     if moved is not None:
         yield moved, (_MOVED,)
@@ -36,28 +40,46 @@ def variants(
         both = relaid(scenario, in_runs, engine)
         if both is not None:
             yield both, (_MOVED, _IN_RUNS)
+    if engine == "trtllm" and not options.at_least(*PARTITION):
+        resplit = _of_roles(plan, lambda own: _resplit(scenario, own))
+        if resplit is not None:
+            yield resplit, (_SPLIT,)
 
 
 def with_runs(scenario: Scenario, plan: AnyPlan) -> AnyPlan | None:
     """Return the plan with experts as engines deal them; None where they lie so already."""
-    if isinstance(plan, DisaggregatedPlan):
-        roles = {role: _in_runs(scenario, own) for role, own in plan.roles.items()}
-        found = plan if roles["prefill"] is None else replace(plan, prefill=roles["prefill"])
-        found = found if roles["decode"] is None else replace(found, decode=roles["decode"])
-        return None if found is plan else found
-    return _in_runs(scenario, plan)
+    return _of_roles(plan, lambda own: _in_runs(scenario, own))
+
+
+def _of_roles(plan: AnyPlan, change: Callable[[Plan], Plan | None]) -> AnyPlan | None:
+    """Return the plan with each of its layouts changed; None where none of them is."""
+    if not isinstance(plan, DisaggregatedPlan):
+        return change(plan)
+    prefill, decode = change(plan.prefill), change(plan.decode)
+    if prefill is None and decode is None:
+        return None
+    return replace(plan, prefill=prefill or plan.prefill, decode=decode or plan.decode)
+
+
+def _resplit(scenario: Scenario, plan: Plan) -> Plan | None:
+    """Return the plan with the split of TensorRT-LLM's own, experts in runs; None if it has it."""
+    split = own_split(scenario.llm.num_layers, plan.pp)
+    if split == tuple(len(stage.layers) for stage in plan.stages):
+        return None
+    ends = list(accumulate(split))
+    stages = tuple(
+        replace(stage, layers=tuple(range(end - size, end)))
+        for stage, end, size in zip(plan.stages, ends, split, strict=True)
+    )
+    return with_experts_in_runs(replace(plan, stages=stages), scenario.llm)
 
 
 def _in_runs(scenario: Scenario, plan: Plan) -> Plan | None:
     if not scenario.llm.is_moe or not len(plan.placement):
         return None
-    placement = place_experts(plan.stages, plan.gpus, scenario.llm)
-    same = _sorted(placement), _sorted(plan.placement)
-    return None if np.array_equal(*same) else replace(plan, placement=placement)
-
-
-def _sorted(rows: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]") -> "list[list[int]]":
-    return sorted(rows.tolist())
+    dealt = with_experts_in_runs(plan, scenario.llm)
+    same = sorted(dealt.placement.tolist()) == sorted(plan.placement.tolist())
+    return None if same else dealt
 
 
 def batch_of(plan: AnyPlan) -> int:
