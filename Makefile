@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast lint types imports build-check bench docs constraints check-engines clean
+.PHONY: help demo test test-fast lint types imports build-check bench docs constraints check-engines engine-flags clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -62,6 +62,11 @@ constraints: $(VENV)/.dev ## write constraints.txt from what is installed in .ve
 
 check-engines: $(VENV)/.dev ## feed exported commands to the engines' own parsers (downloads 1.5 GB into build/)
 	$(BIN)/python tests/engines/check_engines.py build/engines
+
+# The wheels that check-engines has downloaded; the lists say of which version they are.
+engine-flags: $(VENV)/.dev ## write the lists of the engines' flags anew from the wheels of check-engines
+	@set -e; for engine in vllm sglang megatron; do \
+	  $(BIN)/python tests/engines/extract_flags.py $$engine build/engines/wheels/$${engine}*.whl; done
 
 clean: ## remove .venv, build outputs and caches
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

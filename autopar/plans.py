@@ -6,6 +6,7 @@ layers in runs, stages on consecutive blocks of GPUs, experts on the ranks of th
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from autopar.errors import SpecError
 from autopar.problem import PLACEMENT_COLUMNS, IntArray, Plan, Stage
-from autopar.specs import SCHEMA_VERSION, PlanSpec, Scenario, StageSpec
+from autopar.specs import LLM, SCHEMA_VERSION, PlanSpec, Scenario, StageSpec
 from autopar.specs.base import MAX_GPUS, MAX_LAYERS
 from autopar.topology import Topology
 from autopar.unfold import place_experts
@@ -379,3 +380,8 @@ def _placement(spec: PlanSpec, scenario: Scenario, stages: Sequence[Stage], gpus
 def _padded(stage: Stage, ids: Sequence[int]) -> tuple[int, ...]:
     """Return the GPUs of a stage, filled up to its expert grids where it has too few."""
     return (*ids, *(_NOWHERE,) * (stage.ep * stage.etp * stage.spread - len(ids)))
+
+
+def with_experts_in_runs(plan: Plan, llm: LLM) -> Plan:
+    """Return the plan with consecutive experts on each rank, as engines deal them."""
+    return replace(plan, placement=place_experts(plan.stages, plan.gpus, llm))

@@ -66,6 +66,7 @@ SPEC_NAMES: Mapping[str, str] = {
     "expert_block": "the same, in routed experts",
     "is_prefill": "1 if the work is prompts alone, else 0",
     "is_decode": "1 if the work is running sequences alone, else 0",
+    "is_role": "1 if the work is that of one role of a disaggregated service, else 0",
     "num_gpus": "GPUs of the cluster",
     "num_nodes": "nodes of the cluster",
     "gpus_per_node": "GPUs of a node",
@@ -84,6 +85,8 @@ LAYER_NAMES: Mapping[str, str] = {
     "attention_columns": "the largest number that divides the width of every projection of the "
     "attention that tp cuts, those of keys and values apart",
     "uses_mla": "1 in multi-head latent attention, 0 in other attention",
+    "keeps_every_token": "1 where attention keeps the keys of all tokens, 0 where of a window or "
+    "in a state",
     "ffn_size": "width of a dense feed-forward",
     "expert_size": "width of one routed expert",
     "shared_size": "width of all shared experts together; 0 in a layer with experts but no such",
@@ -224,6 +227,7 @@ class Rule(Constraint):
             "expert_block": _block(precisions.experts),
             "is_prefill": int(workload.phase == "prefill"),
             "is_decode": int(workload.phase == "decode"),
+            "is_role": int(workload.is_role),
             "num_gpus": cluster.num_gpus,
             "num_nodes": cluster.num_nodes,
             "gpus_per_node": cluster.gpus_per_node,
@@ -284,7 +288,12 @@ def _block(precision: str) -> int:
 def _sizes(architecture: Architecture, kind: Layer) -> dict[str, int]:
     """Return what one kind of layer has of `LAYER_NAMES`."""
     sizes: dict[str, int] = {}
-    match architecture.attention_of(kind):
+    attention = architecture.attention_of(kind)
+    if attention is not None:
+        windowed = getattr(attention, "window_tokens", None) is not None
+        is_state = isinstance(attention, LinearAttention)
+        sizes["keeps_every_token"] = int(not windowed and not is_state)
+    match attention:
         case GroupedQueryAttention(num_heads=heads, num_kv_heads=kv_heads, head_dim=width):
             sizes |= {"num_heads": heads, "kv_heads": kv_heads, "head_dim": width}
             sizes |= {"uses_mla": 0, "attention_columns": heads * width}

@@ -12,7 +12,7 @@ import numpy as np
 from autopar.costs.expert_law import placed_counts
 from autopar.problem import Candidate, IntArray, Plan, Problem, Stage
 from autopar.specs import LLM
-from autopar.topology import Topology
+from autopar.topology import Footprint, Topology
 
 # Expert shards that are written out; beyond, replicas without rows are laid out as the first one.
 MOST_ROWS = 200_000
@@ -26,14 +26,14 @@ def unfold(
     name: str = "solved",
     layer_blocks: Sequence[int] | None = None,
     expert_ranks: IntArray | None = None,
-    after: int = 0,
+    after: int | None = None,
 ) -> Plan:
     """Return the explicit plan of a candidate whose stages have `split[s]` layers.
 
     layer_blocks: only with one grid per layer (spread 0), the block of each layer; default in
     order.
     expert_ranks: shape (layers, experts), the expert rank of each expert; default contiguous runs.
-    after: the first GPU that may be used.
+    after: the first GPU that may be used, where another role uses others.
     """
     llm = problem.scenario.llm
     bounds = np.concatenate(([0], np.cumsum(split))).tolist()
@@ -50,7 +50,7 @@ def unfold(
         )
         for s, size in enumerate(split)
     )
-    gpus = _stage_gpus(problem.topology, candidate, split, layer_blocks, after)
+    gpus = _stage_gpus(problem, candidate, split, layer_blocks, after)
     return Plan(
         name=name,
         llm=llm.name,
@@ -152,11 +152,11 @@ def expert_gpu(
 
 
 def _stage_gpus(
-    topology: Topology,
+    problem: Problem,
     candidate: Candidate,
     split: Sequence[int],
     layer_blocks: Sequence[int] | None,
-    after: int,
+    after: int | None,
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
     if candidate.spread == 0:
         grid = candidate.grid_gpus
@@ -167,12 +167,39 @@ def _stage_gpus(
             stages.append(tuple(b * grid + g for b in mine for g in range(grid)))
             done += size
         return (tuple(stages),)
+    topology, node = problem.topology, problem.scenario.cluster.gpus_per_node
     size = candidate.stage_gpus(1)
     count = candidate.replicas * candidate.pp
     needs = topology.footprint(candidate.tp, candidate.cp, candidate.etp, size)
     try:
-        blocks = topology.stage_gpus(needs, count, after)
+        blocks = _in_nodes(topology, needs, candidate, node) if after is None else []
+        blocks = blocks or topology.stage_gpus(needs, count, after or 0)
     except ValueError:  # does not fit where it is confined: lay it out in a row, checks will tell
-        blocks = [tuple(range(after + i * size, after + (i + 1) * size)) for i in range(count)]
+        first = after or 0
+        blocks = [tuple(range(first + i * size, first + (i + 1) * size)) for i in range(count)]
     pp = candidate.pp
     return tuple(tuple(blocks[r * pp : (r + 1) * pp]) for r in range(candidate.replicas))
+
+
+def _in_nodes(
+    topology: Topology, needs: Footprint, candidate: Candidate, node: int
+) -> list[tuple[int, ...]]:
+    """Return the stages of replicas of which none straddles two nodes; empty if that is no matter.
+
+    Or if there is no room for it. Engines give every node as many ranks of a server, so that one
+    which begins in the middle of a node and ends in the next is none that they start.
+    """
+    replica = candidate.stage_gpus(1) * candidate.pp
+    if candidate.replicas == 1 or replica >= node or node % replica == 0:
+        return []
+    wanted, blocks = candidate.replicas, list[tuple[int, ...]]()
+    for start in range(0, topology.num_gpus - node + 1, node):
+        count = min(wanted, node // replica)
+        found = topology.stage_gpus(needs, count * candidate.pp, start)
+        if max(map(max, found)) >= start + node:  # what groups leave over is not enough
+            return []
+        blocks += found
+        wanted -= count
+        if not wanted:
+            return blocks
+    return []

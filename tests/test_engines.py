@@ -280,7 +280,8 @@ def test_a_layout_that_an_engine_can_launch_breaks_none_of_its_rules(
 
 ILLEGAL: list[tuple[str, str, dict[str, int], str]] = [
     # confirmed by running the engine's own checks
-    ("vllm", "llama-70b", dense(3), "heads kv_heads attention_columns dense_columns"),
+    ("vllm", "llama-70b", dense(3),
+     "heads kv_heads attention_columns dense_columns servers_on_nodes"),
     ("megatron", "33-heads", dense(2), "heads kv_heads"),
     ("megatron", "100-experts", {"tp": 8, "ep": 8}, "experts_divide"),
     # read in the engine's sources
@@ -290,18 +291,18 @@ ILLEGAL: list[tuple[str, str, dict[str, int], str]] = [
     ("vllm", "qwen3-235b", {"tp": 64, "etp": 64}, "expert_columns"),
     ("vllm", "gpt-oss-120b", {"tp": 4, "cp": 2, "ep": 8}, "no_context_parallel"),
     ("vllm", "deepseek-v3", {"tp": 2, "attn_dp": 8, "ep": 16, "pp": 2}, "stages_on_nodes"),
-    ("vllm", "llama-70b", dense(4, pp=3), "ranks_on_nodes"),
+    ("vllm", "llama-70b", dense(4, pp=3), "ranks_on_nodes servers_on_nodes"),
     ("vllm", "100-experts", {"tp": 128, "etp": 128}, "heads tp_at_most_experts"),
     (
         "vllm", "gpt-oss-120b", {"tp": 7, "etp": 7},
-        "heads kv_heads attention_columns expert_columns vocabulary",
+        "heads kv_heads attention_columns expert_columns vocabulary servers_on_nodes",
     ),
     ("sglang", "100-experts", {"tp": 8, "ep": 8}, "experts_divide"),
     ("sglang", "qwen3-235b", {"tp": 8, "etp": 8}, "expert_columns"),
     ("sglang", "qwen3-235b", {"tp": 8, "ep": 4, "spread": 2}, "expert_grid"),
     ("sglang", "deepseek-v3", {"tp": 32, "ep": 16, "etp": 2}, "shared_columns"),
     ("sglang", "deepseek-v3", {"attn_dp": 288, "ep": 288}, "experts_divide tp_at_most_experts"),
-    ("sglang", "llama-70b", dense(4, pp=3), "ranks_on_nodes"),
+    ("sglang", "llama-70b", dense(4, pp=3), "ranks_on_nodes servers_on_nodes"),
     (
         "sglang", "deepseek-v3", {"attn_dp": 12, "ep": 4, "etp": 3, "pp": 2},
         "ranks_on_nodes expert_columns shared_columns",
@@ -314,7 +315,7 @@ ILLEGAL: list[tuple[str, str, dict[str, int], str]] = [
     ("tensorrt-llm", "100-experts", {"tp": 8, "ep": 8}, "experts_divide"),
     ("tensorrt-llm", "qwen3-235b", {"tp": 8, "etp": 8}, "expert_columns"),
     ("tensorrt-llm", "gpt-oss-120b", {"tp": 16, "cp": 8, "ep": 128}, "heads"),
-    ("tensorrt-llm", "llama-70b", dense(4, pp=3), "ranks_on_nodes"),
+    ("tensorrt-llm", "llama-70b", dense(4, pp=3), "servers_on_nodes"),
     ("megatron", "qwen3-235b", {"tp": 8, "ep": 4, "spread": 2}, "expert_grid"),
     ("megatron", "gpt-oss-120b", {"tp": 7, "etp": 7}, "heads kv_heads expert_columns"),
 ]  # fmt: skip
@@ -353,7 +354,8 @@ def test_degrees_that_do_not_tile_a_stage_are_refused_by_the_engines_rule(
 def test_a_server_of_sglang_runs_as_many_ranks_on_every_node() -> None:
     """--tp-size 8 --nnodes 3 is refused by the engine; nodes of 3 GPUs would need it."""
     nodes_of_3 = scenario_of(MODELS["qwen3-235b"], pack("sglang"), gpus_per_node=3)
-    assert broken(nodes_of_3, candidate_of(tp=8, ep=8)) == {"sglang_ranks_on_nodes"}
+    rules = {"sglang_ranks_on_nodes", "sglang_servers_on_nodes"}
+    assert broken(nodes_of_3, candidate_of(tp=8, ep=8)) == rules
 
 
 @pytest.mark.parametrize(

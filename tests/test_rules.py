@@ -76,13 +76,14 @@ SHAPED = SMALL | {
 SIZES = [
     {
         "num_heads": 12, "kv_heads": 4, "head_dim": 16, "uses_mla": 0,
-        "attention_columns": 192, "ffn_size": 96,
+        "keeps_every_token": 1, "attention_columns": 192, "ffn_size": 96,
     },
     {  # heads times the widths of query, key with value, value: 6 * gcd(36, 42, 18)
         "num_heads": 6, "kv_heads": 1, "uses_mla": 1, "attention_columns": 36,
+        "keeps_every_token": 1,
         "expert_size": 36, "shared_size": 0,
     },
-    {"num_heads": 4, "uses_mla": 0, "attention_columns": 32},
+    {"num_heads": 4, "uses_mla": 0, "attention_columns": 32, "keeps_every_token": 0},
 ]  # fmt: skip
 
 
@@ -112,6 +113,7 @@ def spoken(name: str, plan: Plan, problem: Problem, stage: int) -> float:
         "expert_block": 128,
         "is_prefill": 1,
         "is_decode": 0,
+        "is_role": 0,
         "hidden_size": 64,
         "vocab_size": 1000,
         "num_gpus": 12,

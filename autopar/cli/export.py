@@ -38,12 +38,16 @@ _TARGETS = ("vllm", "sglang", "trtllm", "megatron", "lws", "hostfile")
 @click.option("--hosts", default="", metavar="LIST|FILE",
               help="Names of the cluster's nodes in order, with commas, or a file with one a line. "
               "Default: node-0, node-1, ...")  # fmt: skip
-@click.option("--port", type=click.IntRange(1, 65_000), default=8000, show_default=True,
-              help="Port of the first server; others count from there.")  # fmt: skip
-@click.option("--expert-map", type=click.Choice(("auto", "always")), default="auto",
+@click.option("--port", type=click.IntRange(2, 60_000), default=8000, show_default=True,
+              help="Port of a server on the first GPU of a node; others there count on. The router "
+              "of a disaggregated pair has the one below.")  # fmt: skip
+@click.option("--expert-map", type=click.Choice(("auto", "always", "checkpoint")), default="auto",
               show_default=True, help="Write a map of experts where the plan needs one (auto), or "
-              "wherever the engine takes one.")  # fmt: skip
+              "wherever the engine takes one (always). checkpoint: for vLLM, which takes none, the "
+              "order that the experts of its checkpoint must have.")  # fmt: skip
 @click.option("--image", default="", metavar="IMAGE", help="Container image, for lws.")
+@click.option("--router-image", default="", metavar="IMAGE",
+              help="Container image of the router of a disaggregated pair, for lws.")  # fmt: skip
 @click.option("--namespace", default="", metavar="NAME", help="Kubernetes namespace, for lws.")
 @click.option("--nearest", "take_nearest", is_flag=True,
               help="Where the engine cannot start the plan, export the nearest one that it can "
@@ -129,6 +133,7 @@ def _options(
         expert_map=given["expert_map"],
         folder="" if out is None else str(out.absolute()),
         image=given["image"],
+        router_image=given["router_image"],
         namespace=given["namespace"],
     )
 
@@ -180,15 +185,15 @@ def _exported(
     """
     from autopar.errors import InexpressibleError
     from autopar.export.exporting import export
-    from autopar.export.nearest import nearest
+    from autopar.export.nearest import Unfound, nearest
     from autopar.report.export import nearest_words
 
     try:
         return export(scenario, plan, target, options)  # type: ignore[arg-type]
     except InexpressibleError as error:
-        found = nearest(scenario, plan, options, plugins)
-        said = nearest_words(found, options.engine)
-        if found is None or not take:
+        found = nearest(scenario, plan, options, plugins, target)  # type: ignore[arg-type]
+        said = nearest_words(found, options.engine, error.reasons)
+        if isinstance(found, Unfound) or not take:
             raise InexpressibleError(error.engine, [*error.reasons, said]) from None
         other = export(found.scenario, found.plan, target, options)  # type: ignore[arg-type]
         note = f"another plan than asked for, which {error.engine} cannot start: {said}"
@@ -208,6 +213,11 @@ def _write(folder: Path, export: "Export", document: dict[str, Any]) -> None:
         title = f"server {launch.server}, node rank {launch.node_rank}, on {launch.host}"
         path = folder / f"{launch.name}.sh"
         write_text(path, script_text(launch, title), "--out")
+        path.chmod(0o755)
+    if export.router is not None:
+        path = folder / "router.sh"
+        title = f"router of both roles, on {export.router.host}; start it after the servers"
+        write_text(path, script_text(export.router, title), "--out")
         path.chmod(0o755)
     for file in export.files:
         write_text(folder / file.name, file.text, "--out")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from autopar.costs.shape import whole_pages
 from autopar.problem import Metrics, Plan
 from autopar.specs import Workload
+from autopar.verifier.work import work_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +15,9 @@ class Capacity:
 
     sequences: in one step. resident_sequences: of all micro-batches. prompt_tokens: of prompts that
     a step takes; 0 where there are none. running: sequences in a step beside them. kv_tokens: whose
-    keys and values are kept, in whole pages. kv_bytes: of them on the fullest GPU; None where the
-    cost model does not say. context_tokens: of the longest request.
+    keys and values are kept, in whole pages: of the resident sequences and of the prompts that are
+    in progress beside them, as the cost model counts memory. kv_bytes: of them on the GPU that
+    keeps most; None where the cost model does not say. context_tokens: of the longest request.
     """
 
     sequences: int
@@ -65,7 +67,8 @@ def _open(plan: Plan, workload: Workload) -> tuple[int, int, int, int]:
     budget = 0 if is_decode else prompt_budget(plan.chunks, workload)
     resident = plan.pp * plan.batch
     pages = whole_pages(length if workload.is_prefill else length + output)
-    return plan.batch, resident, budget, resident * pages
+    kept = max(int(work_of(workload, plan, s).kept_sequences.max()) for s in plan.stages)
+    return plan.batch, resident, budget, kept * pages
 
 
 def _given(plan: Plan, workload: Workload, groups: int) -> tuple[int, int, int, int]:

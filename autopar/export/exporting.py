@@ -20,11 +20,15 @@ from autopar.export.options import (
     version_of,
 )
 from autopar.export.ranks import Rank
+from autopar.export.router import reached, router_of
 from autopar.pairs import explicit_plan
-from autopar.problem import AnyPlan
+from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics, Plan
 from autopar.results import VerifyReport
 from autopar.specs import PlanSpec, Scenario
+from autopar.specs.roles import ROLES, role_scenario
 from autopar.trust import second_opinion
+from autopar.verifier.layout import layout_of
+from autopar.verifier.metrics import measure
 
 _Parts = tuple[list[Launch], list[Written], list[Rank], list[str]]
 _ENGINES: dict[Engine, Callable[[Layout, Options, int], _Parts]] = {
@@ -46,7 +50,7 @@ def export(
     explicit = explicit_plan(plan, scenario) if isinstance(plan, PlanSpec) else plan
     options = completed(options, scenario)
     report = second_opinion(scenario, explicit)
-    layouts, reasons = layouts_of(explicit, scenario, {"": report.metrics, **report.roles})
+    layouts, reasons = layouts_of(explicit, scenario, _fullest_caches(scenario, explicit, report))
     broken, unsure = broken_rules(scenario, explicit, options.engine)
     if reasons or broken:
         raise InexpressibleError(NAMES[options.engine], reasons or broken)
@@ -69,6 +73,7 @@ def written(
     own = placed_for_pods(options, cluster.num_nodes) if target == "lws" else options
     launches, files, ranks, more = _parts(layouts, own)
     roles = _roles(launches)
+    router = None
     if target == "lws":
         name = layouts[0].name
         made, said = manifests(launches, files, own, name, cluster.gpus_per_node)
@@ -76,6 +81,9 @@ def written(
     elif target == "hostfile":
         files = hostfiles(ranks, roles, options, cluster.gpus_per_node)
         launches = []
+    else:
+        router, beside, said = router_of(launches, own)
+        files, more = [*files, *beside], [*more, *said, *reached(launches, router)]
     return Export(
         target=target,
         engine=options.engine,
@@ -85,6 +93,7 @@ def written(
         ranks=tuple(ranks),
         roles=roles,
         notes=tuple(dict.fromkeys((*notes, *more))),
+        router=router,
     )
 
 
@@ -119,9 +128,31 @@ def _parts(layouts: Sequence[Layout], options: Options) -> _Parts:
         ranks += found[2]
         notes += found[3]
         first += layout.replicas
-    if options.engine == "trtllm" and any(layout.role for layout in layouts):
-        files.append(trtllm.front(commands, options))
     return commands, files, ranks, notes
+
+
+def _fullest_caches(
+    scenario: Scenario, plan: AnyPlan, report: VerifyReport
+) -> dict[str, Metrics | None]:
+    """Return the metrics of each role with the cache of the GPU that keeps most of it.
+
+    That is not always the GPU which is fullest altogether, and engines have one size for all.
+    """
+    parts: dict[str, tuple[Plan, Scenario]] = {}
+    if isinstance(plan, DisaggregatedPlan):
+        parts = {role: (plan.roles[role], role_scenario(scenario, role)) for role in ROLES}
+    else:
+        parts = {"": (plan, scenario)}
+    found: dict[str, Metrics | None] = {"": report.metrics, **report.roles}
+    for role, (own, asked) in parts.items():
+        metrics = found.get(role)
+        if metrics is None or metrics.kv_cache_bytes is None:
+            continue
+        measured = measure(asked, own, layout_of(own, scenario.llm.num_layers))
+        if measured is not None and measured.loads.kv_cache_bytes is not None:
+            most = float(measured.loads.kv_cache_bytes.max())
+            found[role] = replace(metrics, kv_cache_bytes=most)
+    return found
 
 
 def _said(report: VerifyReport) -> list[str]:
@@ -131,11 +162,15 @@ def _said(report: VerifyReport) -> list[str]:
 
 def _of_version(options: Options) -> list[str]:
     read = VERSIONS[options.engine]
-    if version_of(options.version) == version_of(read):
+    asked, known = version_of(options.version), version_of(read)
+    if asked == known:
         return []
+    name = NAMES[options.engine]
+    age = "older" if asked < known else "newer"
+    may = "lack some of them" if asked < known else "have renamed or dropped some"
     return [
         (
-            f"flags are those of {NAMES[options.engine]} {read}, whose sources were read; those of "
-            f"{options.version} were not, but for the names that are known to have changed"
+            f"flags were checked against {name} {read} alone; {options.version} is {age} and may "
+            f"{may}, beyond the changes that docs/engines names"
         )
     ]

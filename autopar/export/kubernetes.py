@@ -8,12 +8,14 @@ Kubernetes replaces $(NAME) in a command, of which $$(NAME) is the literal text.
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from autopar.documents import dump_yaml
 from autopar.errors import InexpressibleError, SpecError
-from autopar.export.launch import Launch, Written
+from autopar.export.launch import Launch, Router, Written
 from autopar.export.options import VERSIONS, Options
+from autopar.export.router import PACKAGES, router_of
 
 FOLDER = "/etc/autopar"  # where pods find the files of a ConfigMap
 LEADER = "$(LWS_LEADER_ADDRESS)"
@@ -22,6 +24,9 @@ _INDEX = "$(LWS_WORKER_INDEX)"
 _OF_LWS = ("--node-rank", "--master-addr", "--dist-init-addr", "--data-parallel-address")
 _MOST_CONFIG_BYTES = 1_000_000  # of a ConfigMap: 1 MiB, kubernetes.io/docs/concepts/configuration
 _IMAGES = {"vllm": "vllm/vllm-openai:v", "sglang": "lmsysorg/sglang:v"}
+# Of vllm-project/router, .buildkite/scripts/publish-release-images.sh.
+_ROUTER_IMAGES = {"vllm": f"vllm/vllm-router:v{PACKAGES['vllm'].split()[1]}"}
+_MOST_NAME = 50  # of the 63 of a label, for what LWS and pods append
 _NAME = re.compile(r"[^a-z0-9-]+")
 
 
@@ -43,22 +48,90 @@ def manifests(
     """
     documents: list[dict[str, Any]] = []
     notes = ["Kubernetes chooses the nodes; the order of ranks is the plan's, GPU ids are not kept"]
+    router, beside, said = router_of(launches, options, partial(_address, launches, options, name))
+    files, notes = [*files, *beside], [*notes, *said]
+    config = _named(name) if files else ""
     if files:
-        documents.append(_config_map(files, options, _named(name)))
+        documents.append(_config_map(files, options, config))
     for role in dict.fromkeys(launch.role for launch in launches):
         mine = [launch for launch in launches if launch.role == role]
-        own_name = _named(f"{name}-{role}" if role else name)
-        found, more = _set_of(mine, options, own_name, _named(name) if files else "", gpus_per_node)
-        documents += [found, _service(own_name, _port(mine[0]), options)]
+        own_name = _named(name, role)
+        found, more = _set_of(mine, options, own_name, config, gpus_per_node)
+        documents.append(found)
         notes += more
+        if router is None and mine[0].port:
+            documents.append(
+                _service(_named(name, role, "http"), _leaders(own_name), mine[0].port, options)
+            )
+    if router is not None:
+        documents += _front(router, options, name, config)
+        notes.append(_of_router(options, name, router))
     text = "---\n".join(dump_yaml(document) for document in documents)
     return Written("lws.yaml", text), notes
 
 
-def _named(text: str) -> str:
-    """Return a name that Kubernetes takes (RFC 1123), with room for what LWS appends."""
-    kept = _NAME.sub("-", text.lower()).strip("-")[:40].strip("-") or "plan"
-    return kept if kept[0].isalpha() else f"plan-{kept}"
+def _named(text: str, *parts: str) -> str:
+    """Return a name that Kubernetes takes (RFC 1123), with room for what LWS appends.
+
+    parts: what follows, whole, so that long names still differ.
+    """
+    ending = "".join(f"-{part}" for part in parts if part)
+    kept = _NAME.sub("-", text.lower()).strip("-") or "plan"
+    kept = kept if kept[0].isalpha() else f"plan-{kept}"
+    return kept[: _MOST_NAME - len(ending)].strip("-") + ending
+
+
+def _address(launches: Sequence[Launch], options: Options, name: str, launch: Launch) -> str:
+    """Return the name under which other pods reach the leader of a server.
+
+    LWS numbers the groups of a set from 0 and gives a leader the name of its group, below the
+    headless service of the set's name (pkg/utils/pod/pod_utils.go: AddLWSVariables).
+    """
+    groups = list(dict.fromkeys(other.server for other in launches if other.role == launch.role))
+    own = _named(name, launch.role)
+    namespace = f".{options.namespace}" if options.namespace else ""
+    return f"{own}-{groups.index(launch.server)}.{own}{namespace}"
+
+
+def _front(router: Router, options: Options, name: str, config: str) -> list[dict[str, Any]]:
+    """Return a Deployment of the router of a pair, and the service that clients use."""
+    own = _named(name, "router")
+    labels = {"app": own}
+    container: dict[str, Any] = {
+        "name": "router",
+        "image": options.router_image or _router_image(options),
+        "command": [_escaped(word) for word in router.argv],
+        "ports": [{"containerPort": router.port}],
+        "readinessProbe": {"tcpSocket": {"port": router.port}, "periodSeconds": 10},
+    }
+    spec: dict[str, Any] = {"containers": [container]}
+    if config:
+        container["volumeMounts"] = [{"name": "files", "mountPath": FOLDER}]
+        spec["volumes"] = [{"name": "files", "configMap": {"name": config}}]
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _metadata(own, options),
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": dict(labels)},
+            "template": {"metadata": {"labels": dict(labels)}, "spec": spec},
+        },
+    }
+    return [deployment, _service(_named(name, "http"), labels, router.port, options)]
+
+
+def _router_image(options: Options) -> str:
+    return _ROUTER_IMAGES.get(options.engine) or _image(options)
+
+
+def _of_router(options: Options, name: str, router: Router) -> str:
+    given = options.router_image or _router_image(options)
+    return (
+        f"requests go to the service {_named(name, 'http')}, port {router.port}; the router runs "
+        f"in {given}, which must hold {PACKAGES.get(options.engine, 'TensorRT-LLM')} "
+        "(--router-image names another)"
+    )
 
 
 def _set_of(
@@ -121,12 +194,12 @@ def _pod(launch: Launch, options: Options, config: str, gpus_per_node: int) -> d
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108  of NCCL
     }
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
-    if launch.node_rank == 0 and options.engine != "megatron":
-        port = _port(launch)
+    if launch.node_rank == 0 and launch.port:
+        port = launch.port
         container["ports"] = [{"containerPort": port}]
         container["readinessProbe"] = {"tcpSocket": {"port": port}, "periodSeconds": 10}
     if env:
-        container["env"] = [{"name": key, "value": _escaped(text)} for key, text in env.items()]
+        container["env"] = [_variable(key, text) for key, text in env.items()]
     if config:
         container["volumeMounts"].append({"name": "files", "mountPath": FOLDER})
         volumes.append({"name": "files", "configMap": {"name": config}})
@@ -144,6 +217,13 @@ def _with_index(launch: Launch) -> list[str]:
     return words
 
 
+def _variable(name: str, text: str) -> dict[str, Any]:
+    """Return a variable of a container; one with the host's name has the pod's own address."""
+    if text == LEADER:
+        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    return {"name": name, "value": _escaped(text)}
+
+
 def _escaped(text: str) -> str:
     """Return a text that Kubernetes hands on as it is."""
     return text.replace("$", "$$")
@@ -158,11 +238,6 @@ def _command(launch: Launch) -> list[str]:
     ]
 
 
-def _port(launch: Launch) -> int:
-    words = list(launch.argv)
-    return int(words[words.index("--port") + 1]) if "--port" in words else 29500
-
-
 def _image(options: Options) -> str:
     if options.image:
         return options.image
@@ -175,17 +250,22 @@ def _metadata(name: str, options: Options) -> dict[str, str]:
     return {"name": name, **({"namespace": options.namespace} if options.namespace else {})}
 
 
-def _service(name: str, port: int, options: Options) -> dict[str, Any]:
-    """Return a service in front of the leaders of all groups."""
+def _leaders(name: str) -> dict[str, str]:
+    """Return labels of the leaders of all groups of a set."""
+    return {
+        "leaderworkerset.sigs.k8s.io/name": name,
+        "leaderworkerset.sigs.k8s.io/worker-index": "0",
+    }
+
+
+def _service(name: str, labels: dict[str, str], port: int, options: Options) -> dict[str, Any]:
+    """Return a service in front of pods; not of a set's own name, of which LWS makes one."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(f"{name}-http", options),  # LWS makes a service of the set's name
+        "metadata": _metadata(name, options),
         "spec": {
-            "selector": {
-                "leaderworkerset.sigs.k8s.io/name": name,
-                "leaderworkerset.sigs.k8s.io/worker-index": "0",
-            },
+            "selector": labels,
             "ports": [{"name": "http", "port": port, "targetPort": port}],
         },
     }

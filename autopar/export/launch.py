@@ -13,7 +13,7 @@ class Launch:
 
     server: which engine process group it belongs to, all of which are named alike in `role`.
     node: of the cluster, counted from 0. gpus: local numbers of the GPUs that it runs on, in the
-    order of its ranks.
+    order of its ranks. port: where its first node takes requests; 0 where it takes none.
     """
 
     server: int
@@ -24,12 +24,24 @@ class Launch:
     gpus: tuple[int, ...]
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
 
     @property
     def name(self) -> str:
         """A name for the file that holds it."""
         role = f"{self.role}-" if self.role else ""
         return f"{role}server-{self.server}-node-{self.node_rank}"
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """The one command that takes requests for a pair of roles; node: where it may run."""
+
+    node: int
+    host: str
+    port: int
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,7 @@ class Written:
 class Export:
     """A plan as an engine takes it.
 
-    roles: of each server, empty outside of a disaggregated service.
+    roles: of each server, empty outside of a disaggregated service, which has a router too.
     """
 
     target: str
@@ -55,6 +67,7 @@ class Export:
     ranks: tuple[Rank, ...]
     roles: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    router: Router | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +78,7 @@ class Share:
     gpus: tuple[int, ...]
 
 
-def command_text(launch: Launch) -> str:
+def command_text(launch: Launch | Router) -> str:
     """Return a command for a POSIX shell: environment first, then one option per line."""
     words = [f"{name}={shlex.quote(value)}" for name, value in launch.env.items()]
     lines = [" ".join(words)] if words else []
@@ -79,7 +92,7 @@ def command_text(launch: Launch) -> str:
     return " \\\n  ".join(lines)
 
 
-def script_text(launch: Launch, title: str, folder_note: str = "") -> str:
+def script_text(launch: Launch | Router, title: str, folder_note: str = "") -> str:
     """Return a shell script with one command."""
     told = [f"# {_comment(text)}" for text in (title, folder_note) if text]
     return "\n".join(("#!/bin/sh", *told, f"exec env {command_text(launch)}", ""))

@@ -1,38 +1,45 @@
 """The nearest plan that an engine can start, and what it costs."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.api import solve
 from autopar.constraints import PlugIn
 from autopar.errors import InexpressibleError
 from autopar.export.exporting import export
 from autopar.export.judging import broken_rules, pack_of
-from autopar.export.options import Options
-from autopar.export.relaying import relaid
+from autopar.export.options import Options, Target
+from autopar.export.relaying import batch_of, variants, with_batch
 from autopar.problem import AnyPlan, Metrics
-from autopar.specs import Scenario
+from autopar.results import Status
+from autopar.specs import RuleSpec, Scenario
 from autopar.trust import second_opinion
 
 # What is given up, one after another, where the engine has no plan that keeps it.
 _COVERAGES = ("every_gpu", "up_to")
+_PODS_OF_MPI = RuleSpec(
+    name="trtllm_servers_of_one_pod",
+    require="gpus * pp <= gpus_per_node",
+    because="mpirun, which starts a server of several nodes, has no way from pod to pod",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
     """The nearest plan to the one that was asked for, by the costs of the same scenario.
 
-    moved: whether it is the same layout with its ranks on other GPUs. given_up: requirements that
-    no plan of the engine meets. before: metrics of the plan that was asked for; None where it is
-    too broken to be measured.
+    changes: in what it differs, where it is the same layout. given_up: requirements that no plan of
+    the engine meets. before: metrics of the plan that was asked for; None where it is too broken to
+    be measured. proved: whether no other plan within the engine's rules is better.
     """
 
     scenario: Scenario
     plan: AnyPlan
-    moved: bool
+    changes: tuple[str, ...]
     given_up: tuple[str, ...]
     before: Metrics | None
     after: Metrics
+    proved: bool = True
 
     @property
     def lost(self) -> float | None:
@@ -42,52 +49,120 @@ class Nearest:
         return 1 - self.after.tokens_per_s / self.before.tokens_per_s
 
 
-def nearest(
-    scenario: Scenario, plan: AnyPlan, options: Options, plugins: Sequence[PlugIn] = ()
-) -> Nearest | None:
-    """Return the nearest plan that an engine can start; None if none was found.
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One search that led to no plan which the engine can start.
 
-    First the same layout with its ranks where the engine puts them. Else the scenario is solved
-    again with the engine's rule pack, at the same costs, so that the two plans can be compared;
-    where no plan meets all of it, its coverage is weakened, then its own rules are left out.
+    status: of the solver; plan: its best one, if any, which the engine refuses because of why.
     """
+
+    given_up: tuple[str, ...]
+    status: Status
+    plan: AnyPlan | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfound:
+    """No plan that an engine can start was found, and what was searched."""
+
+    searches: tuple[Search, ...]
+
+
+def nearest(
+    scenario: Scenario,
+    plan: AnyPlan,
+    options: Options,
+    plugins: Sequence[PlugIn] = (),
+    target: Target | None = None,
+) -> Nearest | Unfound:
+    """Return the nearest plan that an engine can start, or what was searched in vain.
+
+    First the same layout with its ranks where the engine puts them, or experts where it deals them.
+    Else the scenario is solved again with the engine's rule pack, at the same costs, so that the
+    two plans can be compared; where no plan meets all of it, its coverage is weakened, then its own
+    rules are left out. target: what is to be written; the engine's commands by default.
+    """
+    aim = target or options.engine
     before = second_opinion(scenario, plan).metrics
-    moved = _started(scenario, relaid(scenario, plan, options.engine), options)
-    if moved is not None:
-        other, after = moved
-        return Nearest(scenario, other, True, (), before, after)
-    for asked, given_up in _questions(scenario, plan, options):
+    for other, changes in _of_layout(scenario, plan, options):
+        after, _ = _started(scenario, other, options, aim)
+        if after is not None:
+            return Nearest(scenario, other, changes, (), before, after)
+    searches = []
+    for asked, given_up in _questions(scenario, plan, options, aim):
         solution = solve(asked, plugins=plugins, diagnose=False)
-        for candidate in (solution.plan, relaid(asked, solution.plan, options.engine)):
-            found = _started(asked, candidate, options)
-            if found is not None:
-                return Nearest(asked, found[0], False, given_up, before, found[1])
-    return None
+        why = ""
+        for candidate in _candidates(asked, solution.plan, options):
+            after, refused = _started(asked, candidate, options, aim)
+            if after is not None:
+                proved = solution.status == "optimal"
+                return Nearest(asked, candidate, (), given_up, before, after, proved)
+            why = why or refused
+        searches.append(Search(given_up, solution.status, solution.plan, why))
+    return Unfound(tuple(searches))
+
+
+def _candidates(scenario: Scenario, plan: AnyPlan | None, options: Options) -> Iterator[AnyPlan]:
+    if plan is not None:
+        yield plan
+        for other, _ in _of_layout(scenario, plan, options):
+            yield other
+
+
+def _of_layout(
+    scenario: Scenario, plan: AnyPlan | None, options: Options
+) -> Iterator[tuple[AnyPlan, tuple[str, ...]]]:
+    """Yield the plan with small changes; with fewer sequences where it does not hold with all.
+
+    Experts in runs may be loaded less evenly, so that steps take longer and buffers are larger.
+    """
+    for other, changes in variants(scenario, plan, options):
+        yield other, changes
+        fewer = _with_fewer_sequences(scenario, other)
+        if fewer is not None:
+            said = f"{batch_of(fewer)} sequences in a batch instead of {batch_of(other)}"
+            yield fewer, (*changes, said)
+
+
+def _with_fewer_sequences(scenario: Scenario, plan: AnyPlan) -> AnyPlan | None:
+    """Return the plan with the largest batch that holds; None if it holds, or none does."""
+    most = batch_of(plan)
+    if most <= 1 or not scenario.workload.is_open or second_opinion(scenario, plan).ok:
+        return None
+    holds, fails = 0, most
+    while fails - holds > 1:
+        middle = (holds + fails) // 2
+        if second_opinion(scenario, with_batch(plan, middle)).ok:
+            holds = middle
+        else:
+            fails = middle
+    return with_batch(plan, holds) if holds else None
 
 
 def _started(
-    scenario: Scenario, plan: AnyPlan | None, options: Options
-) -> tuple[AnyPlan, Metrics] | None:
-    """Return a plan with its metrics if it holds in its scenario and the engine can start it."""
-    if plan is None:
-        return None
+    scenario: Scenario, plan: AnyPlan, options: Options, target: Target
+) -> tuple[Metrics | None, str]:
+    """Return the metrics of a plan if it holds in its scenario and can be started, else why not."""
     report = second_opinion(scenario, plan)
     if not report.ok or report.metrics is None:
-        return None
-    try:
-        export(scenario, plan, options.engine, options)
-    except InexpressibleError:
-        return None
-    return plan, report.metrics
+        return None, "; ".join(v.message for v in report.violations[:1])
+    try:  # whether there is an image is no property of a plan
+        export(scenario, plan, target, replace(options, image=options.image or "any"))
+    except InexpressibleError as error:
+        return None, "; ".join(error.reasons)
+    return report.metrics, ""
 
 
 def _questions(
-    scenario: Scenario, plan: AnyPlan, options: Options
+    scenario: Scenario, plan: AnyPlan, options: Options, target: Target
 ) -> Iterator[tuple[Scenario, tuple[str, ...]]]:
     """Yield the scenario with the engine's rules, weaker each time, and what each gives up."""
     _, unsure = broken_rules(scenario, plan, options.engine)
     pack = pack_of(scenario, options.engine)
     rules = tuple(rule for rule in pack.rules if rule.name not in unsure)
+    if target == "lws" and options.engine == "trtllm":
+        rules = (*rules, _PODS_OF_MPI)
     others = tuple(other for other in scenario.rule_packs if other.name != pack.name)
     packs = (*others, pack.model_copy(update={"rules": rules}))
     for coverage, keeps_rules, given_up in _relaxations(scenario):

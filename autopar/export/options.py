@@ -1,6 +1,7 @@
 """What an export is asked for beside the plan: the engine, its version, names and places."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -31,7 +32,11 @@ NAMES: dict[Engine, str] = {
     "trtllm": "TensorRT-LLM",
     "megatron": "Megatron-Core",
 }
-_VERSION = re.compile(r"v?(\d+(?:\.\d+)*)", re.ASCII)
+# PEP 440, as the packages of all four engines are numbered: 0.5.23, v1.2.0rc3, 0.4.9.post1.
+_VERSION = re.compile(
+    r"v?(\d+(?:\.\d+)*)(?:(?:a|b|rc)\d+)?(?:\.post\d+)?(?:\.dev\d+)?(?:\+[a-z0-9.]+)?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +45,11 @@ class Options:
 
     engine: whose commands, also inside of manifests and for host files. model_path: what the engine
     loads; hosts: names of the cluster's nodes, `node-0`, `node-1`, ... where there are none. port:
-    the first server's. expert_map: `always` writes a file also where the engine would put experts
-    as planned by itself. folder: where files will lie, as commands name it. in_pods: whether every
-    node of every server is a pod of its own.
+    of a server on the first GPU of its node. expert_map: `always` writes a file also where the
+    engine would put experts as planned by itself; `checkpoint` takes an order of the checkpoint's
+    experts for a map where the engine takes none. folder: where files will lie, as commands name
+    it. image, router_image: of containers. in_pods: whether every node of every server is a pod of
+    its own.
     """
 
     engine: Engine = "vllm"
@@ -50,9 +57,10 @@ class Options:
     model_path: str = ""
     hosts: tuple[str, ...] = ()
     port: int = 8000
-    expert_map: Literal["auto", "always"] = "auto"
+    expert_map: Literal["auto", "always", "checkpoint"] = "auto"
     folder: str = ""
     image: str = ""
+    router_image: str = ""
     namespace: str = ""
     in_pods: bool = False
 
@@ -69,9 +77,17 @@ class Options:
             )
         return self.hosts[node]
 
-    def offset(self, server: int) -> int:
-        """Return what is added to ports, so that servers on one node do not meet."""
-        return 0 if self.in_pods else server
+    def offset(self, gpus: Sequence[int]) -> int:
+        """Return what is added to ports, so that servers on one node do not meet.
+
+        gpus: local numbers of those of the server on its first node; no other server has them.
+        """
+        return 0 if self.in_pods else min(gpus)
+
+    @property
+    def router_port(self) -> int:
+        """Where the router of a pair of roles takes requests: below the ports of all servers."""
+        return self.port - 1
 
     def file(self, name: str) -> str:
         """Return how a command names one of the files that are written beside it."""
@@ -87,9 +103,13 @@ def version_of(text: str) -> tuple[int, ...]:
 
     Raises SpecError if it starts with none.
     """
-    match = _VERSION.match(text)
+    match = _VERSION.fullmatch(text)
     if match is None:
-        raise SpecError(f"--engine-version {shorten(text)}: expected a version such as 0.5.23")
+        known = ", ".join(f"{NAMES[engine]} {VERSIONS[engine]}" for engine in ENGINES)
+        raise SpecError(
+            f"--engine-version {shorten(text)}: expected a version such as 0.5.23 or 1.2.0rc3; "
+            f"flags were checked against those of {known}"
+        )
     return tuple(int(number) for number in match[1].split("."))
 
 

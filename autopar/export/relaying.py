@@ -1,13 +1,16 @@
-"""The same layout with its ranks on other GPUs: where the engine would put them."""
+"""The same layout with small changes after which an engine may start it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 
 from autopar.export.layout import Layout, layouts_of
-from autopar.export.options import Engine
+from autopar.export.options import Engine, Options
 from autopar.export.ranks import Rank, megatron_ranks, sglang_ranks, trtllm_ranks, vllm_ranks
+from autopar.export.trtllm import PARTITION, own_split
+from autopar.plans import with_experts_in_runs
 from autopar.problem import AnyPlan, DisaggregatedPlan, Plan
 from autopar.specs import Scenario
 
@@ -17,6 +20,78 @@ _ORDERS: dict[Engine, _Ranks] = {
     "sglang": sglang_ranks,
     "trtllm": trtllm_ranks,
 }
+_MOVED = "its ranks on other GPUs"
+_SPLIT = "its layers split as the engine does by itself"
+_IN_RUNS = "its experts in runs of consecutive ones on each rank"
+
+
+def variants(
+    scenario: Scenario, plan: AnyPlan | None, options: Options
+) -> Iterator[tuple[AnyPlan, tuple[str, ...]]]:
+    """Yield the plan with small changes and what they are, least first."""
+    if plan is None:
+        return
+    engine = options.engine
+    moved, in_runs = relaid(scenario, plan, engine), with_runs(scenario, plan)
+    if moved is not None:
+        yield moved, (_MOVED,)
+    if in_runs is not None:
+        yield in_runs, (_IN_RUNS,)
+        both = relaid(scenario, in_runs, engine)
+        if both is not None:
+            yield both, (_MOVED, _IN_RUNS)
+    if engine == "trtllm" and not options.at_least(*PARTITION):
+        resplit = _of_roles(plan, lambda own: _resplit(scenario, own))
+        if resplit is not None:
+            yield resplit, (_SPLIT,)
+
+
+def with_runs(scenario: Scenario, plan: AnyPlan) -> AnyPlan | None:
+    """Return the plan with experts as engines deal them; None where they lie so already."""
+    return _of_roles(plan, lambda own: _in_runs(scenario, own))
+
+
+def _of_roles(plan: AnyPlan, change: Callable[[Plan], Plan | None]) -> AnyPlan | None:
+    """Return the plan with each of its layouts changed; None where none of them is."""
+    if not isinstance(plan, DisaggregatedPlan):
+        return change(plan)
+    prefill, decode = change(plan.prefill), change(plan.decode)
+    if prefill is None and decode is None:
+        return None
+    return replace(plan, prefill=prefill or plan.prefill, decode=decode or plan.decode)
+
+
+def _resplit(scenario: Scenario, plan: Plan) -> Plan | None:
+    """Return the plan with the split of TensorRT-LLM's own, experts in runs; None if it has it."""
+    split = own_split(scenario.llm.num_layers, plan.pp)
+    if split == tuple(len(stage.layers) for stage in plan.stages):
+        return None
+    ends = list(accumulate(split))
+    stages = tuple(
+        replace(stage, layers=tuple(range(end - size, end)))
+        for stage, end, size in zip(plan.stages, ends, split, strict=True)
+    )
+    return with_experts_in_runs(replace(plan, stages=stages), scenario.llm)
+
+
+def _in_runs(scenario: Scenario, plan: Plan) -> Plan | None:
+    if not scenario.llm.is_moe or not len(plan.placement):
+        return None
+    dealt = with_experts_in_runs(plan, scenario.llm)
+    same = sorted(dealt.placement.tolist()) == sorted(plan.placement.tolist())
+    return None if same else dealt
+
+
+def batch_of(plan: AnyPlan) -> int:
+    """Return the sequences of a group and micro-batch; of decode servers in a pair of roles."""
+    return plan.decode.batch if isinstance(plan, DisaggregatedPlan) else plan.batch
+
+
+def with_batch(plan: AnyPlan, batch: int) -> AnyPlan:
+    """Return the plan with other batches, those of its decode servers in a pair of roles."""
+    if isinstance(plan, DisaggregatedPlan):
+        return replace(plan, decode=replace(plan.decode, batch=batch))
+    return replace(plan, batch=batch)
 
 
 def relaid(scenario: Scenario, plan: AnyPlan | None, engine: Engine) -> AnyPlan | None:

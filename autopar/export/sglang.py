@@ -11,14 +11,16 @@ from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
 from autopar.export.options import NAMES, Options
 from autopar.export.ranks import Rank, sglang_ranks
+from autopar.export.router import BOOTSTRAP_FLAG
 from autopar.specs import DenseFeedForward
 
 _NAME = NAMES["sglang"]
 _DIST_PORT = 20000
 # A server takes ports beside its own: +13, and +233 to +238 with attention DP (SGLang 0.5.23,
 # server_args.py, PortArgs.init_new), so that neighbours of one node must be further apart.
-_PORTS_APART = 32
-_BOOTSTRAP_PORT = 8998  # where prefill and decode servers meet; SGLang's default
+# No multiple of 40 is one of these, or the difference of two.
+_PORTS_APART = 40
+_BOOTSTRAP_APART = 20  # from a prefill server's port to where decode servers ask it for caches
 # The first version whose sources were read that has --attn-dp-size; it still takes the old pair.
 _ATTN_DP = (0, 5, 23)
 
@@ -56,7 +58,12 @@ def _stages_on_nodes(layout: Layout, num_nodes: int) -> list[str]:
 def _of_server(
     layout: Layout, options: Options, server: int, shares: tuple[Share, ...], map_name: str
 ) -> list[Launch]:
-    common = _common(layout, options, server)
+    offset = options.offset(shares[0].gpus)
+    # It would listen on 127.0.0.1, where no client is (SGLang 0.5.23, fields/serving.py).
+    port = options.port + _PORTS_APART * offset
+    common = [*_common(layout, options), "--host", "0.0.0.0", "--port", str(port)]  # noqa: S104
+    if layout.role == "prefill":
+        common += [BOOTSTRAP_FLAG, str(port + _BOOTSTRAP_APART)]
     if map_name:
         common += ["--init-expert-location", options.file(map_name)]
     found = []
@@ -65,18 +72,18 @@ def _of_server(
         if len(shares) > 1:
             leader = options.host(shares[0].node)
             argv += ["--nnodes", str(len(shares)), "--node-rank", str(node_rank)]
-            argv += ["--dist-init-addr", f"{leader}:{_DIST_PORT + options.offset(server)}"]
+            argv += ["--dist-init-addr", f"{leader}:{_DIST_PORT + offset}"]
         env = devices(share)
         if layout.pp > 1:
             env["SGLANG_PP_LAYER_PARTITION"] = ",".join(map(str, layout.split))
-        host = options.host(share.node)
+        host, words = options.host(share.node), tuple(argv)
         found.append(
-            Launch(server, layout.role, node_rank, share.node, host, share.gpus, tuple(argv), env)
+            Launch(server, layout.role, node_rank, share.node, host, share.gpus, words, env, port)
         )
     return found
 
 
-def _common(layout: Layout, options: Options, server: int) -> list[str]:
+def _common(layout: Layout, options: Options) -> list[str]:
     """Return what the commands of all nodes of a server have in common."""
     capacity = layout.capacity
     argv = ["python", "-m", "sglang.launch_server", "--model-path", options.model_path]
@@ -97,15 +104,7 @@ def _common(layout: Layout, options: Options, server: int) -> list[str]:
         argv += ["--kv-cache-dtype", "fp8_e4m3"]
     if layout.role:
         argv += ["--disaggregation-mode", layout.role]
-        if layout.role == "prefill":
-            argv += [
-                "--disaggregation-bootstrap-port",
-                str(_BOOTSTRAP_PORT + options.offset(server)),
-            ]
-    if layout.role or options.in_pods:  # others than this machine must reach it
-        argv += ["--host", "0.0.0.0"]  # noqa: S104
-    port = options.port + _PORTS_APART * options.offset(server)
-    return [*argv, "--port", str(port)]
+    return argv
 
 
 def _attention(layout: Layout, options: Options) -> list[str]:

@@ -16,13 +16,20 @@ from autopar.export.options import NAMES, Options
 from autopar.export.ranks import Rank, trtllm_ranks
 
 _NAME = NAMES["trtllm"]
+# pull request 9003 of November 2025 in NVIDIA/TensorRT-LLM, after 1.1 had been branched off
+PARTITION = (1, 2)
+_CONFIG = (1, 2)  # pull request 9104 of the same month: another name of --extra_llm_api_options
+_NO_MPI_IN_PODS = (
+    "a server of several nodes is started by mpirun, which has no way from pod to pod: write its "
+    "commands and host file with --to trtllm, and run them as an MPIJob of kubeflow's mpi-operator"
+)
 
 
 def launches(
     layout: Layout, options: Options, first: int
 ) -> tuple[list[Launch], list[Written], list[Rank], list[str]]:
     """Return commands, files, ranks and notes of one layout; first: number of its first server."""
-    reasons = _reasons(layout)
+    reasons = [*_reasons(layout), *_of_version(layout, options)]
     if reasons:
         raise InexpressibleError(_NAME, reasons)
     commands: list[Launch] = []
@@ -72,6 +79,24 @@ def _reasons(layout: Layout) -> list[str]:
     return reasons
 
 
+def _of_version(layout: Layout, options: Options) -> list[str]:
+    """Say that an older version has no word for a split of its own."""
+    own = own_split(layout.llm.num_layers, layout.pp)
+    if layout.split == own or options.at_least(*PARTITION):
+        return []
+    has, does = (", ".join(map(str, split)) for split in (layout.split, own))
+    why = f"before 1.2 no option says so: {options.version} splits them {does}"
+    return [f"layers are split {has}, and {why}"]
+
+
+def own_split(num_layers: int, pp: int) -> tuple[int, ...]:
+    """Return the split that TensorRT-LLM makes by itself: the first stages have one layer more.
+
+    Source: TensorRT-LLM 1.2 to 1.4, tensorrt_llm/mapping.py: pp_layers.
+    """
+    return tuple(-(-(num_layers - stage) // pp) for stage in range(pp))
+
+
 def _config(layout: Layout, options: Options, on_node: int, map_name: str) -> dict[str, Any]:
     """Return the options of one server; keys of TorchLlmArgs, which refuses unknown ones."""
     capacity = layout.capacity
@@ -79,7 +104,7 @@ def _config(layout: Layout, options: Options, on_node: int, map_name: str) -> di
         "tensor_parallel_size": layout.stage_gpus // layout.cp,
         "pipeline_parallel_size": layout.pp,
     }
-    if layout.pp > 1:
+    if layout.pp > 1 and options.at_least(*PARTITION):
         config["pp_partition"] = list(layout.split)
     if layout.cp > 1:
         config |= {"context_parallel_size": layout.cp, "cp_config": {"cp_type": "HELIX"}}
@@ -111,9 +136,11 @@ def _of_server(
     layout: Layout, options: Options, server: int, shares: tuple[Share, ...], config: str
 ) -> tuple[Launch, list[Written], list[str]]:
     """Return the one command of a server, which mpirun brings to its other nodes, and its hosts."""
-    argv = ["trtllm-serve", "serve", options.model_path, "--config", options.file(config)]
-    argv += ["--host", "0.0.0.0", "--port", str(options.port + options.offset(server))]  # noqa: S104  all
+    flag = "--config" if options.at_least(*_CONFIG) else "--extra_llm_api_options"
+    argv = ["trtllm-serve", "serve", options.model_path, flag, options.file(config)]
     first = shares[0]
+    port = options.port + options.offset(first.gpus)
+    argv += ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104  clients are elsewhere
     if layout.role:
         argv += ["--server_role", {"prefill": "CONTEXT", "decode": "GENERATION"}[layout.role]]
     env = devices(first)
@@ -121,7 +148,8 @@ def _of_server(
     notes: list[str] = []
     if len(shares) > 1 and options.in_pods:
         raise InexpressibleError(
-            _NAME, ["on several nodes mpirun starts it, which has no way from pod to pod"]
+            _NAME,
+            [_NO_MPI_IN_PODS],
         )
     if len(shares) > 1:
         count = sum(len(share.gpus) for share in shares)
@@ -138,17 +166,8 @@ def _of_server(
             )
     everything = tuple(gpu for share in shares for gpu in share.gpus)
     host = options.host(first.node)
-    launch = Launch(server, layout.role, 0, first.node, host, everything, tuple(argv), env)
+    launch = Launch(server, layout.role, 0, first.node, host, everything, tuple(argv), env, port)
     return launch, hosts, notes
-
-
-def front(launches: list[Launch], options: Options) -> Written:
-    """Return the configuration of `trtllm-serve disaggregated -c`, which knows both roles."""
-    document: dict[str, Any] = {"hostname": "0.0.0.0", "port": options.port - 1}  # noqa: S104
-    for key, role in (("context_servers", "prefill"), ("generation_servers", "decode")):
-        urls = [f"{x.host}:{options.port + x.server}" for x in launches if x.role == role]
-        document[key] = {"num_instances": len(urls), "urls": urls}
-    return Written("disaggregated.yaml", dump_yaml(document))
 
 
 def _notes(layout: Layout) -> list[str]:
@@ -158,10 +177,5 @@ def _notes(layout: Layout) -> list[str]:
             "TensorRT-LLM counts expert ranks inside of the shards of an expert, the plan outside: "
             "its ranks are put on other GPUs of the stage, so that every GPU holds the experts of "
             "the plan"
-        )
-    if layout.role:
-        notes.append(
-            "`trtllm-serve disaggregated -c disaggregated.yaml` takes requests and sends them to "
-            "both roles"
         )
     return notes

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from autopar.costs.shape import KV_PAGE_TOKENS
 from autopar.errors import InexpressibleError
-from autopar.export.experts import lies_in_runs, map_files
+from autopar.export.experts import lies_in_runs, map_files, refuse_other_placement
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
 from autopar.export.options import NAMES, Options
@@ -41,32 +41,33 @@ def launches(
         server = first + replica
         commands += _of_server(layout, options, server, shares)
         ranks += [replace(rank, server=server) for rank in mine]
-    files, notes = _permutation(layout)
+    files, notes = _permutation(layout, options)
     return commands, files, ranks, notes
 
 
 def _of_server(
     layout: Layout, options: Options, server: int, shares: tuple[Share, ...]
 ) -> list[Launch]:
-    common = _common(layout, options, server)
+    http = options.port + options.offset(shares[0].gpus)
+    common = [*_common(layout, options), "--port", str(http)]
     found = []
     for node_rank, share in enumerate(shares):
-        nodes = _nodes(layout, options, server, shares, node_rank)
+        nodes = _nodes(layout, options, shares, node_rank)
         env, host = devices(share), options.host(share.node)
         if layout.pp > 1:
             env["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, layout.split))
         if layout.role:  # where the other role asks for caches; "localhost" where it is not said
             env["VLLM_NIXL_SIDE_CHANNEL_HOST"] = host
-            port = _SIDE_CHANNEL_PORT + _PORTS_APART * options.offset(server)
+            port = _SIDE_CHANNEL_PORT + _PORTS_APART * options.offset(share.gpus)
             env["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(port)
         argv = (*common, *nodes)
         found.append(
-            Launch(server, layout.role, node_rank, share.node, host, share.gpus, argv, env)
+            Launch(server, layout.role, node_rank, share.node, host, share.gpus, argv, env, http)
         )
     return found
 
 
-def _common(layout: Layout, options: Options, server: int) -> list[str]:
+def _common(layout: Layout, options: Options) -> list[str]:
     """Return what the commands of all nodes of a server have in common."""
     capacity = layout.capacity
     argv = ["vllm", "serve", options.model_path]
@@ -89,7 +90,7 @@ def _common(layout: Layout, options: Options, server: int) -> list[str]:
         role = {"prefill": "kv_producer", "decode": "kv_consumer"}[layout.role]
         transfer = {"kv_connector": "NixlConnector", "kv_role": role}
         argv += ["--kv-transfer-config", json.dumps(transfer)]
-    return [*argv, "--port", str(options.port + options.offset(server))]
+    return argv
 
 
 def _with_spare_page(layout: Layout) -> int:
@@ -101,20 +102,20 @@ def _with_spare_page(layout: Layout) -> int:
 
 
 def _nodes(
-    layout: Layout, options: Options, server: int, shares: tuple[Share, ...], node_rank: int
+    layout: Layout, options: Options, shares: tuple[Share, ...], node_rank: int
 ) -> list[str]:
     """Return what tells the nodes of a server apart; nothing where there is one."""
     if len(shares) == 1:
         return []
     ranks_of_group, on_node = layout.tp * layout.pp, len(shares[0].gpus)
-    leader = options.host(shares[0].node)
+    leader, offset = options.host(shares[0].node), options.offset(shares[0].gpus)
     if (
         on_node % ranks_of_group == 0 and not options.in_pods
     ):  # whole data-parallel ranks on each node
         local = on_node // ranks_of_group
         argv = ["--data-parallel-size-local", str(local)]
         argv += ["--data-parallel-address", leader]
-        argv += ["--data-parallel-rpc-port", str(_RPC_PORT + options.offset(server))]
+        argv += ["--data-parallel-rpc-port", str(_RPC_PORT + offset)]
         if node_rank:
             argv += ["--data-parallel-start-rank", str(local * node_rank), "--headless"]
         return argv
@@ -129,24 +130,36 @@ def _nodes(
             ],
         )
     argv = ["--nnodes", str(len(shares)), "--node-rank", str(node_rank)]
-    argv += ["--master-addr", leader, "--master-port", str(_MASTER_PORT + options.offset(server))]
+    argv += ["--master-addr", leader, "--master-port", str(_MASTER_PORT + offset)]
     if layout.attn_dp > 1:
         argv += ["--data-parallel-address", leader]
-        argv += ["--data-parallel-rpc-port", str(_RPC_PORT + options.offset(server))]
+        argv += ["--data-parallel-rpc-port", str(_RPC_PORT + offset)]
     return [*argv, "--headless"] if node_rank else argv
 
 
-def _permutation(layout: Layout) -> tuple[list[Written], list[str]]:
-    """Return the order of experts of the checkpoint that has the effect of a map."""
+def _permutation(layout: Layout, options: Options) -> tuple[list[Written], list[str]]:
+    """Return the order of experts of the checkpoint that has the effect of a map.
+
+    Raises InexpressibleError where a map is needed and nobody asked for that order.
+    """
     num_experts = layout.llm.num_experts
     if layout.ep == 1 or all(lies_in_runs(m, num_experts) for m in layout.experts):
         return [], []
+    if options.expert_map != "checkpoint":
+        refuse_other_placement(
+            layout,
+            _NAME,
+            "vLLM takes no map of experts, nor keeps one that its load balancer has found "
+            "(--expert-map checkpoint writes the order in which a permuted checkpoint has the "
+            "same effect)",
+        )
     files, names = map_files(layout, "vllm", "json", always=False)
     listed = ", ".join(dict.fromkeys(name for name in names if name))
     return files, [
         (
             "vLLM takes no map of experts: the plan's placement needs a checkpoint whose experts "
             f"are in the order of {listed}; with the original one experts lie in runs, which is "
-            "another plan"
+            "another plan; a router that picks groups of experts first is torn apart by an order "
+            "that mixes groups"
         )
     ]

@@ -1,19 +1,19 @@
 """An export as text and as a JSON document."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from autopar.export.launch import Export, Launch, command_text
+from autopar.export.launch import Export, Launch, Router, command_text
 from autopar.export.options import NAMES, Engine
 from autopar.report import words
 from autopar.report.words import percent, quantity
 from autopar.specs import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from autopar.export.nearest import Nearest
+    from autopar.export.nearest import Nearest, Search, Unfound
 
 
 def export_document(export: Export, plan: str) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def export_document(export: Export, plan: str) -> dict[str, Any]:
             }
             for server, role in enumerate(export.roles)
         ],
+        "router": None if export.router is None else _router(export.router),
         "ranks": [asdict(rank) for rank in export.ranks],
         "files": [asdict(file) for file in export.files],
         "notes": list(export.notes),
@@ -45,9 +46,21 @@ def _node(launch: Launch) -> dict[str, Any]:
         "node": launch.node,
         "host": launch.host,
         "gpus": list(launch.gpus),
+        "port": launch.port or None,
         "env": dict(launch.env),
         "argv": list(launch.argv),
         "command": command_text(launch),
+    }
+
+
+def _router(router: Router) -> dict[str, Any]:
+    return {
+        "node": router.node,
+        "host": router.host,
+        "port": router.port,
+        "env": dict(router.env),
+        "argv": list(router.argv),
+        "command": command_text(router),
     }
 
 
@@ -59,6 +72,9 @@ def print_export(console: Console, export: Export, folder: str) -> None:
         role = f"{launch.role} " if launch.role else ""
         _plain(console, f"\n# {role}server {launch.server} on {launch.host}")
         _plain(console, command_text(launch))
+    if export.router is not None:
+        _plain(console, f"\n# router on {export.router.host}: takes requests for both roles")
+        _plain(console, command_text(export.router))
     for file in export.files:
         place = f"{folder}/{file.name}" if folder else file.name
         _plain(console, f"\n# file {place}")
@@ -88,15 +104,41 @@ def _ranks(export: Export) -> Iterator[str]:
         yield f"server {launch.server} ranks {first}-{last}: {where} {','.join(map(str, gpus))}"
 
 
-def nearest_words(nearest: "Nearest | None", engine: Engine) -> str:
-    """Return the nearest plan of an engine and its cost as the end of an error message."""
+def nearest_words(found: "Nearest | Unfound", engine: Engine, reasons: Sequence[str] = ()) -> str:
+    """Return the nearest plan of an engine and its cost, or what was searched, to end an error.
+
+    reasons: that the error has given before.
+    """
     name = NAMES[engine]
-    if nearest is None:
-        return f"no other plan of the scenario was found that {name} can start"
+    searches = getattr(found, "searches", None)
+    if searches is not None:
+        searched = "; ".join(_searched(search, name, reasons) for search in searches)
+        return f"no plan of the scenario that {name} can start was found: {searched}"
+    return _offer(found, name)  # type: ignore[arg-type]
+
+
+def _searched(search: "Search", name: str, reasons: Sequence[str]) -> str:
+    """Say what one search for a plan of an engine has shown, and what it has not."""
+    asked = f"with {name}'s rules"
+    if search.given_up:
+        asked += f", giving up {' and '.join(search.given_up)}"
+    if search.status == "infeasible":
+        return f"{asked}: there is none, which is proved"
+    if search.plan is None:
+        return f"{asked}: none was found within the solver's limit, which proves nothing"
+    best = words.layout(search.plan)
+    why = "for the same reason" if search.why in reasons else f"({search.why})"
+    return f"{asked}: the best is {best}, which it refuses {why}; others were not tried"
+
+
+def _offer(nearest: "Nearest", name: str) -> str:
     before, after = nearest.before, nearest.after
     said = [f"the nearest that {name} can start is {words.layout(nearest.plan)}"]
-    if nearest.moved:
-        said = [f"the nearest that {name} can start is the same with its ranks on other GPUs,"]
+    if nearest.changes:
+        changed = " and ".join(nearest.changes)
+        said = [f"the nearest that {name} can start is the same with {changed},"]
+    elif not nearest.proved:
+        said.append("(the best that was found within the solver's limit)")
     if nearest.lost is not None and before is not None:
         way = "loses" if nearest.lost > 0 else "gains"
         if abs(nearest.lost) < 5e-4:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 from autopar.specs.scenario import Scenario
-from autopar.specs.workload import Workload
+from autopar.specs.workload import RoleWorkload, Workload
 
 Role = Literal["prefill", "decode"]
 ROLES: tuple[Role, ...] = get_args(Role)  # in the order in which a request meets them
@@ -53,11 +53,11 @@ def requests_per_token(workload: Workload, role: Role) -> float:
 
 
 @lru_cache(maxsize=16)
-def _role_workload(workload: Workload, role: Role) -> Workload:
+def _role_workload(workload: Workload, role: Role) -> RoleWorkload:
     changes: dict[str, str | None] = {"phase": role}
     if role == "prefill":
         changes |= {"output_tokens": None, "speculation": None}
-    return Workload.model_validate(workload.model_dump(by_alias=True) | changes)
+    return RoleWorkload.model_validate(workload.model_dump(by_alias=True) | changes)
 
 
 def _objectives(role: Role) -> tuple[str, ...]:

@@ -141,6 +141,11 @@ class Workload(Document):
         return self.phase in ("serving", "disaggregated") or self.input_tokens is not None
 
     @property
+    def is_role(self) -> bool:
+        """Whether this is what one role of a disaggregated service does."""
+        return False
+
+    @property
     def is_prefill(self) -> bool:
         """Whether prompts alone are worked on."""
         return self.phase == "prefill"
@@ -174,3 +179,12 @@ class Workload(Document):
         if self.batch_tokens is not None:
             return max(1.0, self.batch_tokens / (self.sequence_tokens or 1))
         return float(self.batch_sequences or 0)
+
+
+class RoleWorkload(Workload):
+    """What one role of a disaggregated service does; no document states one by itself."""
+
+    @property
+    def is_role(self) -> bool:
+        """Another role does the rest of every request."""
+        return True

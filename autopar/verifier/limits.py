@@ -109,8 +109,8 @@ def throughput_violations(
 
 # What a rule may say of a layer; not every layer has all of it.
 _OF_LAYERS = (
-    "num_heads", "kv_heads", "head_dim", "attention_columns", "uses_mla", "ffn_size", "expert_size",
-    "shared_size",
+    "num_heads", "kv_heads", "head_dim", "attention_columns", "uses_mla", "keeps_every_token",
+    "ffn_size", "expert_size", "shared_size",
 )  # fmt: skip
 _OF_ARCHITECTURE = ("hidden_size", "vocab_size", *_OF_LAYERS)
 _SCALE_BLOCK = {"fp8_block": 128}  # columns per scale: the format's name in `specs.architecture`
@@ -225,6 +225,7 @@ def _rule_values(scenario: Scenario, plan: Plan, layout: Layout) -> dict[str, An
         "expert_block": _SCALE_BLOCK.get(stored.experts, 1),
         "is_prefill": float(phase == "prefill"),
         "is_decode": float(phase == "decode"),
+        "is_role": float(scenario.workload.is_role),
         "num_gpus": cluster.num_gpus,
         "num_nodes": cluster.num_nodes,
         "gpus_per_node": cluster.gpus_per_node,
@@ -254,13 +255,15 @@ def _layer_sizes(architecture: Architecture, layer: Layer) -> dict[str, int]:
         sizes["uses_mla"] = int(isinstance(attention, LatentAttention))
         if isinstance(attention, GroupedQueryAttention):
             sizes["kv_heads"], sizes["head_dim"] = attention.num_kv_heads, attention.head_dim
+            sizes["keeps_every_token"] = int(attention.window_tokens is None)
             widths = [heads * attention.head_dim]  # queries, result, gate
         elif isinstance(attention, LatentAttention):
-            sizes["kv_heads"] = 1
+            sizes["kv_heads"] = sizes["keeps_every_token"] = 1
             queries = attention.qk_nope_head_dim + attention.qk_rope_head_dim
             keys_values = attention.qk_nope_head_dim + attention.v_head_dim
             widths = [heads * queries, heads * keys_values, heads * attention.v_head_dim]
         else:
+            sizes["keeps_every_token"] = 0
             widths = [attention.input_columns, attention.output_rows]
         sizes["attention_columns"] = gcd(*widths)
     feed_forward = architecture.feed_forward_of(layer)

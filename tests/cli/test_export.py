@@ -119,8 +119,13 @@ def test_hosts_ports_and_versions(answer: Path, tmp_path: Path) -> None:
     )
     old = run("export", answer, "--to", "sglang", "--engine-version", "0.5.10").stdout
     assert "--attn-dp-size" not in old
-    assert "those of 0.5.10 were not" in old
-    assert run("export", answer, "--to", "sglang", "--engine-version", "new").exit_code == 2
+    assert "checked against SGLang 0.5.23 alone; 0.5.10 is older and may lack" in old
+    later = run("export", answer, "--to", "sglang", "--engine-version", "v0.6.0rc1").stdout
+    assert "v0.6.0rc1 is newer and may have renamed" in later
+    for wrong in ("new", "banana", "1banana", "0.5.", "0.5.23 --x", "latest"):
+        refused = run("export", answer, "--to", "sglang", "--engine-version", wrong)
+        assert refused.exit_code == 2, wrong
+        assert "checked against those of vLLM 0.33.0, SGLang 0.5.23" in refused.stderr
 
 
 def test_manifests_take_the_engine_of_the_answer(answer: Path) -> None:

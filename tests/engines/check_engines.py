@@ -1,12 +1,13 @@
 """Feed commands that `autopar export` writes to the engines' own parsers, on a CPU.
 
-python tests/engines/check_engines.py FOLDER [vllm sglang megatron]
+python tests/engines/check_engines.py FOLDER [vllm sglang megatron routers]
 
 Downloads the wheels of the engines by name, about 400 MB, and what their parsers import into an
 environment of FOLDER, about 1 GB; both are kept there. Every case that an engine should take must
 be accepted, and every one that it should refuse must be refused with the words that are given.
 What an engine is known to accept wrongly is listed too: those are the checks that only autopar
-makes. TensorRT-LLM has no part that runs without a GPU.
+makes. The routers of pairs are started for real, in front of servers that only listen.
+TensorRT-LLM has no part that runs without a GPU.
 """
 
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from autopar.catalog import load_plan, load_scenario
 from autopar.export.exporting import export
+from autopar.export.launch import Export
 from autopar.export.options import Options
 from autopar.pairs import explicit_plan
 
@@ -31,7 +33,7 @@ PACKAGES = (
     "partial-json-parser", "python-json-logger", "regex", "pillow", "typing_extensions", "pybase64",
     "python-multipart", "huggingface_hub", "protobuf", "watchfiles", "sentencepiece", "scipy",
     "prometheus_client", "uvloop", "dill", "xxhash", "gguf", "ninja", "openai-harmony", "diskcache",
-    "lark", "cbor2", "ijson",
+    "lark", "cbor2", "ijson", "sglang-router==0.3.2", "vllm-router==0.1.17",
 )  # fmt: skip
 TOY = {  # a model as small as it can be with the sizes that matter for a layout
     "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_size": 4096,
@@ -59,8 +61,11 @@ class Case:
     refused: str = ""  # words of the refusal; accepted where there are none
     wrongly: bool = False  # accepted by the engine, though it cannot work
     llm: str = "mixtral-8x7b"
+    role: str = ""  # of a pair, both of whose roles have these degrees
 
 
+_PORT = 18_000  # of the first server; the others of this machine count from there
+TWO = {"replicas": 2, "tp": 1, "etp": 1}
 EP8 = {"tp": 2, "attn_dp": 4, "ep": 8, "etp": 1}
 CASES: dict[str, list[Case]] = {
     "vllm": [
@@ -70,6 +75,8 @@ CASES: dict[str, list[Case]] = {
         Case("two nodes, dp", {"tp": 2, "attn_dp": 8, "ep": 1, "etp": 16}, nodes=2),
         Case("two nodes, pp", {"tp": 8, "pp": 2, "ep": 8, "etp": 1}, nodes=2),
         Case("dense", {"tp": 4, "etp": 4}, llm="llama-3.1-8b"),
+        Case("prefill of a pair", {"tp": 2, "pp": 2, "ep": 2, "etp": 1}, role="prefill"),
+        Case("decode of a pair", {"tp": 2, "attn_dp": 2, "ep": 4, "etp": 1}, role="decode"),
         Case("three heads", EP8, swap={"--tensor-parallel-size": "3"}, refused="divisible"),
         Case("no such flag", EP8, more=["--no-such-flag"], refused="unrecognized"),
         Case("eplb without ep", {"tp": 8, "ep": 1, "etp": 8}, more=["--enable-eplb"],
@@ -84,12 +91,22 @@ CASES: dict[str, list[Case]] = {
         Case("pp4 uneven", {"pp": 4, "tp": 2, "ep": 1, "etp": 2}, split=[7, 9, 9, 7]),
         Case("two nodes", {"pp": 2, "tp": 8, "ep": 8, "etp": 1}, nodes=2),
         Case("dense", {"tp": 4, "etp": 4}, llm="llama-3.1-8b"),
+        Case("prefill of a pair", {"tp": 2, "pp": 2, "ep": 2, "etp": 1}, role="prefill"),
+        Case("decode of a pair", {"tp": 2, "attn_dp": 2, "ep": 4, "etp": 1}, role="decode"),
         Case("dp does not divide tp", EP8, swap={"--attn-dp-size": "3"}, refused="AssertionError"),
         Case("nodes do not divide", {"pp": 2, "tp": 8, "ep": 8, "etp": 1}, nodes=2,
              swap={"--nnodes": "3"}, refused="nnodes"),
         Case("dense tp", EP8, more=["--moe-dense-tp-size", "4"], refused="moe_dense_tp_size"),
         Case("no such flag", EP8, more=["--no-such-flag"], refused="unrecognized"),
         Case("ep does not divide tp", EP8, swap={"--ep-size": "3"}, wrongly=True),
+    ],
+    "routers": [
+        Case("vllm", TWO, llm="llama-3.1-8b", role="decode"),
+        Case("sglang", TWO, llm="llama-3.1-8b", role="decode"),
+        Case("vllm", TWO, llm="llama-3.1-8b", role="decode", more=["--no-such-flag"],
+             refused="unrecognized"),
+        Case("sglang", TWO, llm="llama-3.1-8b", role="decode", more=["--no-such-flag"],
+             refused="unrecognized"),
     ],
     "megatron": [
         Case("ep4 etp2", {"tp": 2, "attn_dp": 4, "ep": 4, "etp": 2}),
@@ -110,11 +127,12 @@ CASES: dict[str, list[Case]] = {
 def prepare(folder: Path, engines: list[str]) -> Path:
     """Download and unpack what is not there; return the Python of the environment."""
     python = folder / "venv" / "bin" / "python"
-    if not (folder / "venv" / ".ready").exists():
+    ready, wanted = folder / "venv" / ".ready", "\n".join(PACKAGES)
+    if not ready.exists() or ready.read_text(encoding="utf-8") != wanted:
         venv.create(folder / "venv", with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True)
-        (folder / "venv" / ".ready").touch()
-    for engine in engines:
+        ready.write_text(wanted, encoding="utf-8")
+    for engine in (name for name in engines if name in WHEELS):
         target = folder / engine
         if target.exists():
             continue
@@ -134,20 +152,37 @@ def prepare(folder: Path, engines: list[str]) -> Path:
     return python
 
 
-def command(engine: str, case: Case, folder: Path) -> tuple[list[str], dict[str, str], int]:
-    """Return the arguments of the first node, its environment, and the number of GPUs."""
-    cluster = f"{case.nodes}xhgx-h100"
-    parts = {"llm": case.llm, "cluster": cluster, "workload": "chat-1k-256"}
+def exported(engine: str, case: Case, folder: Path) -> Export:
+    """Return what a case is in the words of an engine, on this machine."""
+    work = "chat-4k-1k-disaggregated" if case.role else "chat-1k-256"
+    parts = {"llm": case.llm, "cluster": f"{case.nodes}xhgx-h100", "workload": work}
     scenario = load_scenario(parts=parts)
-    document = {
-        "schema": 1, "kind": "plan", "name": "case", "llm": case.llm, "batch": 8,
+    document = {"schema": 1, "kind": "plan", "name": "case", "llm": case.llm}
+    layout = {
+        "batch": 8,
         "degrees": case.degrees,
         **({"layers_per_stage": case.split} if case.split else {}),
-    }  # fmt: skip
+    }
+    if case.role:
+        other = {"batch": 8, "degrees": case.degrees | {"pp": 1}}
+        roles = {"prefill": other, "decode": other}
+        document["roles"] = roles | {case.role: layout}
+    else:
+        document |= layout
     model = folder / ("toy" if case.llm.startswith("mixtral") else "dense")
-    options = Options(engine=engine, model_path=str(model))  # type: ignore[arg-type]
-    made = export(scenario, explicit_plan(load_plan(document), scenario), engine, options)  # type: ignore[arg-type]
-    launch = made.launches[0]
+    options = Options(
+        engine=engine,  # type: ignore[arg-type]
+        model_path=str(model),
+        hosts=("127.0.0.1",) * case.nodes,
+        port=_PORT,
+    )
+    return export(scenario, explicit_plan(load_plan(document), scenario), engine, options)  # type: ignore[arg-type]
+
+
+def command(engine: str, case: Case, folder: Path) -> tuple[list[str], dict[str, str], int]:
+    """Return the arguments of the first node, its environment, and the number of GPUs."""
+    made = exported(engine, case, folder)
+    launch = next(x for x in made.launches if x.role == case.role)
     words = list(launch.argv)
     start = {"vllm": "serve", "sglang": "sglang.launch_server", "megatron": "pretrain_gpt.py"}
     words = words[words.index(start[engine]) + 1 :]
@@ -156,10 +191,24 @@ def command(engine: str, case: Case, folder: Path) -> tuple[list[str], dict[str,
     return [*words, *case.more], dict(launch.env), len(made.ranks)
 
 
+def routed(case: Case, folder: Path, python: Path) -> list[str | Path]:
+    """Return what starts the router of a case, named after its engine, with stand-ins behind it."""
+    made = exported(case.name, case, folder)
+    assert made.router is not None
+    program, *words = made.router.argv
+    start = python if program == "python" else python.parent / program
+    ports = ",".join(f"{x.role}={x.port}" for x in made.launches if x.node_rank == 0)
+    return [python, HERE / "route_pair.py", ports, start, *words, *case.more]
+
+
 def verdict(engine: str, case: Case, folder: Path, python: Path) -> str:
     """Return what is wrong with what the engine said; empty if nothing is."""
-    words, env, world = command(engine, case, folder)
-    script = [python, HERE / f"parse_{engine}.py", folder / engine]
+    env: dict[str, str] = {}
+    if engine == "routers":
+        script, words = routed(case, folder, python), []
+    else:
+        words, env, world = command(engine, case, folder)
+        script = [python, HERE / f"parse_{engine}.py", folder / engine]
     if engine == "megatron":
         script += [str(world)]
         words += ["--no-rope-fusion", "--tokenizer-type", "NullTokenizer", "--vocab-size", "32000"]
@@ -196,4 +245,4 @@ def main(folder: Path, engines: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:] or list(WHEELS)))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:] or list(CASES)))

@@ -21,7 +21,7 @@ FIELDS = {
     "leaderWorkerTemplate", "restartPolicy", "leaderTemplate", "workerTemplate", "containers",
     "volumes", "name", "image", "command", "env", "value", "resources", "limits", "volumeMounts",
     "mountPath", "ports", "containerPort", "readinessProbe", "tcpSocket", "port", "periodSeconds",
-    "emptyDir", "medium", "configMap", "namespace",
+    "emptyDir", "medium", "configMap", "namespace", "valueFrom", "fieldRef", "fieldPath",
 }  # fmt: skip
 
 

@@ -58,6 +58,15 @@ def platform_of(sources: str) -> None:
     platforms.builtin_platform_plugins["cuda"] = lambda: "h100_platform.EightH100"
 
 
+def answer_for_kernels() -> None:
+    """Say that no kernel has what NIXL's modules ask for while they are imported."""
+    from vllm import _custom_ops  # noqa: PLC0415  after the sources are found
+
+    for name in dir(_custom_ops):
+        if "_supports_" in name:
+            setattr(_custom_ops, name, lambda *_: False)
+
+
 def answer_for_models() -> None:
     """Answer for the class of a model, which cannot be imported here."""
     from vllm.model_executor.models import registry  # noqa: PLC0415  after the sources are found
@@ -80,6 +89,7 @@ def main(sources: str, arguments: list[str]) -> None:
     declare_kernels(Path(sources))
     stand_in_for(*ABSENT)
     platform_of(sources)
+    answer_for_kernels()
     from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415  after the sources are found
     from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415
     from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415

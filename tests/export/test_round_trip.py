@@ -21,7 +21,8 @@ LEAST = {"vllm": 0.6, "sglang": 0.6, "trtllm": 0.5, "megatron": 0.5}  # share th
 
 
 def exported(plans: ModuleType, engine: str, scenario: Scenario, plan: Plan) -> Export | None:
-    options = completed(Options(engine=engine, model_path=MODEL), scenario)
+    asked = Options(engine=engine, model_path=MODEL, expert_map="checkpoint")
+    options = completed(asked, scenario)
     try:
         return written(plans.layouts(scenario, plan), engine, options)
     except InexpressibleError:

@@ -65,13 +65,14 @@ VALUES = {
     "replicas": 1, "pp": 8, "tp": 2, "cp": 1, "ep": 16, "etp": 2, "expert_grid_gpus": 32,
     "gpus_used": 512, "batch": 0, "num_layers": 16, "num_experts": 16, "is_moe": 1,
     "attention_block": 1, "feed_forward_block": 1, "expert_block": 128, "is_prefill": 1,
-    "is_decode": 0, "num_gpus": 512, "num_nodes": 64, "gpus_per_node": 8,
+    "is_decode": 0, "is_role": 0, "num_gpus": 512, "num_nodes": 64, "gpus_per_node": 8,
     "scale_up_domain_gpus": 64, "power_w": 700, "hidden_size": 2048, "vocab_size": 32000,
     "expert_size": 6144, "shared_size": 1024,
 }  # fmt: skip
 # What its two kinds of layers have in common no more, in that order; one has it, or both.
 OF_LAYERS = {
     "num_heads": (16, 32), "kv_heads": (8, 1), "head_dim": (128,), "uses_mla": (0, 1),
+    "keeps_every_token": (1,),
     "attention_columns": (2048, 1024), "ffn_size": (),
 }  # fmt: skip
 
