@@ -146,9 +146,9 @@ def read_log(text: str) -> dict[str, Any]:
 def run_case(case: Case, env: Path, out: Path, limit_s: float = LIMIT_S) -> dict[str, Any]:
     """Search one case with the peer and write its run.json; return what was written."""
     folder = out / case.name
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in ("saved", "model"):  # not the oracle, which another command wrote beside
+        shutil.rmtree(folder / stale, ignore_errors=True)
     arguments = case.peer_arguments(model_path(case, env, folder), "saved")
     program = str(env / "bin" / PEER_PACKAGE)
     cost = run_timed(
