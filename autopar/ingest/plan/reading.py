@@ -8,12 +8,11 @@ from typing import Any
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan import megatron, sglang, trtllm, vllm
 from autopar.ingest.plan.beside import Beside
-from autopar.ingest.plan.containers import env_among, started
+from autopar.ingest.plan.commands import Command, pasted_commands
+from autopar.ingest.plan.commands.containers import env_among
 from autopar.ingest.plan.found import Found
-from autopar.ingest.plan.manifests import commands_of_manifests
 from autopar.ingest.plan.maps import placement_rows
 from autopar.ingest.plan.places import Server, gpus_of_ranks, refuse_too_many, shown_gpus
-from autopar.ingest.plan.shell import Command, commands_in
 from autopar.specs import LLM, SCHEMA_VERSION, Workload
 
 _Reader = Callable[[Sequence[str], Mapping[str, str], LLM | None, Beside], Found]
@@ -108,7 +107,7 @@ def models_in(text: str, folder: Path = Path()) -> list[str]:
     """
     label = "the commands"
     found = []
-    for command in _all_commands(text, label):
+    for command in pasted_commands(text, label):
         engine, place = _engine_of(command.words)
         if engine in _GIVEN:
             words = command.words[place:]
@@ -117,18 +116,6 @@ def models_in(text: str, folder: Path = Path()) -> list[str]:
             is_first = engine != "sglang" and words and not words[0].startswith("-")
             found.append(words[0] if is_first else named or "".join(flags.positional[:1]))
     return list(dict.fromkeys(model for model in found if model))
-
-
-def _all_commands(text: str, label: str) -> list[Command]:
-    """Return the commands of a script or of manifests, those inside of containers too."""
-    listed = commands_of_manifests(text, label)
-    if listed is None:
-        listed = []
-        for command in commands_in(text, label):
-            applied = "-" in command.files and command.words[0] == "kubectl"
-            inner = commands_of_manifests(command.files["-"], label) if applied else None
-            listed += [command] if inner is None else inner
-    return [each for command in listed for each in started(command, label)]
 
 
 def _engine_of(words: Sequence[str]) -> tuple[str, int]:
@@ -146,7 +133,7 @@ def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
         return [trtllm.of_config(config, question.llm, question.label)], []
     found: list[Found] = []
     notes: list[str] = []
-    for command in _all_commands(text, question.label):
+    for command in pasted_commands(text, question.label):
         each, said = _read(command, question)
         found += each
         notes += said

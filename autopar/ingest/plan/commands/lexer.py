@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.expansion import MOST_CHARACTERS, Variables, closing
+from autopar.ingest.plan.commands.expansion import MOST_CHARACTERS, Variables, closing
 
 MOST_WORDS = 100_000
 _ENDS = ";&|\n"

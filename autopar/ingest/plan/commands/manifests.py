@@ -12,10 +12,10 @@ from typing import Any
 
 from autopar.documents import parse
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.containers import of_image, seen_through
-from autopar.ingest.plan.expansion import Variables
-from autopar.ingest.plan.lexer import Lexer
-from autopar.ingest.plan.shell import Command, commands_of
+from autopar.ingest.plan.commands.containers import of_image, seen_through
+from autopar.ingest.plan.commands.expansion import Variables
+from autopar.ingest.plan.commands.lexer import Lexer
+from autopar.ingest.plan.commands.shell import Command, commands_of
 
 _KUBERNETES = re.compile(r"(?:^|[{,])\s*\"?apiVersion\"?\s*:", re.MULTILINE)
 _COMPOSE = re.compile(r"^services\s*:", re.MULTILINE)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.expansion import Variables
-from autopar.ingest.plan.lexer import Lexer, Simple
+from autopar.ingest.plan.commands.expansion import Variables
+from autopar.ingest.plan.commands.lexer import Lexer, Simple
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.ASCII | re.DOTALL)
 # Words before a command that start it and change nothing of it; $ is a prompt that was copied.
