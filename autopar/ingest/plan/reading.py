@@ -13,6 +13,7 @@ from autopar.ingest.plan.commands.containers import env_among
 from autopar.ingest.plan.found import Found
 from autopar.ingest.plan.maps import placement_rows
 from autopar.ingest.plan.places import Server, gpus_of_ranks, refuse_too_many, shown_gpus
+from autopar.ingest.plan.routers import router_in
 from autopar.specs import LLM, SCHEMA_VERSION, Workload
 
 _Reader = Callable[[Sequence[str], Mapping[str, str], LLM | None, Beside], Found]
@@ -151,6 +152,9 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
     """Return what a command says, if it is an engine's, and what of it was passed over."""
     engine, place = _engine_of(command.words)
     if not engine:
+        router = router_in(command.words)
+        if router:
+            return [], [f"not read, as a plan holds nothing of it: the router {router}"]
         return [], [f"not read: the command {shorten(' '.join(command.words), 80)}"]
     if command.inside in _LOOPS:
         raise SpecError(
