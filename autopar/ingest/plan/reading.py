@@ -10,6 +10,7 @@ from autopar.ingest.plan import megatron, sglang, trtllm, vllm
 from autopar.ingest.plan.beside import Beside
 from autopar.ingest.plan.commands import Command, pasted_commands
 from autopar.ingest.plan.commands.containers import env_among
+from autopar.ingest.plan.commands.shell import LOOPS
 from autopar.ingest.plan.found import Found
 from autopar.ingest.plan.maps import placement_rows
 from autopar.ingest.plan.places import Server, gpus_of_ranks, refuse_too_many, shown_gpus
@@ -24,7 +25,6 @@ _ENGINES: dict[str, tuple[Callable[[Sequence[str]], int | None], _Reader]] = {
     "megatron": (megatron.starts, megatron.read),
 }
 _GIVEN = {"trtllm": trtllm.given, "vllm": vllm.given, "sglang": sglang.given}
-_LOOPS = ("for", "while", "until", "select")
 _ROLES = ("prefill", "decode")
 
 
@@ -156,7 +156,7 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
         if router:
             return [], [f"not read, as a plan holds nothing of it: the router {router}"]
         return [], [f"not read: the command {shorten(' '.join(command.words), 80)}"]
-    if command.inside in _LOOPS:
+    if command.inside in LOOPS:
         raise SpecError(
             f"{question.label}: {engine}: a command inside of `{command.inside}`, which may start "
             "several; write each of them out"

@@ -18,11 +18,6 @@ def read(text: str, model: str = "llama-3.1-8b", **more: Any) -> Reading:
     return read_plan(text, Question("text", "p", llm_name=llm.name, llm=llm, **more))
 
 
-def degrees(reading: Reading) -> tuple[int, int]:
-    found = reading.document["degrees"]
-    return found["tp"], found["replicas"]
-
-
 def test_options_in_a_file_come_before_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "model: m\ntensor-parallel-size: 8\nmax-num-seqs: 64\nenable-expert-parallel: true\n"
@@ -58,7 +53,8 @@ def test_a_file_here_is_found_where_there_is_none_beside_the_commands(
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "c.yaml").write_text("tensor-parallel-size: 8\n")
     monkeypatch.chdir(tmp_path / "here")
-    assert degrees(read("vllm serve m --config c.yaml", folder=tmp_path))[0] == 8
+    reading = read("vllm serve m --config c.yaml", folder=tmp_path)
+    assert reading.document["degrees"]["tp"] == 8
 
 
 @pytest.mark.parametrize(
@@ -97,7 +93,8 @@ def test_vllm_takes_counts_in_thousands() -> None:
     assert [count_of(text) for text in ("8k", "8K", "1.5k", "1.5K", "8192", "x")] == [
         "8000", "8192", "1500", "1.5K", "8192", "x",
     ]  # fmt: skip
-    assert degrees(read("vllm serve m -tp 4 --max-num-batched-tokens 8k"))[0] == 4
+    reading = read("vllm serve m -tp 4 --max-num-batched-tokens 8k")
+    assert reading.document["degrees"]["tp"] == 4
 
 
 @pytest.mark.parametrize(

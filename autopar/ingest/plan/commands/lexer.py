@@ -117,20 +117,8 @@ class Lexer:
                     break
                 lines.append(line)
             text = "".join(f"{line}\n" for line in lines)
-            command.document = text if is_quoted else self._expanded(text)
+            command.document = text if is_quoted else self.variables.filled(text)
         self.pending.clear()
-
-    def _expanded(self, text: str) -> str:
-        parts: list[str] = []
-        place = 0
-        while place < len(text):
-            if text[place] == "$":
-                values, _, place = self.variables.expanded(text, place)
-                parts.append(" ".join(values))
-            else:
-                parts.append(text[place])
-                place += 1
-        return "".join(parts)
 
     def _word(self, command: Simple) -> None:
         """Add the word that starts here, or words where an unquoted value has blanks."""

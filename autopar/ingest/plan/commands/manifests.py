@@ -186,19 +186,7 @@ def _referred(text: str, env: Mapping[str, str]) -> str:
 
 def _interpolated(text: str) -> str:
     """Return a text of compose with its defaults, ${NAME:-default}, in their places."""
-    variables = Variables()
-    parts, place = [], 0
-    while place < len(text):
-        if text.startswith("$$", place):
-            parts.append("$")
-            place += 2
-        elif text[place] == "$":
-            values, _, place = variables.expanded(text, place)
-            parts.append(" ".join(values))
-        else:
-            parts.append(text[place])
-            place += 1
-    return "".join(parts)
+    return Variables().filled(text, escape="$$")
 
 
 def _at(data: Any, *keys: str) -> dict[str, Any]:
