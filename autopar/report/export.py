@@ -33,7 +33,7 @@ def export_document(export: Export, plan: str) -> dict[str, Any]:
             }
             for server, role in enumerate(export.roles)
         ],
-        "router": None if export.router is None else _router(export.router),
+        "router": None if export.router is None else _command(export.router),
         "ranks": [asdict(rank) for rank in export.ranks],
         "files": [asdict(file) for file in export.files],
         "notes": list(export.notes),
@@ -41,26 +41,17 @@ def export_document(export: Export, plan: str) -> dict[str, Any]:
 
 
 def _node(launch: Launch) -> dict[str, Any]:
+    return {"node_rank": launch.node_rank, "gpus": list(launch.gpus), **_command(launch)}
+
+
+def _command(launch: Launch | Router) -> dict[str, Any]:
     return {
-        "node_rank": launch.node_rank,
         "node": launch.node,
         "host": launch.host,
-        "gpus": list(launch.gpus),
         "port": launch.port or None,
         "env": dict(launch.env),
         "argv": list(launch.argv),
         "command": command_text(launch),
-    }
-
-
-def _router(router: Router) -> dict[str, Any]:
-    return {
-        "node": router.node,
-        "host": router.host,
-        "port": router.port,
-        "env": dict(router.env),
-        "argv": list(router.argv),
-        "command": command_text(router),
     }
 
 

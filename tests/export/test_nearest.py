@@ -12,9 +12,21 @@ from autopar.export.exporting import completed, export, written
 from autopar.export.nearest import Nearest, Search, Unfound, nearest
 from autopar.export.options import ENGINES, Options
 from autopar.pairs import explicit_plan
-from autopar.problem import Plan
+from autopar.problem import AnyPlan, Plan
 from autopar.report.export import nearest_words
 from autopar.specs import Scenario
+
+
+def scenario_of(llm: str, cluster: str, *overrides: str) -> Scenario:
+    parts = {"llm": llm, "cluster": cluster, "workload": "chat-1k-256"}
+    return load_scenario(parts=parts, overrides=overrides)
+
+
+def laid(scenario: Scenario, degrees: dict[str, int], **more: int) -> AnyPlan:
+    document = {
+        "schema": 1, "kind": "plan", "name": "laid", "llm": scenario.llm.name, "degrees": degrees,
+    }  # fmt: skip
+    return explicit_plan(load_plan(document | more), scenario)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -37,14 +49,8 @@ def test_the_hand_written_plan_has_two_grids_per_stage(engine: str) -> None:
 
 def test_what_the_nearest_plan_costs_is_measured_by_the_same_costs() -> None:
     """EP4 x ETP2 on 8 GPUs, which vLLM has no words for: it has EP8 or ETP8."""
-    scenario = load_scenario(
-        parts={"llm": "mixtral-8x7b", "cluster": "1xhgx-h100", "workload": "chat-1k-256"}
-    )
-    document = {
-        "schema": 1, "kind": "plan", "name": "mixed", "llm": "mixtral-8x7b", "batch": 64,
-        "degrees": {"tp": 8, "ep": 4, "etp": 2},
-    }  # fmt: skip
-    plan = explicit_plan(load_plan(document), scenario)
+    scenario = scenario_of("mixtral-8x7b", "1xhgx-h100")
+    plan = laid(scenario, {"tp": 8, "ep": 4, "etp": 2}, batch=64)
     options = completed(Options(engine="vllm"), scenario)
     with pytest.raises(InexpressibleError, match="vllm_expert_grid"):
         export(scenario, plan, "vllm", options)
@@ -61,15 +67,9 @@ def test_what_the_nearest_plan_costs_is_measured_by_the_same_costs() -> None:
 def test_ranks_on_other_gpus_are_nearer_than_another_layout() -> None:
     """TensorRT-LLM counts expert ranks inside of shards, so that those of a stage of two nodes
     leave the first one and come back."""
-    scenario = load_scenario(
-        parts={"llm": "qwen3-30b-a3b", "cluster": "2xhgx-h100", "workload": "chat-1k-256"},
-        overrides=["requirements.max_memory_fraction=null"],
-    )
-    document = {
-        "schema": 1, "kind": "plan", "name": "two-nodes", "llm": "qwen3-30b-a3b", "batch": 8,
-        "degrees": {"tp": 1, "attn_dp": 16, "ep": 8, "etp": 2},
-    }  # fmt: skip
-    plan = explicit_plan(load_plan(document), scenario)
+    any_memory = "requirements.max_memory_fraction=null"
+    scenario = scenario_of("qwen3-30b-a3b", "2xhgx-h100", any_memory)
+    plan = laid(scenario, {"tp": 1, "attn_dp": 16, "ep": 8, "etp": 2}, batch=8)
     options = completed(Options(engine="trtllm"), scenario)
     with pytest.raises(InexpressibleError, match="not consecutive"):
         export(scenario, plan, "trtllm", options)
@@ -86,11 +86,7 @@ def test_ranks_on_other_gpus_are_nearer_than_another_layout() -> None:
 def test_uneven_degrees_and_strewn_layers_have_no_words(plans: ModuleType) -> None:
     scenario = load_scenario("mixtral-8x7b-8xh100")
     options = completed(Options(engine="sglang"), scenario)
-    document = {
-        "schema": 1, "kind": "plan", "name": "odd", "llm": "mixtral-8x7b",
-        "degrees": {"pp": 2, "ep": 4, "etp": 1, "tp": 4},
-    }  # fmt: skip
-    plan = explicit_plan(load_plan(document), scenario)
+    plan = laid(scenario, {"pp": 2, "ep": 4, "etp": 1, "tp": 4})
     assert isinstance(plan, Plan)
     first, second = plan.stages
     uneven = replace(plan, stages=(first, replace(second, tp=2, attn_dp=2)))
@@ -169,15 +165,8 @@ def test_an_order_of_the_checkpoint_is_written_where_it_is_asked_for() -> None:
 
 
 def test_what_was_searched_in_vain_is_said_with_what_it_proves() -> None:
-    scenario = load_scenario(
-        parts={"llm": "mixtral-8x7b", "cluster": "1xhgx-h100", "workload": "chat-1k-256"},
-        overrides=["requirements.max_ttft_us=1 us"],
-    )
-    document = {
-        "schema": 1, "kind": "plan", "name": "mixed", "llm": "mixtral-8x7b", "batch": 64,
-        "degrees": {"tp": 8, "ep": 4, "etp": 2},
-    }  # fmt: skip
-    plan = explicit_plan(load_plan(document), scenario)
+    scenario = scenario_of("mixtral-8x7b", "1xhgx-h100", "requirements.max_ttft_us=1 us")
+    plan = laid(scenario, {"tp": 8, "ep": 4, "etp": 2}, batch=64)
     found = nearest(scenario, plan, completed(Options(engine="vllm"), scenario))
     assert isinstance(found, Unfound)
     assert [search.status for search in found.searches] == ["infeasible"]
@@ -192,14 +181,8 @@ def test_what_was_searched_in_vain_is_said_with_what_it_proves() -> None:
 
 
 def test_a_server_of_tensorrt_llm_in_pods_keeps_to_one() -> None:
-    scenario = load_scenario(
-        parts={"llm": "qwen3-30b-a3b", "cluster": "2xhgx-h100", "workload": "chat-1k-256"}
-    )
-    document = {
-        "schema": 1, "kind": "plan", "name": "two-nodes", "llm": "qwen3-30b-a3b", "batch": 8,
-        "degrees": {"tp": 1, "attn_dp": 16, "ep": 16, "etp": 1},
-    }  # fmt: skip
-    plan = explicit_plan(load_plan(document), scenario)
+    scenario = scenario_of("qwen3-30b-a3b", "2xhgx-h100")
+    plan = laid(scenario, {"tp": 1, "attn_dp": 16, "ep": 16, "etp": 1}, batch=8)
     options = completed(Options(engine="trtllm"), scenario)
     assert export(scenario, plan, "trtllm", options).launches[0].argv[0] == "mpirun"
     with pytest.raises(InexpressibleError, match="MPIJob"):

@@ -11,6 +11,11 @@ from click.testing import CliRunner
 from autopar.cli import main
 
 PACKS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt-llm"}
+ROUTERS = {
+    "vllm": "vllm-router",
+    "sglang": "sglang_router.launch_router",
+    "trtllm": "trtllm-serve disaggregated",
+}
 ASKED = ("--model", "qwen3-30b-a3b", "--cluster", "2xhgx-h200", "--workload",
          "chat-4k-1k-disaggregated", "--ttft", "2s", "--tpot", "40ms")  # fmt: skip
 
@@ -103,6 +108,25 @@ def test_pods_of_a_pair_have_a_router_that_reaches_the_leader_of_every_group(
             assert f"{name}-{group}.{name}.ours:8000" in said
         assert f"{name}-{one['spec']['replicas']}." not in said
     assert "LWS_LEADER_ADDRESS" not in file["text"]
+
+
+@pytest.mark.parametrize("engine", PACKS)
+@pytest.mark.parametrize("target", ["scripts", "lws"])
+def test_what_starts_a_pair_is_read_back_with_its_router_known_as_one(
+    answers: dict[str, Path], engine: str, target: str, tmp_path: Path
+) -> None:
+    if target == "lws":
+        asked = ("--to", "lws", "--with", engine, "--image", "i")
+    else:
+        asked = ("--to", engine)
+    out, commands = tmp_path / "out", tmp_path / "commands"
+    run("export", answers[engine], *asked, "--out", out)
+    files = sorted(out.glob("*.sh")) or [out / "lws.yaml"]
+    commands.write_text("".join(file.read_text() for file in files))
+    read = run("ingest", "plan", commands, "--model", "qwen3-30b-a3b")
+    assert set(yaml.safe_load(read.stdout)["roles"]) == {"prefill", "decode"}
+    said = [line for line in read.stderr.splitlines() if "not read" in line]
+    assert [line.partition(": the router ")[2] for line in said] == [ROUTERS[engine]]
 
 
 def test_servers_of_vllm_in_pods_are_asked_for_caches_at_their_own_address(

@@ -1,6 +1,7 @@
 """Export, then ingest, gives the same plan: for every engine, over random legal plans."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -29,6 +30,18 @@ def exported(plans: ModuleType, engine: str, scenario: Scenario, plan: Plan) -> 
         return None
 
 
+def asked_of(scenario: Scenario) -> Question:
+    return Question(
+        label="export",
+        name="drawn",
+        llm_name=scenario.llm.name,
+        llm=scenario.llm,
+        cluster=scenario.cluster.name,
+        workload=scenario.workload,
+        node_gpus=scenario.cluster.gpus_per_node,
+    )
+
+
 def read_back(
     export: Export, scenario: Scenario, folder: Path, *, places: bool
 ) -> tuple[Plan, tuple[str, ...]]:
@@ -41,16 +54,10 @@ def read_back(
     order = next((f.name for f in export.files if export.engine == "vllm"), "")
     reading = read_plan(
         "".join(script_text(launch, "a title") for launch in export.launches),
-        Question(
-            label="scripts",
-            name="drawn",
-            llm_name=scenario.llm.name,
-            llm=scenario.llm,
-            cluster=scenario.cluster.name,
-            workload=scenario.workload,
+        replace(
+            asked_of(scenario),
             folder=folder,
             ranks=ranks if places else None,
-            node_gpus=scenario.cluster.gpus_per_node,
             expert_map=order,  # vLLM has none in its command: the checkpoint is permuted
         ),
     )
@@ -123,18 +130,7 @@ def test_manifests_come_back(plans: ModuleType, engine: str) -> None:
         except InexpressibleError:
             continue
         (manifest,) = export.files
-        reading = read_plan(
-            manifest.text,
-            Question(
-                label="lws.yaml",
-                name="drawn",
-                llm_name=scenario.llm.name,
-                llm=scenario.llm,
-                cluster=scenario.cluster.name,
-                workload=scenario.workload,
-                node_gpus=scenario.cluster.gpus_per_node,
-            ),
-        )
+        reading = read_plan(manifest.text, asked_of(scenario))
         back = plan_from_spec(PlanSpec.model_validate(reading.document), scenario)
         assert (plan.stages, plan.replicas, plan.batch, plan.chunks) == (
             back.stages, back.replicas, back.batch, back.chunks,

@@ -12,7 +12,7 @@ from autopar.errors import SpecError
 from autopar.export.exporting import completed, written
 from autopar.export.launch import command_text, script_text
 from autopar.export.options import Options
-from autopar.ingest.plan.shell import commands_in
+from autopar.ingest.plan.commands.shell import commands_in
 
 HOSTILE = [
     "org/model",

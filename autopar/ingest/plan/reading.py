@@ -8,12 +8,13 @@ from typing import Any
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan import megatron, sglang, trtllm, vllm
 from autopar.ingest.plan.beside import Beside
-from autopar.ingest.plan.containers import env_among, started
+from autopar.ingest.plan.commands import Command, pasted_commands
+from autopar.ingest.plan.commands.containers import env_among
+from autopar.ingest.plan.commands.shell import LOOPS
 from autopar.ingest.plan.found import Found
-from autopar.ingest.plan.manifests import commands_of_manifests
 from autopar.ingest.plan.maps import placement_rows
 from autopar.ingest.plan.places import Server, gpus_of_ranks, refuse_too_many, shown_gpus
-from autopar.ingest.plan.shell import Command, commands_in
+from autopar.ingest.plan.routers import router_in
 from autopar.specs import LLM, SCHEMA_VERSION, Workload
 
 _Reader = Callable[[Sequence[str], Mapping[str, str], LLM | None, Beside], Found]
@@ -24,7 +25,6 @@ _ENGINES: dict[str, tuple[Callable[[Sequence[str]], int | None], _Reader]] = {
     "megatron": (megatron.starts, megatron.read),
 }
 _GIVEN = {"trtllm": trtllm.given, "vllm": vllm.given, "sglang": sglang.given}
-_LOOPS = ("for", "while", "until", "select")
 _ROLES = ("prefill", "decode")
 
 
@@ -108,7 +108,7 @@ def models_in(text: str, folder: Path = Path()) -> list[str]:
     """
     label = "the commands"
     found = []
-    for command in _all_commands(text, label):
+    for command in pasted_commands(text, label):
         engine, place = _engine_of(command.words)
         if engine in _GIVEN:
             words = command.words[place:]
@@ -117,18 +117,6 @@ def models_in(text: str, folder: Path = Path()) -> list[str]:
             is_first = engine != "sglang" and words and not words[0].startswith("-")
             found.append(words[0] if is_first else named or "".join(flags.positional[:1]))
     return list(dict.fromkeys(model for model in found if model))
-
-
-def _all_commands(text: str, label: str) -> list[Command]:
-    """Return the commands of a script or of manifests, those inside of containers too."""
-    listed = commands_of_manifests(text, label)
-    if listed is None:
-        listed = []
-        for command in commands_in(text, label):
-            applied = "-" in command.files and command.words[0] == "kubectl"
-            inner = commands_of_manifests(command.files["-"], label) if applied else None
-            listed += [command] if inner is None else inner
-    return [each for command in listed for each in started(command, label)]
 
 
 def _engine_of(words: Sequence[str]) -> tuple[str, int]:
@@ -146,7 +134,7 @@ def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
         return [trtllm.of_config(config, question.llm, question.label)], []
     found: list[Found] = []
     notes: list[str] = []
-    for command in _all_commands(text, question.label):
+    for command in pasted_commands(text, question.label):
         each, said = _read(command, question)
         found += each
         notes += said
@@ -164,8 +152,11 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
     """Return what a command says, if it is an engine's, and what of it was passed over."""
     engine, place = _engine_of(command.words)
     if not engine:
+        router = router_in(command.words)
+        if router:
+            return [], [f"not read, as a plan holds nothing of it: the router {router}"]
         return [], [f"not read: the command {shorten(' '.join(command.words), 80)}"]
-    if command.inside in _LOOPS:
+    if command.inside in LOOPS:
         raise SpecError(
             f"{question.label}: {engine}: a command inside of `{command.inside}`, which may start "
             "several; write each of them out"

@@ -61,6 +61,8 @@ _NESTED_BESIDE = (
     "kv_cache_config.max_tokens", "moe_config.load_balancer", "cache_transceiver_config.backend",
     "cp_config.cp_type",
 )  # fmt: skip
+# Subcommands whose words are no model: commands/serve.py.
+_NO_SERVERS = ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve")
 _OF_OTHERS = {"backend", "dtype", "load_format", "revision", "tokenizer"}  # keys of other programs
 
 
@@ -69,7 +71,7 @@ def starts(words: Sequence[str]) -> int | None:
     for place, word in enumerate(words):
         if word.rpartition("/")[2] == "trtllm-serve":
             following = "".join(words[place + 1 : place + 2])
-            if following == "disaggregated":
+            if following in _NO_SERVERS:
                 return None
             return place + 1 + (following == "serve")
     return None

@@ -56,6 +56,8 @@ PIECES = (
     "trtllm-serve m",
     "--tp_size 2",
     "torchrun",
+    "vllm-router --port 1",
+    "disaggregated",
     "--nproc-per-node 8",
     "x.py",
     "--nnodes 2",

@@ -43,6 +43,22 @@ class Variables:
         before = self.values.get(name, []) if more else []
         self.values[name] = [*before, *values][:MOST_CHARACTERS]
 
+    def filled(self, text: str, escape: str | None = None) -> str:
+        """Return a text with what stands for each $ in it; escape: what stands for $ itself."""
+        parts: list[str] = []
+        place = 0
+        while place < len(text):
+            if escape is not None and text.startswith(escape, place):
+                parts.append("$")
+                place += len(escape)
+            elif text[place] == "$":
+                values, _, place = self.expanded(text, place)
+                parts.append(" ".join(values))
+            else:
+                parts.append(text[place])
+                place += 1
+        return "".join(parts)
+
     def expanded(self, text: str, place: int) -> tuple[list[str], bool, int]:
         """Return what stands for the $ at a place, whether it is an array, and where it ends.
 

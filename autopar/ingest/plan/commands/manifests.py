@@ -12,10 +12,10 @@ from typing import Any
 
 from autopar.documents import parse
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.containers import of_image, seen_through
-from autopar.ingest.plan.expansion import Variables
-from autopar.ingest.plan.lexer import Lexer
-from autopar.ingest.plan.shell import Command, commands_of
+from autopar.ingest.plan.commands.containers import of_image, seen_through
+from autopar.ingest.plan.commands.expansion import Variables
+from autopar.ingest.plan.commands.lexer import Lexer
+from autopar.ingest.plan.commands.shell import Command, commands_of
 
 _KUBERNETES = re.compile(r"(?:^|[{,])\s*\"?apiVersion\"?\s*:", re.MULTILINE)
 _COMPOSE = re.compile(r"^services\s*:", re.MULTILINE)
@@ -186,19 +186,7 @@ def _referred(text: str, env: Mapping[str, str]) -> str:
 
 def _interpolated(text: str) -> str:
     """Return a text of compose with its defaults, ${NAME:-default}, in their places."""
-    variables = Variables()
-    parts, place = [], 0
-    while place < len(text):
-        if text.startswith("$$", place):
-            parts.append("$")
-            place += 2
-        elif text[place] == "$":
-            values, _, place = variables.expanded(text, place)
-            parts.append(" ".join(values))
-        else:
-            parts.append(text[place])
-            place += 1
-    return "".join(parts)
+    return Variables().filled(text, escape="$$")
 
 
 def _at(data: Any, *keys: str) -> dict[str, Any]:

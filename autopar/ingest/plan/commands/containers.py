@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from autopar.ingest.plan.shell import Command, commands_of
+from autopar.ingest.plan.commands.shell import Command, commands_of
 
 _RUNNERS = ("docker", "podman", "nerdctl")
 # Flags of `docker run` without a value: docs.docker.com/reference/cli/docker/container/run.

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.expansion import Variables
-from autopar.ingest.plan.lexer import Lexer, Simple
+from autopar.ingest.plan.commands.expansion import Variables
+from autopar.ingest.plan.commands.lexer import Lexer, Simple
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.ASCII | re.DOTALL)
 # Words before a command that start it and change nothing of it; $ is a prompt that was copied.
 _STARTERS = ("exec", "env", "nohup", "sudo", "time", "command", "export", "then", "else", "do",
              "{", "!", "$")  # fmt: skip
-_LOOPS = ("for", "while", "until", "select")
-_OPENING, _CLOSING = (*_LOOPS, "if", "case"), ("done", "fi", "esac")
+LOOPS = ("for", "while", "until", "select")
+_OPENING, _CLOSING = (*LOOPS, "if", "case"), ("done", "fi", "esac")
 _BESIDE = (
     "set",
     "unset",
@@ -108,7 +108,7 @@ def _commands(
         if _keep_document(simple, files):
             continue
         own_files = files if simple.document is None else {**files, "-": simple.document}
-        loop = next((block for block in blocks if block in _LOOPS), "".join(blocks[:1]))
+        loop = next((block for block in blocks if block in LOOPS), "".join(blocks[:1]))
         command = Command(tuple(rest), {**exported, **env}, own_files, loop)
         inner = _said_to_a_shell(rest)
         if inner is None or depth >= _MOST_SHELLS:

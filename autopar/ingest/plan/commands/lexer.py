@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.expansion import MOST_CHARACTERS, Variables, closing
+from autopar.ingest.plan.commands.expansion import MOST_CHARACTERS, Variables, closing
 
 MOST_WORDS = 100_000
 _ENDS = ";&|\n"
@@ -117,20 +117,8 @@ class Lexer:
                     break
                 lines.append(line)
             text = "".join(f"{line}\n" for line in lines)
-            command.document = text if is_quoted else self._expanded(text)
+            command.document = text if is_quoted else self.variables.filled(text)
         self.pending.clear()
-
-    def _expanded(self, text: str) -> str:
-        parts: list[str] = []
-        place = 0
-        while place < len(text):
-            if text[place] == "$":
-                values, _, place = self.variables.expanded(text, place)
-                parts.append(" ".join(values))
-            else:
-                parts.append(text[place])
-                place += 1
-        return "".join(parts)
 
     def _word(self, command: Simple) -> None:
         """Add the word that starts here, or words where an unquoted value has blanks."""
