@@ -1,6 +1,8 @@
 """`autopar export`."""
 # ruff: noqa: PLC0415  --help imports no numpy, no solver
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,27 @@ if TYPE_CHECKING:
     from autopar.specs import Scenario
 
 _TARGETS = ("vllm", "sglang", "trtllm", "megatron", "lws", "hostfile")
+
+
+def _matching(pattern: str, expected: str) -> Callable[[Any, click.Parameter, str], str]:
+    """Return a callback of an option that raises SpecError for what a pattern does not match."""
+
+    def checked(_: click.Context, option: click.Parameter, value: str) -> str:
+        if value and not re.fullmatch(pattern, value):
+            from autopar.errors import SpecError, shorten
+
+            raise SpecError(f"{option.opts[0]}: found {shorten(value)}, expected {expected}")
+        return value
+
+    return checked
+
+
+# RFC 1123, labels; distribution/reference, reference.go.
+_NAMESPACE = _matching(
+    r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+    "at most 63 lower-case letters, digits and dashes between them",
+)
+_IMAGE = _matching(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*", "an image such as registry/name:tag")
 
 
 @click.command("export")
@@ -45,10 +68,18 @@ _TARGETS = ("vllm", "sglang", "trtllm", "megatron", "lws", "hostfile")
               show_default=True, help="Write a map of experts where the plan needs one (auto), or "
               "wherever the engine takes one (always). checkpoint: for vLLM, which takes none, the "
               "order that the experts of its checkpoint must have.")  # fmt: skip
-@click.option("--image", default="", metavar="IMAGE", help="Container image, for lws.")
-@click.option("--router-image", default="", metavar="IMAGE",
+@click.option(
+    "--image", default="", metavar="IMAGE", callback=_IMAGE, help="Container image, for lws."
+)
+@click.option("--router-image", default="", metavar="IMAGE", callback=_IMAGE,
               help="Container image of the router of a disaggregated pair, for lws.")  # fmt: skip
-@click.option("--namespace", default="", metavar="NAME", help="Kubernetes namespace, for lws.")
+@click.option(
+    "--namespace",
+    default="",
+    metavar="NAME",
+    callback=_NAMESPACE,
+    help="Kubernetes namespace, for lws.",
+)
 @click.option("--nearest", "take_nearest", is_flag=True,
               help="Where the engine cannot start the plan, export the nearest one that it can "
               "start.")  # fmt: skip
@@ -159,14 +190,19 @@ def _hosts(text: str) -> tuple[str, ...]:
         return ()
     if "," not in text and Path(text).is_file():
         lines = read_text(text).splitlines()
-        names = [line.split("#")[0].split()[:1] for line in lines]
-        return tuple(checked_word(name[0], "--hosts") for name in names if name)
-    listed = [checked_word(name.strip(), "--hosts") for name in text.split(",")]
-    for name in listed:
-        if any(c.isspace() for c in name):
+        names = [name for line in lines for name in line.split("#")[0].split()[:1]]
+    else:
+        names = [name.strip() for name in text.split(",")]
+    listed = [checked_word(name, "--hosts") for name in names]
+    for place, name in enumerate(listed):
+        found = f"--hosts: found {shorten(name)}"
+        if any(c.isspace() or c in "[]" for c in name):
             raise SpecError(
-                f"--hosts: found {shorten(name)}, expected names of hosts, with commas between them"
+                f"{found}, expected names of hosts, with commas between them; `scontrol show "
+                "hostnames` writes out a list with brackets"
             )
+        if name in listed[:place]:
+            raise SpecError(f"{found} twice; each node of the cluster is a host of its own")
     return tuple(listed)
 
 

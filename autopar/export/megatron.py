@@ -20,6 +20,11 @@ _NOTES = (
         "and no optimiser states"
     ),
     "arguments of data, optimiser, checkpoints and tokenizer are yours",
+    (
+        "of the model its sizes alone are written: without --normalization, "
+        "--position-embedding-type, --rotary-base, --bf16 and what its router needs, or "
+        "--use-checkpoint-args, Megatron starts one of these sizes with its own defaults"
+    ),
 )
 
 

@@ -163,3 +163,23 @@ def test_a_command_by_hand_is_judged(tmp_path: Path) -> None:
                  "chat-1k-256", plan)  # fmt: skip
     assert judged.exit_code == 0, judged.stderr
     assert "mine" in judged.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--hosts", "a,a"), "--hosts: found 'a' twice"),
+        (("--hosts", "gpu[01-04]"), "scontrol show hostnames"),
+        (("--namespace", "Bad NS"), "--namespace: found 'Bad NS', expected at most 63"),
+        (("--namespace", "a: b}"), "--namespace: found"),
+        (("--image", "bad image"), "--image: found 'bad image', expected an image such as"),
+        (("--router-image", "a\nb"), "--router-image: found"),
+    ],
+    ids=str,
+)
+def test_names_that_no_cluster_takes_are_refused(
+    answer: Path, words: tuple[str, str], expected: str
+) -> None:
+    result = run("export", answer, "--to", "lws", "--with", "sglang", *words)
+    assert result.exit_code == 2
+    assert expected in " ".join(result.stderr.split())

@@ -297,22 +297,26 @@ def _is_usual(servers: Sequence[Found], gpus: Mapping[int, Sequence[int]], first
 
 def _batch(one: Found, question: Question, fields: dict[str, Any]) -> list[str]:
     """Add batch and chunks where they can be told; return what could not."""
-    work = question.workload
-    if question.batch is not None:
-        fields["batch"] = question.batch
-    elif one.resident is not None:
+    work, notes = question.workload, list[str]()
+    if one.resident is not None:
         fields["batch"] = max(1, one.resident // one.pp)
+        if question.batch not in (None, fields["batch"]):
+            notes = [
+                f"--batch {question.batch} is passed over: by the command it is {fields['batch']}"
+            ]
+    elif question.batch is not None:
+        fields["batch"] = question.batch
     elif work is None or work.is_open:
         return ["the most sequences at once are not stated, so the plan has no batch; see --batch"]
     if work is not None and not work.is_open:
         fields.pop("batch", None)  # the workload gives it
         return []
     if one.step_tokens is None or work is None or work.phase == "decode" or one.role == "decode":
-        return []
+        return notes
     serves = work.phase == "serving"
     budget = one.step_tokens - (fields["batch"] if one.shares_step and serves else 0)
     fields["chunks"] = max(1, -(-(work.input_tokens or 1) // max(1, budget)))
-    return []
+    return notes
 
 
 def _explicit(

@@ -38,9 +38,9 @@ _BESIDE = (
     "host", "port", "max_seq_len", "trust_remote_code", "cuda_graph_config",
     "enable_chunked_prefill",
     "backend", "log_level", "tokenizer", "print_iter_log", "served_model_name", "server_role",
-    "free_gpu_memory_fraction",
 )  # fmt: skip
 _TOLD = {
+    "free_gpu_memory_fraction": "a share of memory, of which a plan knows nothing",
     "speculative_config": "the plan's workload says how many tokens are drafted",
     "kv_cache_dtype": "the plan's model says how the cache is stored; see its precisions",
     "enable_lm_head_tp_in_adp": "a plan cuts the head as attention",

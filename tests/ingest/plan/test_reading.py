@@ -238,7 +238,7 @@ def test_nodes_of_one_server_are_one_server() -> None:
 
 TORCHRUN = (
     "torchrun --nproc-per-node {} --nnodes {} x.py --tensor-model-parallel-size {} "
-    "--pipeline-model-parallel-size 1 --num-experts 32 --expert-model-parallel-size 32 "
+    "--pipeline-model-parallel-size 1 --num-experts 256 --expert-model-parallel-size 32 "
     "--expert-tensor-parallel-size 1"
 )
 
@@ -330,3 +330,33 @@ def test_every_flag_that_we_ask_for_is_one_of_the_engine() -> None:
         found = {word for word in text.split('"') if word.startswith("--") and " " not in word}
         spelled = {"--tp", "--pp", "--dp"}  # argparse takes beginnings of names
         assert found - spelled <= set(known_flags(engine).flags)
+
+
+@pytest.mark.parametrize(
+    ("flag", "known"),
+    [
+        ("--num-layers 32", "61"),
+        ("--num-experts 8", "256"),
+        ("--hidden-size 1024", "7168"),
+        ("--num-attention-heads 16", "128"),
+    ],
+)
+def test_sizes_of_another_model_are_refused(flag: str, known: str) -> None:
+    """A fresh reader's find: layers of 32 became stages of a model of 48, and verify passed it."""
+    text = f"torchrun --nproc-per-node 8 x.py --tensor-model-parallel-size 8 {flag}"
+    with pytest.raises(SpecError, match=f"{flag}, but the model 'deepseek-v3' has {known}: "):
+        read(text)
+    own = f"{flag.split(maxsplit=1)[0]} {known}"
+    assert read(text.replace(flag, own)).document["degrees"]["tp"] == 8
+
+
+def test_the_batch_of_a_command_goes_before_the_one_that_is_asked_for() -> None:
+    stated = read("vllm serve m -tp 8 -pp 2 --max-num-seqs 64", batch=4)
+    assert stated.document["batch"] == 32
+    assert "--batch 4 is passed over: by the command it is 32" in stated.notes
+    assert read("vllm serve m -tp 8", batch=4).document["batch"] == 4
+
+
+def test_a_share_of_memory_of_trtllm_is_said() -> None:
+    text = "trtllm-serve m --tp_size 8 --free_gpu_memory_fraction 0.7"
+    assert any("a share of memory" in note for note in read(text).notes)
