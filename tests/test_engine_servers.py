@@ -40,11 +40,15 @@ def test_servers_of_a_node_do_not_straddle_two(
     assert holds(engine, "servers_on_nodes", **sizes, is_role=1) == in_a_pair
 
 
-def test_caches_of_a_pair_of_vllm_reach_decode_servers_without_stages() -> None:
-    """base_worker.py of its NIXL connector raises NotImplementedError for the others."""
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_caches_of_a_pair_reach_decode_servers_without_stages(engine: str) -> None:
+    """vLLM's NIXL connector raises NotImplementedError for the others, SGLang's handshake fails."""
     for pp, is_role, is_decode, good in ((2, 1, 1, False), (2, 1, 0, True), (2, 0, 1, True)):
         values = {"pp": pp, "is_role": is_role, "is_decode": is_decode}
-        assert holds("vllm", "decode_without_stages", **values) == good
+        assert holds(engine, "decode_without_stages", **values) == good
+
+
+def test_prefill_servers_of_vllm_with_stages_hand_over_caches_of_one_kind() -> None:
     for pp, is_role, keeps, good in ((2, 1, 0, False), (2, 1, 1, True), (1, 1, 0, True)):
         values = {"pp": pp, "is_role": is_role, "keeps_every_token": keeps}
         assert holds("vllm", "prefill_stages_of_one_cache", **values) == good
