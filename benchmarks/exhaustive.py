@@ -18,12 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from exhaustive_pairs import best_pair, every_plan
+from exhaustive_pairs import best_pair, every_plan, rows_that_fit
 from measure import RESULTS, describe_machine, machine, markdown_table, measure, write
 
-from autopar.candidates import with_batch
-from autopar.constraints import Constraint
-from autopar.costs.steps import most_sequences
 from autopar.disaggregated.task import make_pair
 from autopar.problem import Candidate, Candidates
 from autopar.search import Splits, Task, Vector, make_task
@@ -68,23 +65,9 @@ def words(one: Candidate) -> str:
 
 def solve_all(task: Task, *, memory_only: bool) -> Found:
     """Solve every layout with every batch that no growing requirement rules out."""
-    layouts = task.problem.candidates
-    growing = [
-        c
-        for c in task.constraints
-        if isinstance(c, Constraint) and c.depends_on_batch == "grows"
-        if not memory_only or c.name == "memory"
-    ]
-    most = most_sequences(task.problem.scenario.workload, layouts.chunks)
-    splits, found = Splits(task), Found(len(layouts))
-    for index, limit in enumerate(most.tolist()):
-        layout = layouts.take(np.array([index]))
-        for batch in range(1, limit + 1):
-            row = with_batch(layout, batch)
-            fits = [c.allowed_rows(task.problem, row) for c in growing]
-            if any(passes is not None and not passes.all() for passes in fits):
-                break  # and so does no larger one
-            found.take(splits.values(row), row)
+    splits, found = Splits(task), Found(len(task.problem.candidates))
+    for row in rows_that_fit(task, memory_only=memory_only):
+        found.take(splits.values(row), row)
     return found
 
 

@@ -7,7 +7,7 @@ numbers are kept: what its best split reaches, and what none of its splits beats
 itself; where the best pair of both kinds has the same rate, that rate is the optimum.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -46,11 +46,16 @@ class Best:
     decode: Candidate
 
 
-def every_plan(task: Task) -> Side:
-    """Solve every layout of a role with every number of replicas and every batch."""
-    side, shapes = Side(), ShapeCache()
+def rows_that_fit(task: Task, *, memory_only: bool = False) -> Iterator[Candidates]:
+    """Yield every layout with every batch, until a requirement that grows with it surely fails.
+
+    memory_only: stop at memory alone, not at TTFT and TPOT.
+    """
     growing = [
-        c for c in task.constraints if isinstance(c, Constraint) and c.depends_on_batch == "grows"
+        c
+        for c in task.constraints
+        if isinstance(c, Constraint) and c.depends_on_batch == "grows"
+        if not memory_only or c.name == "memory"
     ]
     layouts = task.problem.candidates
     most = most_sequences(task.problem.scenario.workload, layouts.chunks)
@@ -60,9 +65,16 @@ def every_plan(task: Task) -> Side:
             row = with_batch(layout, batch)
             fits = [c.allowed_rows(task.problem, row) for c in growing]
             if any(passes is not None and not passes.all() for passes in fits):
-                break
-            for replicas in range(1, int(layout.replicas[0]) + 1):
-                _solve(task, side, replace(row, replicas=np.array([replicas])), shapes)
+                break  # and so does no larger one
+            yield row
+
+
+def every_plan(task: Task) -> Side:
+    """Solve every layout of a role with every number of replicas and every batch."""
+    side, shapes = Side(), ShapeCache()
+    for row in rows_that_fit(task):
+        for replicas in range(1, int(row.replicas[0]) + 1):
+            _solve(task, side, replace(row, replicas=np.array([replicas])), shapes)
     return side
 
 
