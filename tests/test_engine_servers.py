@@ -48,10 +48,11 @@ def test_caches_of_a_pair_reach_decode_servers_without_stages(engine: str) -> No
         assert holds(engine, "decode_without_stages", **values) == good
 
 
-def test_prefill_servers_of_vllm_with_stages_hand_over_caches_of_one_kind() -> None:
-    for pp, is_role, keeps, good in ((2, 1, 0, False), (2, 1, 1, True), (1, 1, 0, True)):
-        values = {"pp": pp, "is_role": is_role, "keeps_every_token": keeps}
-        assert holds("vllm", "prefill_stages_of_one_cache", **values) == good
+def test_prefill_servers_of_a_vllm_pair_have_one_stage() -> None:
+    """A decode server asserts as many regions of cache as its own layers need."""
+    for pp, is_role, is_prefill, good in ((2, 1, 1, False), (2, 1, 0, True), (2, 0, 1, True)):
+        values = {"pp": pp, "is_role": is_role, "is_prefill": is_prefill}
+        assert holds("vllm", "prefill_without_stages", **values) == good
 
 
 def test_only_a_role_of_a_disaggregated_service_is_one() -> None:

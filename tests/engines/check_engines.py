@@ -75,7 +75,7 @@ CASES: dict[str, list[Case]] = {
         Case("two nodes, dp", {"tp": 2, "attn_dp": 8, "ep": 1, "etp": 16}, nodes=2),
         Case("two nodes, pp", {"tp": 8, "pp": 2, "ep": 8, "etp": 1}, nodes=2),
         Case("dense", {"tp": 4, "etp": 4}, llm="llama-3.1-8b"),
-        Case("prefill of a pair", {"tp": 2, "pp": 2, "ep": 2, "etp": 1}, role="prefill"),
+        Case("prefill of a pair", {"tp": 4, "pp": 1, "ep": 4, "etp": 1}, role="prefill"),
         Case("decode of a pair", {"tp": 2, "attn_dp": 2, "ep": 4, "etp": 1}, role="decode"),
         Case("three heads", EP8, swap={"--tensor-parallel-size": "3"}, refused="divisible"),
         Case("no such flag", EP8, more=["--no-such-flag"], refused="unrecognized"),

@@ -19,6 +19,9 @@ ALIASES = {
     "-dpr": "--data-parallel-start-rank",
     "-dpn": "--data-parallel-rank",
     "-ep": "--enable-expert-parallel",
+    "-dcp": "--decode-context-parallel-size",
+    "-pcp": "--prefill-context-parallel-size",
+    "-q": "--quantization",
     "-n": "--nnodes",
     "-r": "--node-rank",
 }

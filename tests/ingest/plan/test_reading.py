@@ -360,3 +360,9 @@ def test_the_batch_of_a_command_goes_before_the_one_that_is_asked_for() -> None:
 def test_a_share_of_memory_of_trtllm_is_said() -> None:
     text = "trtllm-serve m --tp_size 8 --free_gpu_memory_fraction 0.7"
     assert any("a share of memory" in note for note in read(text).notes)
+
+
+@pytest.mark.parametrize("flag", ["-dcp 2", "-pcp 2"])
+def test_short_names_of_context_parallelism_are_refused_as_the_long_ones(flag: str) -> None:
+    with pytest.raises(SpecError, match="context-parallel-size"):
+        read(f"vllm serve m -tp 8 --max-num-seqs 8 {flag}")
