@@ -143,4 +143,11 @@ def _notes(layout: Layout, files: list[Written]) -> list[str]:
             "outside of a prefill worker SGLang keeps the whole cache on every context rank; the "
             "plan counts a part"
         )
+    if layout.attn_dp > 1:
+        notes.append(
+            "SGLang 0.5.23 sets memory aside for --chunked-prefill-size before it divides it by "
+            "attention data parallelism (memory_hook.py: handle_gpu_memory_settings): add "
+            "--mem-fraction-static, the plan's weights and cache over a GPU's memory, or the cache "
+            "is cut or none is left"
+        )
     return notes
