@@ -1,10 +1,11 @@
 """Which batches of which layouts may hold the optimum, where the batch is to be found.
 
-Every whole batch from 1 up is a candidate of its own. What a plan needs (memory, TTFT, TPOT) grows
-with the batch under every layout and every split, so that the batches which pass are an interval,
-found by bisection on the bounds of the layout. Rates need not be monotone. But the time between
-two steps is, so that no batch of an interval [a, b] has a rate above b / a times the best at a:
-intervals are halved until that bound rules them out or a single batch is left. This is exact.
+Every whole batch from 1 up is a candidate of its own. What no batch from a to b beats is told of a:
+memory grows with the batch, and the cost model says what time a step takes at least in which there
+is as much to do as with a, or up to b / a times as much (`Problem.over_batches`; kernels may be
+faster with more rows). So a layout whose bounds over all batches from a on break a limit has no
+plan from a on, and no batch of an interval [a, b] has a rate above b / a times that of a in the
+least time: intervals are cut until that rules them out or a single batch is left. This is exact.
 """
 
 from collections.abc import Callable, Sequence
@@ -136,7 +137,7 @@ class Overview:
                 work, matrix = work.take(keep), matrix[keep]
             if bool((work.low == work.high).all()):
                 break
-            work, matrix = self._ask.possible(work.cut())
+            work, matrix, _ = self._ask.possible(work.cut())
         rows = self._ask.at_low(work)
         if not ties and best is not None:
             known = [row for row, values in self.tried.items() if values == best][:1]
@@ -162,49 +163,39 @@ class _Ask:
     def doubling(self, most: IntArray) -> tuple[Intervals, IntArray, IntArray]:
         """Return intervals [1, 1], [2, 3], [4, 7], ... that may hold a plan, and their vectors.
 
-        The second of these are of the low ends alone.
+        The second of these are of the low ends, without what the batch may grow.
 
-        A layout whose low end fails what grows with the batch has no larger batch that passes; one
-        that is too slow at its low end may be fast enough later.
+        A layout that fails what grows with the batch, with bounds over all batches from a low end
+        on, has no larger batch that passes; one with too low a rate may have a higher one later.
         """
         parts, low, layouts = [], 1, np.arange(len(self.rows))
         while len(layouts):
             high = np.minimum(2 * low - 1, most[layouts])
             work = Intervals(layouts, np.full_like(layouts, low), high)
-            grows, may_pass, matrix, ends = self._judged(work)
-            keep = grows & may_pass
-            parts.append((work.take(keep), matrix[keep], ends[keep]))
+            wide = self.problem.over_batches(most[layouts] / low)
+            grows = self._grows(wide, self.at_low(work))
+            parts.append(work.take(grows))
             low *= 2
             layouts = layouts[grows & (most[layouts] >= low)]
-        none = np.zeros((0, len(self.objectives)), dtype=np.int64)
-        return (
-            Intervals.joined([part[0] for part in parts]),
-            np.concatenate([none, *(part[1] for part in parts)]),
-            np.concatenate([none, *(part[2] for part in parts)]),
-        )
+        return self.possible(Intervals.joined(parts))
 
-    def possible(self, work: Intervals) -> tuple[Intervals, IntArray]:
-        """Return the intervals that may hold a plan, and their optimistic vectors."""
-        grows, may_pass, matrix, _ = self._judged(work)
-        keep = grows & may_pass
-        return work.take(keep), matrix[keep]
+    def possible(self, work: Intervals) -> tuple[Intervals, IntArray, IntArray]:
+        """Return the intervals that may hold a plan, and their optimistic vectors.
 
-    def _judged(self, work: Intervals) -> tuple[BoolArray, BoolArray, IntArray, IntArray]:
-        """Return which low ends pass what grows, which intervals may pass the rest, and vectors.
-
-        The second of these are of the low ends alone.
+        The second of these are of the low ends, without what the batch may grow.
         """
         rows, ratio = self.at_low(work), work.ratio
-        grows = _passes(
-            self.problem, self.constraints, rows, lambda c: c.depends_on_batch == "grows"
-        )
-        may_pass = _may_pass(self.problem, self.constraints, rows, ratio)
+        problem = self.problem.over_batches(ratio)
+        keep = self._grows(problem, rows) & _may_pass(problem, self.constraints, rows, ratio)
         # The model remembers its bounds of these rows, so that the second matrix costs little.
         matrix, ends = (
-            over_batches(self.problem, self.objectives, rows, r)
-            for r in (ratio, np.ones(len(rows)))
+            over_batches(problem, self.objectives, rows, r) for r in (ratio, np.ones(len(rows)))
         )
-        return grows, may_pass, matrix, ends
+        return work.take(keep), matrix[keep], ends[keep]
+
+    def _grows(self, problem: Problem, rows: Candidates) -> BoolArray:
+        """Return which candidates pass all that grows with the batch."""
+        return _passes(problem, self.constraints, rows, lambda c: c.depends_on_batch == "grows")
 
     def first_plan(
         self, work: Intervals, ends: IntArray, attempt: Try, tries: int

@@ -19,6 +19,7 @@ from autopar.problem import (
     Candidate,
     Candidates,
     CostModel,
+    FloatArray,
     IntArray,
     Plan,
     Problem,
@@ -138,3 +139,7 @@ class _Remembered:
     def bounds(self, rows: Candidates) -> RowBounds:
         """Return the model's own."""
         return self._model.bounds(rows)
+
+    def over_batches(self, growth: FloatArray) -> CostModel:
+        """Return the model's own."""
+        return self._model.over_batches(growth)

@@ -7,7 +7,7 @@ order.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -174,6 +174,14 @@ class CostModel(Protocol):
         """Bounds over all splits of the layers of each row, shape (rows,)."""
         ...
 
+    def over_batches(self, growth: FloatArray) -> "CostModel":
+        """Return the model for the rows of one table whose batch may grow, shape (rows,).
+
+        Its bounds hold for every batch from a row's own to `growth` times as many, but for the
+        rate: that is at most its bound times what the batch has grown.
+        """
+        ...
+
     def notes(self) -> tuple[str, ...]:
         """What a reader of the answer must know about the model: what it leaves out."""
         ...
@@ -335,6 +343,11 @@ class Problem:
     topology: Topology
     candidates: Candidates
     cost_model: CostModel
+
+    def over_batches(self, growth: FloatArray) -> "Problem":
+        """Return the problem with bounds that hold for ranges of batches; see `CostModel`."""
+        model = self.cost_model.over_batches(growth)
+        return self if model is self.cost_model else replace(self, cost_model=model)
 
     @property
     def num_layers(self) -> int:

@@ -17,7 +17,7 @@ from autopar.broken import NOTHING, note
 from autopar.candidates import with_batch
 from autopar.constraints import Constraint
 from autopar.costs.steps import most_sequences
-from autopar.problem import BoolArray, Candidates, IntArray
+from autopar.problem import BoolArray, Candidates, IntArray, Problem
 from autopar.search import Prepared, Splits, Task, Vector, has_one_split, prepare
 
 _TRIES = 2  # candidates that are solved for one question before intervals are cut further
@@ -58,12 +58,11 @@ def better_plan(task: Task, vector: Vector, budget: int) -> Answer:
 class _Judged:
     """Intervals of batches, and what is known of each, of shape (intervals,) or one row per each.
 
-    grown: what every batch from the low end up surely breaks; broken: what all batches of the
-    interval surely break. matrix: bounds over the batches; low: bounds of the low end alone.
+    broken: what all batches of the interval surely break. matrix: bounds over the batches; low:
+    the same without what the batch may grow.
     """
 
     work: Intervals
-    grown: IntArray
     broken: IntArray
     matrix: IntArray
     low: IntArray
@@ -72,7 +71,6 @@ class _Judged:
         """Return the intervals that `index` selects, in its order."""
         return _Judged(
             self.work.take(index),
-            self.grown[index],
             self.broken[index],
             self.matrix[index],
             self.low[index],
@@ -85,7 +83,7 @@ class _Judged:
             Intervals.joined([part.work for part in parts]),
             *(
                 np.concatenate([getattr(part, name) for part in parts])
-                for name in ("grown", "broken", "matrix", "low")
+                for name in ("broken", "matrix", "low")
             ),
         )
 
@@ -105,7 +103,7 @@ class _Search:
             most = most_sequences(self._workload, self._layouts.chunks)
             self._layouts = self._layouts.take(most > 0)
         self._broken = np.full(len(self._layouts), NOTHING)  # whatever the batch
-        self._note("not", self._broken, self._layouts)
+        self._note("not", self._broken, task.problem, self._layouts)
         self._open: set[int] = set()
         # A candidate that its filter accepts is of no interest to such a question. Nor is an
         # interval of batches, so that the filter must say the same of each.
@@ -150,7 +148,8 @@ class _Search:
     def _start(self) -> _Judged:
         """Return intervals [1, 1], [2, 3], [4, 7], ... that may answer something.
 
-        A layout whose low end breaks too much of what grows does so with every larger batch.
+        A layout that breaks too much of what grows, by bounds over all batches from a low end on,
+        does so with every larger batch.
         """
         layouts, low = np.arange(len(self._layouts)), 1
         if not self._workload.is_open:
@@ -160,10 +159,12 @@ class _Search:
         parts = [self._possible(Intervals.joined([]))]
         while len(layouts):
             high = np.minimum(2 * low - 1, most[layouts])
-            judged = self._judged(Intervals(layouts, np.full_like(layouts, low), high))
-            parts.append(judged.take(self._may_answer(judged)))
+            work = Intervals(layouts, np.full_like(layouts, low), high)
+            wide = self._task.problem.over_batches(most[layouts] / low)
+            kept = self._asked(self._grown(wide, work, self._at_low(work)))
+            parts.append(self._possible(work.take(kept)))
             low *= 2
-            layouts = layouts[self._asked(judged.grown) & (most[layouts] >= low)]
+            layouts = layouts[kept & (most[layouts] >= low)]
         return _Judged.joined(parts)
 
     def _possible(self, work: Intervals) -> _Judged:
@@ -176,23 +177,32 @@ class _Search:
 
     def _judged(self, work: Intervals) -> _Judged:
         task, rows = self._task, self._at_low(work)
-        matrix = over_batches(task.problem, task.objectives, rows, work.ratio)
-        low = over_batches(task.problem, task.objectives, rows, np.ones(len(rows)))
-        grown = self._broken[work.layout]
-        self._note("grows", grown, rows)
-        broken = grown.copy()
-        self._note("rate", broken, rows, work)
-        self._note("any", broken, rows, work)
-        return _Judged(work, grown, broken, matrix, low)
+        problem = task.problem.over_batches(work.ratio)
+        matrix = over_batches(problem, task.objectives, rows, work.ratio)
+        low = over_batches(problem, task.objectives, rows, np.ones(len(rows)))
+        broken = self._grown(problem, work, rows)
+        self._note("rate", broken, problem, rows, work)
+        self._note("any", broken, problem, rows, work)
+        return _Judged(work, broken, matrix, low)
+
+    def _grown(self, problem: Problem, work: Intervals, rows: Candidates) -> IntArray:
+        """Return what candidates break, `rows` of `work`, of what grows with the batch at most."""
+        broken = self._broken[work.layout]
+        self._note("grows", broken, problem, rows)
+        return broken
 
     def _note(
-        self, kind: str, broken: IntArray, rows: Candidates, work: Intervals | None = None
+        self,
+        kind: str,
+        broken: IntArray,
+        problem: Problem,
+        rows: Candidates,
+        work: Intervals | None = None,
     ) -> None:
         """Note in `broken` what the filters of one kind (`depends_on_batch`) say of candidates.
 
         work: the intervals of which `rows` are the low ends, where filters differ along them.
         """
-        problem = self._task.problem
         for constraint in self._task.constraints:
             if not isinstance(constraint, Constraint) or constraint.depends_on_batch != kind:
                 continue

@@ -1,6 +1,6 @@
 """Fit the constants of every kernel and collective to measured tables, and say how well they fit.
 
-    python benchmarks/fit_kernels.py DIRECTORY [--gpu NAME ...] [--write] [--report]
+    python benchmarks/fit_kernels.py DIRECTORY [--gpu NAME ...] [--operation NAME] [--write]
 
 DIRECTORY: `systems/data` of the package aiconfigurator-core 0.12.0 (Apache-2.0), unpacked. Needs
 pyarrow and scipy. --write puts the section `kernels` into models/gpus; --report writes
@@ -25,8 +25,10 @@ from kernel_report import (
     Source,
     document,
     report,
+    with_rows,
     write,
 )
+from kernel_rows import fit_gemm
 from kernel_tables import Tables
 from measure import RESULTS
 from numpy.typing import NDArray
@@ -128,7 +130,8 @@ def _constants(fit: Fit, form: Form, precision: str, framework: str, rows: Rows)
         theirs = replace(fit, tables=Tables(fit.tables.folder.parent / system))
         version = dict(fit.source.frameworks())[framework]
         rows = tables_of(theirs, form, framework, version)[precision]
-    return fit_constants(form, rows, precision, fit.device())
+    fitted = fit_gemm if form.operation == "gemm" else fit_constants
+    return fitted(form, rows, precision, fit.device())
 
 
 def _slices(form: Form, rows: Rows, precision: str, device: Device) -> dict[str, Error]:
@@ -254,16 +257,18 @@ def _exchange_of(fit: Fit) -> Callable[[dict[str, Any], Rows, int], Floats]:
     return predict
 
 
-def fit_gpu(name: str, folder: Path) -> Fit:
-    """Fit everything that was measured of one GPU."""
+def fit_gpu(name: str, folder: Path, operation: str | None = None) -> Fit:
+    """Fit everything that was measured of one GPU, or one operation of it."""
     path = MODELS / f"{name}.yaml"
     gpu = Gpu.model_validate({**yaml.safe_load(path.read_text("utf-8")), "kernels": None})
     source = SOURCES[name]
     fit = Fit(name, gpu, source, Tables(folder / source.system))
     for form in FORMS:
-        fit_form(fit, form)
+        if operation in (None, form.operation):
+            fit_form(fit, form)
     fit_uneven(fit)
-    fit_collectives(fit)
+    if operation is None:
+        fit_collectives(fit)
     Kernels.model_validate(fit.section())  # what is written can be read
     return fit
 
@@ -273,20 +278,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("directory", type=Path, help="unpacked systems/data")
     parser.add_argument("--gpu", action="append", choices=sorted(SOURCES), help="default: all")
+    parser.add_argument(
+        "--operation",
+        choices=[form.operation for form in FORMS],
+        help="fit, write and report this one alone; what the files say of others stays",
+    )
     parser.add_argument("--write", action="store_true", help="write models/gpus")
     parser.add_argument("--report", action="store_true", help="write results/kernel-fits.md")
     options = parser.parse_args()
     fits = []
     for name in options.gpu or SOURCES:
         print(name, flush=True)
-        fits.append(fit_gpu(name, options.directory))
+        fits.append(fit_gpu(name, options.directory, options.operation))
         print(document(fits[-1]))
         if options.write:
-            write(fits[-1])
+            write(fits[-1], options.operation)
+    path = RESULTS / "kernel-fits.md"
     text = report(fits, f"python {SCRIPT} DIRECTORY --write --report")
+    if options.operation is not None:
+        text = with_rows(path.read_text(encoding="utf-8"), text)
     print(text)
     if options.report:
-        (RESULTS / "kernel-fits.md").write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

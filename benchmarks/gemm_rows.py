@@ -1,10 +1,11 @@
-"""Ask whether the smooth GEMM formula should count rows in tiles, and where it is off.
+"""Ask how GEMMs depend on their rows: smoothly, in tiles, or by a table.
 
     python benchmarks/gemm_rows.py DIRECTORY [--gpu NAME]
 
 DIRECTORY: as for fit_kernels.py. Writes results/gemm-rows.md: the constants are fitted again with
-rows rounded up to whole tiles of several sizes, and for the smooth formula the mean of
-measured / ours is given for each number of rows. A law by tiles would show as a smaller error.
+rows rounded up to whole tiles of several sizes, and with a factor for each of GEMM_ROWS as
+fit_kernels.py does it. For the smooth formula the mean of measured / ours is given for each number
+of rows.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import numpy as np
 import yaml
 from fit_kernels import SOURCES, tables_of
 from kernel_report import MODELS, PACKAGE, Fit
+from kernel_rows import fit_gemm
 from kernel_tables import Tables
 from measure import RESULTS, markdown_table
 from numpy.typing import NDArray
@@ -76,6 +78,10 @@ def main() -> int:
                 heights = np.unique(m[m <= 2 * MANY])
                 means = [np.exp(np.log(us / found)[large & (m == h)].mean()) for h in heights]
                 ratios.append([f"{framework} {precision}", *(f"{mean:.2f}" for mean in means)])
+        constants = fit_gemm(form, rows, precision, fit.device())
+        device = with_constants(fit.device(), form, precision, constants)
+        found = form.predict(rows, precision, device)
+        cells.append(f"{Error.of(found, us).text()}; {Error.of(found[some], us[some]).text()}")
         errors.append([f"{framework} {precision}", *cells])
         print(" | ".join(errors[-1]), flush=True)
     lines = [
@@ -86,7 +92,7 @@ def main() -> int:
         "",
         f"Errors as in kernel-fits.md: of all rows; of those with {FEW + 1} to {MANY}.",
         "",
-        *markdown_table(["table", *(f"tiles of {t}" for t in TILES)], errors),
+        *markdown_table(["table", *(f"tiles of {t}" for t in TILES), "factors by rows"], errors),
         "",
         f"Mean of measured / ours by the smooth formula, for {LARGE_WEIGHTS:,} weights and more:",
         "",

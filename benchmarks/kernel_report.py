@@ -1,5 +1,6 @@
 """What a fit of one GPU found, and how it is written down."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,11 +116,29 @@ def document(fit: Fit) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(fit: Fit) -> None:
-    """Replace the section `kernels` at the end of the file of the GPU."""
+def write(fit: Fit, operation: str | None = None) -> None:
+    """Replace the section `kernels` at the end of the file of the GPU, or one operation in it."""
     path = MODELS / f"{fit.name}.yaml"
-    kept = path.read_text(encoding="utf-8").split("# fitted: " + SCRIPT)[0]
-    path.write_text(kept.rstrip() + "\n" + document(fit), encoding="utf-8")
+    before = path.read_text(encoding="utf-8")
+    if operation is None:
+        kept = before.split("# fitted: " + SCRIPT)[0]
+        after = kept.rstrip() + "\n" + document(fit)
+    else:
+        section = re.compile(rf"^  {operation}:\n(?:    .*\n)+", re.MULTILINE)
+        found = section.search(document(fit))
+        after = before if found is None else section.sub(lambda _: found.group(0), before)
+    path.write_text(after, encoding="utf-8")
+
+
+def with_rows(before: str, after: str) -> str:
+    """Return one report with those rows of its table replaced that another one has too."""
+    fresh = {_key(line): line for line in after.splitlines() if line.startswith("| ")}
+    return "".join(f"{fresh.get(_key(line), line)}\n" for line in before.splitlines())
+
+
+def _key(line: str) -> tuple[str, ...]:
+    """Return GPU, operation, fit and framework of a line."""
+    return tuple(line.split("|")[1:5])
 
 
 def report(fits: Sequence[Fit], command: str) -> str:

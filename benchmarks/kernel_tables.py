@@ -49,9 +49,6 @@ class Tables:
             (np.minimum(n, k) >= 512)
             & (np.maximum(n, k) <= 30_000)
             & (m <= 16_384)
-            # Engines pad decode steps to the batches of their CUDA graphs, multiples of 8; half of
-            # the table is one row beyond one, where FP8 kernels take up to twice as long.
-            & ((m < 8) | (m % 8 == 0))
             & ~_contains(rows["kernel_source"], "smooth_quant")
         )
         found = _by_precision(_timed(rows), "gemm_dtype")

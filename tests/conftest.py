@@ -19,6 +19,7 @@ from autopar.costs.steps import most_sequences
 from autopar.problem import Candidate
 from autopar.specs import LLM, Architecture, Cluster, Gpu, Link, Links, Recipe, Scenario, Workload
 from autopar.specs.counting import parameters
+from autopar.specs.kernels import GEMM_ROWS
 
 
 def _small_cluster(num_nodes: int, speed: float) -> Cluster:
@@ -153,6 +154,31 @@ def architectures() -> Callable[..., st.SearchStrategy[dict[str, Any]]]:
         return _architectures(most_layers, hidden)
 
     return build
+
+
+@st.composite
+def _uneven_kernels(draw: st.DrawFn) -> dict[str, Any] | None:
+    """Return kernels of a GPU whose GEMMs may be faster with more rows, or none.
+
+    GEMMs are slow, so that steps with more in them may be faster too.
+    """
+    if draw(st.booleans()):
+        return None
+    few = draw(st.lists(st.sampled_from([0.2, 0.7, 1.0, 1.6, 4.0]), min_size=7, max_size=7))
+    fit = {
+        "start_us": 0.5,
+        "compute_fraction": 0.6,
+        "memory_fraction": 0.02,
+        "activation_fraction": 0.5,
+        "row_factors": few + [1.0] * (len(GEMM_ROWS) - len(few)),
+    }
+    return {"gemm": {"bf16": fit}}
+
+
+@pytest.fixture(scope="session")
+def uneven_kernels() -> st.SearchStrategy[dict[str, Any] | None]:
+    """Return a strategy of the section `kernels` of a GPU, or of none."""
+    return _uneven_kernels()
 
 
 def _attention(heads: int, dim: int) -> list[dict[str, Any]]:

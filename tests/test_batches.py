@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -123,6 +124,41 @@ def test_needs_grow_with_the_batch_and_the_rate_no_faster_than_it(
         assert (np.diff(share) <= 1e-12 * share[1:]).all()
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_bounds_over_batches_hold_for_every_one_of_them(
+    data: st.DataObject,
+    analytic_scenario: Build,
+    architectures: Build,
+    open_works: Any,
+    layouts: Build,
+    uneven_kernels: Any,
+) -> None:
+    """TTFT, TPOT and memory are no less with any of them; the rate grows no faster than they do."""
+    document = analytic_scenario(
+        architecture=data.draw(architectures(4, 64)), **data.draw(open_works)
+    ).document()
+    document["cluster"]["gpu"]["kernels"] = data.draw(uneven_kernels)
+    scenario = Scenario.model_validate(document)
+    row = data.draw(layouts(scenario))
+    most = int(most_sequences(scenario.workload, np.array([row.chunks]))[0])
+    assume(most > 1)
+    low = data.draw(st.integers(1, most - 1))
+    high = data.draw(st.integers(low, most))
+    model = AnalyticCosts(scenario)
+    one = with_batch(Candidates.of([row]), low)
+    least = model.over_batches(np.array([high / low])).bounds(one)
+    batches = np.arange(low, high + 1)
+    inside = model.bounds(with_batch(Candidates.of([row] * len(batches)), batches))
+    for name in ("ttft_us", "tpot_us", "memory_bytes"):
+        found, bound = getattr(inside, name), getattr(least, name)
+        assert (found is None) == (bound is None)
+        assert found is None or (found >= bound * (1 - 1e-12)).all(), name
+    assert (inside.tokens_per_s <= least.tokens_per_s * batches / low * (1 + 1e-12)).all()
+    if low == high:
+        assert least.tokens_per_s == pytest.approx(inside.tokens_per_s)
+
+
 HAIR = 1e-4
 ORDERS = (
     ("throughput", "ttft", "tpot", "traffic", "memory"),
@@ -137,7 +173,7 @@ ORDERS = (
 
 
 @st.composite
-def problems(draw: st.DrawFn, build: Build, architectures: Build) -> Scenario:
+def problems(draw: st.DrawFn, build: Build, architectures: Build, kernels: Any) -> Scenario:
     """A few layers on up to 6 GPUs, up to 9 batches; limits are set near what plans reach."""
     phase = draw(st.sampled_from(["prefill", "decode", "serving"]))
     base = build(
@@ -152,6 +188,7 @@ def problems(draw: st.DrawFn, build: Build, architectures: Build) -> Scenario:
     document = base.document()
     document["cluster"] |= {"gpus_per_node": draw(st.integers(1, 3)), "num_nodes": 2}
     document["cluster"]["gpus_per_domain"] = document["cluster"]["gpus_per_node"]
+    document["cluster"]["gpu"]["kernels"] = draw(kernels)
     document["cluster"]["gpu"]["usd_per_hour"] = draw(st.sampled_from([1e-6, 2.5, 1e5]))
     wanted: dict[str, Any] = {"coverage": draw(st.sampled_from(["up_to", "every_gpu"]))}
     document["requirements"] = wanted
@@ -202,13 +239,15 @@ def row_of(plan: Plan) -> Candidate:
 @few
 @given(data=st.data())
 def test_every_optimum_is_worth_a_look(
-    data: st.DataObject, analytic_scenario: Build, architectures: Build
+    data: st.DataObject, analytic_scenario: Build, architectures: Build, uneven_kernels: Any
 ) -> None:
     """No plan of a candidate beats its optimistic vector; with no plan to prune by, all stay.
 
     With values to beat, all that reach them stay.
     """
-    scenario = with_limits(data.draw, data.draw(problems(analytic_scenario, architectures)))
+    scenario = with_limits(
+        data.draw, data.draw(problems(analytic_scenario, architectures, uneven_kernels))
+    )
     task = make_task(scenario)
     names = [objective.name for objective in task.objectives]
     reached: dict[Candidate, tuple[int, ...]] = {}

@@ -36,12 +36,15 @@ ORDERS = (
 
 
 @st.composite
-def scenarios(draw: st.DrawFn, build: Build, architectures: Build, works: Any) -> Scenario:
+def scenarios(
+    draw: st.DrawFn, build: Build, architectures: Build, works: Any, kernels: Any
+) -> Scenario:
     """A few layers on up to 4 GPUs, with rules; limits are set near what a free plan reaches."""
     base = build(architecture=draw(architectures(3)), **draw(works), num_nodes=1)
     document = base.document()
     gpus = draw(st.integers(1, 2))
     document["cluster"] |= {"gpus_per_node": gpus, "num_nodes": 2, "gpus_per_domain": gpus}
+    document["cluster"]["gpu"]["kernels"] = draw(kernels)
     if base.workload.is_open:
         document["workload"]["max_batch_sequences"] = draw(st.integers(1, 6))
     coverage = draw(st.sampled_from(["up_to", "up_to", "every_gpu"]))
@@ -89,10 +92,14 @@ def best(scenario: Scenario, without: str | None = None) -> tuple[int, ...] | No
 )
 @given(data=st.data())
 def test_what_binds_is_what_each_relaxation_alone_improves_by_exhaustive_search(
-    data: st.DataObject, analytic_scenario: Build, architectures: Build, works: Any
+    data: st.DataObject,
+    analytic_scenario: Build,
+    architectures: Build,
+    works: Any,
+    uneven_kernels: Any,
 ) -> None:
     """Batch given or open, rules on rows, segments, batches and replicas, every kind of limit."""
-    scenario = data.draw(scenarios(analytic_scenario, architectures, works))
+    scenario = data.draw(scenarios(analytic_scenario, architectures, works, uneven_kernels))
     scenario = with_limits(data.draw, scenario)
     optimum = best(scenario)
     assert optimum is not None

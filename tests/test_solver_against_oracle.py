@@ -91,7 +91,9 @@ def has_experts_everywhere(llm: dict[str, Any]) -> bool:
 
 
 @st.composite
-def clusters(draw: st.DrawFn, llm: dict[str, Any], coverage: str, most: int) -> dict[str, Any]:
+def clusters(
+    draw: st.DrawFn, llm: dict[str, Any], coverage: str, most: int, kernels: dict[str, Any] | None
+) -> dict[str, Any]:
     """Up to `most` GPUs, or as many as a partition of the model needs.
 
     Memory is scarce in some: a little more than what the runtime takes, or less.
@@ -112,6 +114,7 @@ def clusters(draw: st.DrawFn, llm: dict[str, Any], coverage: str, most: int) -> 
             "memory_bytes": left_bytes + reserve,
             "memory_bandwidth_bytes_per_s": 1e10,
             "usd_per_hour": draw(st.sampled_from([1e-7, 2.5])),
+            "kernels": kernels,
         },
         "num_nodes": num_nodes,
         "gpus_per_node": gpus_per_node,
@@ -163,7 +166,9 @@ def rules(draw: st.DrawFn, is_open: bool) -> list[dict[str, Any]]:
 
 
 @st.composite
-def scenarios(draw: st.DrawFn, architectures: Callable[..., Any], is_open: bool) -> Scenario:
+def scenarios(
+    draw: st.DrawFn, architectures: Callable[..., Any], uneven_kernels: Any, is_open: bool
+) -> Scenario:
     """Small scenarios of every kind, feasible and not."""
     llm = draw(llms(architectures, 3 if is_open else 5))
     partition = ["partition"] * 2 if has_experts_everywhere(llm) else []
@@ -175,7 +180,7 @@ def scenarios(draw: st.DrawFn, architectures: Callable[..., Any], is_open: bool)
     document = {
         "name": "random",
         "llm": llm,
-        "cluster": draw(clusters(llm, coverage, 6 if is_open else 16)),
+        "cluster": draw(clusters(llm, coverage, 6 if is_open else 16, draw(uneven_kernels))),
         "workload": workload,
         "requirements": draw(requirements(coverage, workload["phase"])),
         "rules": draw(rules(is_open)),
@@ -242,17 +247,19 @@ def many(count: int) -> Any:
 @many(40)
 @given(data=st.data())
 def test_the_solver_equals_exhaustive_search(
-    data: st.DataObject, architectures: Callable[..., Any]
+    data: st.DataObject, architectures: Callable[..., Any], uneven_kernels: Any
 ) -> None:
     """DESIGN 7.2: on small problems the optimum is the exhaustive one, or both find none."""
-    compare_with_oracle(data.draw(scenarios(architectures, is_open=False)))
+    compare_with_oracle(data.draw(scenarios(architectures, uneven_kernels, is_open=False)))
 
 
 @many(40)
 @given(data=st.data())
-def test_with_an_open_batch_too(data: st.DataObject, architectures: Callable[..., Any]) -> None:
+def test_with_an_open_batch_too(
+    data: st.DataObject, architectures: Callable[..., Any], uneven_kernels: Any
+) -> None:
     """The batch, and the parts in which prompts are computed, are found with the layout."""
-    compare_with_oracle(data.draw(scenarios(architectures, is_open=True)))
+    compare_with_oracle(data.draw(scenarios(architectures, uneven_kernels, is_open=True)))
 
 
 def compare_runner_up(scenario: Scenario) -> str:
@@ -293,28 +300,28 @@ def compare_runner_up(scenario: Scenario) -> str:
 @many(60)
 @given(data=st.data(), is_open=st.booleans())
 def test_the_next_best_layout_is_that_of_exhaustive_search(
-    data: st.DataObject, is_open: bool, architectures: Callable[..., Any]
+    data: st.DataObject, is_open: bool, architectures: Callable[..., Any], uneven_kernels: Any
 ) -> None:
-    event(compare_runner_up(data.draw(scenarios(architectures, is_open=is_open))))
+    event(compare_runner_up(data.draw(scenarios(architectures, uneven_kernels, is_open=is_open))))
 
 
 @pytest.mark.slow
 @settings(many(150), derandomize=False)
 @given(data=st.data(), is_open=st.booleans())
 def test_on_many_more_scenarios(
-    data: st.DataObject, is_open: bool, architectures: Callable[..., Any]
+    data: st.DataObject, is_open: bool, architectures: Callable[..., Any], uneven_kernels: Any
 ) -> None:
     """Others in every run."""
-    compare_with_oracle(data.draw(scenarios(architectures, is_open)))
+    compare_with_oracle(data.draw(scenarios(architectures, uneven_kernels, is_open)))
 
 
 @many(20)
 @given(data=st.data(), is_open=st.booleans())
 def test_a_clash_is_minimal_and_every_repair_works_as_typed(
-    data: st.DataObject, is_open: bool, architectures: Callable[..., Any]
+    data: st.DataObject, is_open: bool, architectures: Callable[..., Any], uneven_kernels: Any
 ) -> None:
     """Infeasible ones: the clash alone has no plan, less of it has, and each repair gives one."""
-    scenario = data.draw(scenarios(architectures, is_open))
+    scenario = data.draw(scenarios(architectures, uneven_kernels, is_open))
     solution = solve(scenario)
     if solution.status != "infeasible":
         return
@@ -334,7 +341,7 @@ def test_a_clash_is_minimal_and_every_repair_works_as_typed(
 
 @pytest.mark.parametrize("is_open", [False, True])
 def test_the_random_scenarios_are_feasible_and_infeasible_in_good_measure(
-    is_open: bool, architectures: Callable[..., Any]
+    is_open: bool, architectures: Callable[..., Any], uneven_kernels: Any
 ) -> None:
     seen: list[str] = []
 
@@ -345,7 +352,7 @@ def test_the_random_scenarios_are_feasible_and_infeasible_in_good_measure(
         suppress_health_check=list(HealthCheck),
         database=None,
     )
-    @given(scenarios(architectures, is_open))
+    @given(scenarios(architectures, uneven_kernels, is_open))
     def count(scenario: Scenario) -> None:
         seen.append(
             "infeasible" if not len(prepare(make_task(scenario)).rows) else "has candidates"

@@ -6,6 +6,7 @@ for all (candidate, segment) pairs at once.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import fields, replace
 
 import numpy as np
@@ -41,6 +42,7 @@ class AnalyticCosts:
         self._physics = Physics.of(scenario)
         self._workload = scenario.workload
         self._last: tuple[Candidates, RowBounds] | None = None
+        self._growth: FloatArray | None = None  # of the batches that bounds are over
         self._known_pieces: dict[Candidate, Pieces] = {}
         shape = self._physics.shape
         parts = [shape.architecture.feed_forward_of(kind) for kind in shape.kinds]
@@ -98,8 +100,16 @@ class AnalyticCosts:
         self._last = rows, self._bounds(rows)
         return self._last[1]
 
+    def over_batches(self, growth: FloatArray) -> "AnalyticCosts":
+        """Return the model with bounds over batches; itself where times grow with the batch."""
+        if self._physics.clock.device.is_smooth:
+            return self
+        other = copy(self)
+        vars(other).update(_last=None, _growth=growth)
+        return other
+
     def _bounds(self, rows: Candidates) -> RowBounds:
-        floors = bounds(self._physics, rows, self._has_experts)
+        floors = bounds(self._physics, rows, self._has_experts, self._growth)
         tokens_per_s, tpot_us = self._rates(rows, floors.tokens, floors.bottleneck_us)
         return RowBounds(
             tokens_per_s=tokens_per_s,

@@ -1,5 +1,7 @@
 """What no split of a candidate's layers can beat, without looking at the splits.
 
+Also what none can beat with any batch from the candidate's own to `growth` times as many.
+
 For times: the mean over the stages, and for the layers of each kind alone the best split of so many
 equal layers. For memory: the same, and the least that an end of the model needs. All are lower
 bounds; the bottleneck and the sum are exact, but for the embedding, where all layers are alike.
@@ -28,23 +30,29 @@ class Floors:
     tokens: FloatArray
 
 
-def bounds(physics: Physics, rows: Candidates, has_experts: BoolArray) -> Floors:
-    """Return the floors of every candidate."""
+def bounds(
+    physics: Physics, rows: Candidates, has_experts: BoolArray, growth: FloatArray | None = None
+) -> Floors:
+    """Return the floors of every candidate; tokens are those of its own batch."""
     columns = np.empty((4, len(rows)))
     grows = rows.spread == 0
     fixed, growing = np.flatnonzero(~grows), np.flatnonzero(grows)
     if len(fixed):
-        columns[:, fixed] = _fixed(physics, rows.take(fixed), has_experts)
+        grown = None if growth is None else growth[fixed]
+        columns[:, fixed] = _fixed(physics, rows.take(fixed), has_experts, grown)
     size = max(_PAIRS_AT_ONCE // max(physics.shape.num_layers, 1), 1)
     for start in range(0, len(growing), size):
         part = growing[start : start + size]
-        columns[:, part] = _growing(physics, rows.take(part))
+        grown = None if growth is None else growth[part]
+        columns[:, part] = _growing(physics, rows.take(part), grown)
     return Floors(*columns)
 
 
-def _fixed(physics: Physics, rows: Candidates, has_experts: BoolArray) -> FloatArray:
+def _fixed(
+    physics: Physics, rows: Candidates, has_experts: BoolArray, growth: FloatArray | None
+) -> FloatArray:
     """Floors where the pieces do not depend on the split, shape (4, rows)."""
-    pieces = Pieces.of(physics, rows, np.ones_like(rows.pp))
+    pieces = Pieces.of(physics, rows, np.ones_like(rows.pp), growth)
     counts = physics.shape.counts[:, -1]
     early = rows.pp - 1
     total_us = (counts[:, None] * pieces.layer.tick_us).sum(axis=0) + pieces.embedding.tick_us
@@ -93,14 +101,15 @@ def _fixed_memory(
     return _below(always + np.where(rows.pp == 1, both, split))
 
 
-def _growing(physics: Physics, rows: Candidates) -> FloatArray:
+def _growing(physics: Physics, rows: Candidates, growth: FloatArray | None) -> FloatArray:
     """Floors where every layer brings its own GPUs to a stage, shape (4, rows)."""
     num_layers = physics.shape.num_layers
     longest = np.maximum(num_layers - rows.pp + 1, 1)
     starts = np.concatenate(([0], np.cumsum(longest)[:-1]))
-    table = rows.take(np.repeat(np.arange(len(rows)), longest))
+    source = np.repeat(np.arange(len(rows)), longest)
+    table = rows.take(source)
     length = np.arange(len(table)) - np.repeat(starts, longest) + 1
-    pieces = Pieces.of(physics, table, length)
+    pieces = Pieces.of(physics, table, length, None if growth is None else growth[source])
 
     def least(values: FloatArray, where: BoolArray | None = None) -> FloatArray:
         values = values if where is None else np.where(where, values, np.inf)

@@ -76,23 +76,34 @@ class Pieces:
     tokens: FloatArray  # that a step of the stage produces
 
     @classmethod
-    def of(cls, physics: Physics, rows: Candidates, num_layers: IntArray) -> Self:
+    def of(
+        cls,
+        physics: Physics,
+        rows: Candidates,
+        num_layers: IntArray,
+        growth: FloatArray | None = None,
+    ) -> Self:
         """Return the pieces of stages of `num_layers[i]` layers under `rows[i]`.
 
         The number of layers matters only where it decides the GPUs of a stage (spread 0).
+        growth: of what no batch from a row's own to so many times it beats; None for the row's own.
         """
         grown = np.maximum(rows.stage_gpus(num_layers) // (rows.tp * rows.cp), 1)
         rows = replace(rows, attn_dp=np.where(rows.attn_dp == 0, grown, rows.attn_dp))
         steps = Steps.of(physics.shape, rows, rows.attn_dp)
-        alike = _Alike.of(rows) if physics.shape.workload.is_open else _Alike.not_looked_for(rows)
+        alike = _Alike.not_looked_for(rows, growth)
+        if physics.shape.workload.is_open:
+            alike = _Alike.of(rows, growth)
+        if alike.growth is not None:
+            physics = replace(physics, clock=replace(physics.clock, growth=alike.growth))
         work = _Work(physics, alike.rows, Steps.of(physics.shape, alike.rows, alike.rows.attn_dp))
         first, last, both = physics.store.ends_bytes(alike.rows)
         caches = [physics.store.kv_cache_bytes(kind, rows, steps) for kind in physics.shape.kinds]
         return cls(
-            layer=_span(steps, *alike.expand(work.layers_us())),
-            embedding=_span(steps, *alike.expand(work.embedding_us())),
-            head=_span(steps, *alike.expand(work.head_us())),
-            hop=_span(steps, *alike.expand(work.hop_us())),
+            layer=_span(steps, growth, *alike.expand(work.layers_us())),
+            embedding=_span(steps, growth, *alike.expand(work.embedding_us())),
+            head=_span(steps, growth, *alike.expand(work.head_us())),
+            hop=_span(steps, growth, *alike.expand(work.hop_us())),
             kv_cache_bytes=np.stack(caches),
             last_cache_bytes=physics.store.drafts_cache_bytes(rows, steps),
             first_bytes=alike.all_rows(first),
@@ -173,37 +184,40 @@ class _Work:
 class _Alike:
     """Candidates whose steps are the same: where the batch is open, pp and replicas do not matter.
 
-    rows: one of each. inverse: for every candidate its place among them; None for all in order.
+    rows: one of each. growth: of these, for `Pieces.of`. inverse: for every candidate its place
+    among them; None for all in order.
     """
 
     rows: Candidates
+    growth: FloatArray | None
     inverse: IntArray | None
 
     @classmethod
-    def not_looked_for(cls, rows: Candidates) -> Self:
+    def not_looked_for(cls, rows: Candidates, growth: FloatArray | None) -> Self:
         """Take every candidate by itself."""
-        return cls(rows, None)
+        return cls(rows, growth, None)
 
     @classmethod
-    def of(cls, rows: Candidates) -> Self:
+    def of(cls, rows: Candidates, growth: FloatArray | None) -> Self:
         """Group candidates by a hash of what matters, and check that the hash did not collide."""
         if len(rows) < 2:
-            return cls.not_looked_for(rows)
-        keys = [f.name for f in fields(rows) if f.name not in ("pp", "replicas")]
+            return cls.not_looked_for(rows, growth)
+        keys = [getattr(rows, f.name) for f in fields(rows) if f.name not in ("pp", "replicas")]
+        if growth is not None:
+            keys.append(growth.view(np.int64))
         with np.errstate(over="ignore"):
             key = sum(
-                getattr(rows, name) * np.int64(factor)
-                for name, factor in zip(keys, _FACTORS, strict=True)
+                column * np.int64(factor) for column, factor in zip(keys, _FACTORS, strict=False)
             )
         order = np.argsort(np.asarray(key), kind="stable")
         new = np.ones(len(order), dtype=np.bool_)
         new[1:] = np.asarray(key)[order][1:] != np.asarray(key)[order][:-1]
         inverse = np.empty_like(order)
         inverse[order] = np.cumsum(new) - 1
-        ones = rows.take(order[new])
-        if any((getattr(ones, n)[inverse] != getattr(rows, n)).any() for n in keys):
-            return cls.not_looked_for(rows)
-        return cls(ones, inverse)
+        first = order[new]
+        if any((column[first][inverse] != column).any() for column in keys):
+            return cls.not_looked_for(rows, growth)
+        return cls(rows.take(first), None if growth is None else growth[first], inverse)
 
     def all_rows(self, values: FloatArray) -> FloatArray:
         """Return the value of every candidate; the last axis is that of the candidates."""
@@ -219,15 +233,27 @@ class _Alike:
 
 
 # Odd numbers without a pattern: the fractional parts of square roots of primes, in 64 bits.
-_FACTORS = tuple(int((prime**0.5 % 1) * 2**62) | 1 for prime in (2, 3, 5, 7, 11, 13, 17, 19))
+_FACTORS = tuple(int((prime**0.5 % 1) * 2**62) | 1 for prime in (2, 3, 5, 7, 11, 13, 17, 19, 23))
 
 
-def _span(steps: Steps, quiet_us: FloatArray | None, loaded_us: FloatArray | None) -> Span:
-    """Return the two times of a part from its time in a quiet and in a loaded step."""
+def _span(
+    steps: Steps,
+    growth: FloatArray | None,
+    quiet_us: FloatArray | None,
+    loaded_us: FloatArray | None,
+) -> Span:
+    """Return the two times of a part from its time in a quiet and in a loaded step.
+
+    growth: where above 1, these are the least of many batches, and so is what is returned. The
+    share of loaded steps grows with the batch: where these may be the faster ones, the least is
+    that of loaded steps alone.
+    """
     if loaded_us is None:
         assert quiet_us is not None  # a workload has steps of one kind at least
         return Span(quiet_us, quiet_us)
     if quiet_us is None:
         return Span(loaded_us, steps.passes * loaded_us)
+    if growth is not None:
+        quiet_us = np.where(growth > 1, np.minimum(quiet_us, loaded_us), quiet_us)
     tick_us = quiet_us + steps.share * (loaded_us - quiet_us)
     return Span(tick_us, steps.passes * loaded_us + steps.waits * tick_us)

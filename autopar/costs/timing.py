@@ -31,11 +31,16 @@ from autopar.specs import (
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Times of one scenario's hardware and model; every result has shape (rows,), us."""
+    """Times of one scenario's hardware and model; every result has shape (rows,), us.
+
+    growth: times which a step's work may grow, 1 or shape (rows,). Where it is above 1, a time is
+    what no step of as much work up to so many times as much beats.
+    """
 
     shape: Shape
     network: Network
     device: Device
+    growth: FloatArray | float = 1.0
 
     def layer_us(self, kind: Layer, rows: Candidates, groups: FloatArray, step: Step) -> FloatArray:
         """Time of one layer of a kind; groups: attention groups of the stage.
@@ -387,7 +392,7 @@ class Clock:
     def _gemm_us(
         self, tokens: ArrayLike, inner: ArrayLike, columns: ArrayLike, precision: Precision
     ) -> FloatArray:
-        return kernels.gemm_us(tokens, inner, columns, precision, self.device)
+        return kernels.gemm_us(tokens, inner, columns, precision, self.device, self.growth)
 
     def _ffn_us(self, step: Step, ffn_size: FloatArray, num_matrices: int) -> FloatArray:
         return kernels.feed_forward_us(
@@ -397,6 +402,7 @@ class Clock:
             num_matrices,
             self.shape.precisions.feed_forward,
             self.device,
+            self.growth,
         )
 
 

@@ -1,9 +1,9 @@
 """Ranges of batches and replicas of a role's layouts, and what no plan in a range beats.
 
-What a plan needs grows with its batch, and the rate grows no faster than the batch and in step with
-the replicas (`autopar.batches`). So a *box*, batches [low, high] and replicas [fewest, most] of one
-layout, is bounded by the time and memory at its low end, the GPUs of its fewest replicas, and the
-rate of its most, at its lowest batch, times high / low.
+A *box* is batches [low, high] and replicas [fewest, most] of one layout. It is bounded by the least
+time of its batches, as the cost model tells it of the lowest (`Problem.over_batches`), the memory
+of the lowest, the GPUs of its fewest replicas, and the rate of its most, with the lowest batch in
+that time, times high / low: memory grows with the batch, the rate no faster than it.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from autopar.disaggregated.costs import RoleCosts
 from autopar.disaggregated.task import decides_layouts
 from autopar.disaggregated.values import Values
 from autopar.errors import SolveLimitError
-from autopar.problem import BoolArray, Candidates, IntArray
+from autopar.problem import BoolArray, Candidates, FloatArray, IntArray, Problem
 from autopar.search import Task
 from autopar.topology import Footprint
 
@@ -45,6 +45,12 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.layout)
+
+    @property
+    def ratio(self) -> FloatArray:
+        """How many times its lowest batch the highest is."""
+        result: FloatArray = self.high / self.low
+        return result
 
     @property
     def single(self) -> BoolArray:
@@ -159,7 +165,7 @@ class Side:
         broken = np.full(len(self.rows), NOTHING)
         for constraint in self.task.constraints:
             if decides_layouts(constraint, self.task, self.exact_only):
-                self._note(broken, constraint, self.rows, None)
+                self._note(broken, constraint, self.task.problem, self.rows, None)
         return broken
 
     @property
@@ -174,7 +180,8 @@ class Side:
     def start(self) -> Bounded:
         """Return all that may hold a plan, in boxes that double: [1, 1], [2, 3], [4, 7], ...
 
-        Layouts whose low end fails have no larger batch that passes either.
+        Layouts that fail with the least times of all batches from a low end on have no larger batch
+        that passes either.
         """
         work = self.task.problem.scenario.workload
         most = np.asarray(most_sequences(work, self.rows.chunks), dtype=np.int64)
@@ -185,34 +192,45 @@ class Side:
             layout, same = np.tile(layouts, levels), np.repeat(lows, len(layouts))
             high = np.minimum(2 * same - 1, most[layout])
             ones, every = np.ones_like(layout), self.rows.replicas[layout]
-            boxes = Boxes(layout, same, high, ones, every)
-            part = self.bounded(boxes.take(same <= high))
+            boxes = Boxes(layout, same, high, ones, every).take(same <= high)
+            wide = self.task.problem.over_batches(most[boxes.layout] / boxes.low)
+            rows = self.candidates(boxes, boxes.fewest)
+            part = boxes.take(self._broken(boxes, rows, wide) >= NOTHING)
             parts.append(part)
-            last = part.boxes.layout[part.boxes.low == lows[-1]]
+            last = part.layout[part.low == lows[-1]]
             low <<= levels
             layouts = last[most[last] >= low]
-        return Bounded.joined(parts)
+        return self.bounded(Boxes.joined(parts))
 
     def bounded(self, boxes: Boxes) -> Bounded:
         """Return the boxes that may hold a plan by the filters, with what no plan of them beats."""
         rows = self.candidates(boxes, boxes.fewest)
-        broken = self._broken(boxes, rows)
+        problem = self.task.problem.over_batches(boxes.ratio)
+        broken = self._broken(boxes, rows, problem)
         needs = self._needs.take(boxes.layout)
         taken = taken_gpus(self.task.problem, rows, needs, is_first=self.is_prefill)
-        every = Bounded(boxes, self._values(boxes, rows), taken, broken)
+        every = Bounded(boxes, _values(problem, boxes, rows), taken, broken)
         return every.take(broken >= NOTHING)
 
-    def _broken(self, boxes: Boxes, rows: Candidates) -> IntArray:
-        """Return what the filters say that boxes break; exact for what they see of a single one."""
+    def _broken(self, boxes: Boxes, rows: Candidates, problem: Problem) -> IntArray:
+        """Return what the filters say that boxes break; exact for what they see of a single one.
+
+        problem: the role's, with bounds over the batches that are meant.
+        """
         broken = self._layouts_break[boxes.layout]
         single = boxes.single
         for constraint in self.task.constraints:
             if not decides_layouts(constraint, self.task, self.exact_only):
-                self._note(broken, constraint, rows, single)
+                self._note(broken, constraint, problem, rows, single)
         return broken
 
     def _note(
-        self, broken: IntArray, constraint: PlugIn, rows: Candidates, single: BoolArray | None
+        self,
+        broken: IntArray,
+        constraint: PlugIn,
+        problem: Problem,
+        rows: Candidates,
+        single: BoolArray | None,
     ) -> None:
         """Note in `broken` which rows a constraint forbids.
 
@@ -220,7 +238,7 @@ class Side:
         """
         if not isinstance(constraint, Constraint) or not len(rows):
             return
-        passes = constraint.allowed_rows(self.task.problem, rows)
+        passes = constraint.allowed_rows(problem, rows)
         if passes is None:
             return
         at_ends = constraint.depends_on_batch in ("not", "grows")
@@ -229,7 +247,10 @@ class Side:
         note(broken, ~passes, constraint.name, self.names)
 
     def largest(self, boxes: Boxes) -> IntArray:
-        """Return the largest batch of each box that the filters leave, in eight parts at a time."""
+        """Return the largest batch of each box that the filters leave, in eight parts at a time.
+
+        Where a step may be faster with more rows, perhaps not the largest: it is a first guess.
+        """
         low, high = boxes.low, boxes.high
         place = np.arange(len(boxes))
         while np.any(low < high):
@@ -237,32 +258,33 @@ class Side:
             points = low - (low - high) * step // _PARTS  # shape (parts, boxes); the last is high
             every = boxes.take(np.tile(place, _PARTS))
             every = replace(every, low=points.ravel(), high=points.ravel())
-            allowed = self._broken(every, self.candidates(every, every.fewest)) == NOTHING
+            rows = self.candidates(every, every.fewest)
+            allowed = self._broken(every, rows, self.task.problem) == NOTHING
             count = allowed.reshape(points.shape).cumprod(axis=0).sum(axis=0)
             upto = np.concatenate([low[None, :], points])
             beyond = np.concatenate([points - 1, high[None, :]])
             low, high = upto[count, place], np.maximum(beyond[count, place], upto[count, place])
         return low
 
-    def _values(self, boxes: Boxes, rows: Candidates) -> Values:
-        problem = self.task.problem
-        most = replace(rows, replicas=boxes.most)  # the same arrays otherwise: bounds are known
-        bounds = problem.cost_model.bounds(most)
-        rate = rates_to_int(bounds.tokens_per_s)
-        ratio = boxes.high / boxes.low
-        rate = np.where(ratio > 1, np.ceil((rate + 1) * ratio), rate).astype(np.int64)
-        assert isinstance(problem.cost_model, RoleCosts)
-        none = np.zeros_like(rate)
-        # More prompts in a step take no less time, but less for each of them.
-        service_us = problem.cost_model.service_us(most, bounds.tokens_per_s) / ratio
-        ttft_us = bounds.ttft_us if self.is_prefill else None
-        return Values(
-            rate=rate,
-            time=none if ttft_us is None else times_to_int(ttft_us),
-            handover=times_to_int(problem.cost_model.handover_bounds_us(rows)),
-            tpot=none if bounds.tpot_us is None else times_to_int(bounds.tpot_us),
-            boundaries=rows.pp - 1,
-            memory=sizes_to_int(bounds.memory_bytes),
-            gpus=rows.gpus_used(problem.num_layers),
-            service=times_to_int(service_us * (1 - 1e-12)),
-        )
+
+def _values(problem: Problem, boxes: Boxes, rows: Candidates) -> Values:
+    """Return what no plan of boxes beats; problem: with bounds over their batches."""
+    most = replace(rows, replicas=boxes.most)  # the same arrays otherwise: bounds are known
+    bounds = problem.cost_model.bounds(most)
+    rate, ratio = rates_to_int(bounds.tokens_per_s), boxes.ratio
+    rate = np.where(ratio > 1, np.ceil((rate + 1) * ratio), rate).astype(np.int64)
+    assert isinstance(problem.cost_model, RoleCosts)
+    none = np.zeros_like(rate)
+    # A step takes no less than the least time, for up to `ratio` times as many prompts.
+    service_us = problem.cost_model.service_us(most, bounds.tokens_per_s) / ratio
+    ttft_us = bounds.ttft_us if problem.scenario.workload.is_prefill else None
+    return Values(
+        rate=rate,
+        time=none if ttft_us is None else times_to_int(ttft_us),
+        handover=times_to_int(problem.cost_model.handover_bounds_us(rows)),
+        tpot=none if bounds.tpot_us is None else times_to_int(bounds.tpot_us),
+        boundaries=rows.pp - 1,
+        memory=sizes_to_int(bounds.memory_bytes),
+        gpus=rows.gpus_used(problem.num_layers),
+        service=times_to_int(service_us * (1 - 1e-12)),
+    )

@@ -6,6 +6,7 @@ holds, a GPU of decode receives what it will hold, all at once; the slowest one 
 this handover.
 """
 
+from copy import copy
 from dataclasses import replace
 from operator import is_
 
@@ -73,6 +74,15 @@ class RoleCosts:
             bounds.tpot_us,
             bounds.memory_bytes,
         )
+
+    def over_batches(self, growth: FloatArray) -> "RoleCosts":
+        """Return the costs with bounds over batches; itself where times grow with the batch."""
+        model = self._model.over_batches(growth)
+        if model is self._model:
+            return self
+        other = copy(self)
+        vars(other).update(_last=None, _model=model)
+        return other
 
     def service_us(self, rows: Candidates, rate: FloatArray) -> FloatArray:
         """Time in which an attention group computes one prompt, at a rate of all replicas.

@@ -17,6 +17,13 @@ from autopar.units import BytesPerS
 
 # At how many rows per expert the time of a grouped GEMM is tabled.
 EXPERT_ROWS = (1, 16, 64, 128, 256, 512, 1024, 2048)
+# At how many rows a GEMM may be told to take other than the smooth time: where tiles are full, and
+# one row beyond, where one more begins.
+GEMM_ROWS = (
+    *(1, 8, 16, 17, 32, 33, 48, 49, 64, 65, 80, 81, 96, 97, 112, 113, 128, 129, 160, 161, 192, 193),
+    *(224, 225, 256, 257, 512, 513, 768, 769, 1024, 1025, 1536, 1537, 2048, 2049, 3072, 3073),
+    *(4096, 4097, 8192, 16384),
+)
 
 Fraction = Annotated[float, Field(gt=0, le=100)]
 Micros = Annotated[float, Field(ge=0, le=1e6)]
@@ -29,6 +36,9 @@ class GemmFit(Spec):
     """start + inner_us per element of the inner dimension + the p-norm of arithmetic and traffic.
 
     sharpness: the p. activation_fraction: of memory bandwidth, for rows read and written.
+    row_factors: times which the p-norm is to be taken at GEMM_ROWS rows, as libraries choose other
+    kernels, with other tiles, by the number of rows; linear in between, and beyond as at the ends.
+    None: the time is smooth.
     """
 
     start_us: Micros
@@ -37,6 +47,21 @@ class GemmFit(Spec):
     memory_fraction: Fraction
     activation_fraction: Fraction
     sharpness: Literal[1, 2, 4] = 4
+    row_factors: tuple[Annotated[float, Field(ge=0.01, le=100)], ...] = ()
+
+    @property
+    def largest_fraction(self) -> float:
+        """Of the peak rate that the arithmetic reaches with as many rows as any table has."""
+        return self.compute_fraction / (self.row_factors[-1] if self.row_factors else 1.0)
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> Self:
+        if self.row_factors and len(self.row_factors) != len(GEMM_ROWS):
+            raise ValueError(
+                f"row_factors has {len(self.row_factors)} numbers; expected none, or one for each "
+                f"of {', '.join(map(str, GEMM_ROWS))} rows"
+            )
+        return self
 
 
 class ExpertsFit(Spec):

@@ -35,7 +35,7 @@ class Processor:
     def gemm_us(self, rows: float, inner: float, columns: float, precision: Precision) -> float:
         """Time of one product: as in inference, and no faster than its arithmetic keeps up."""
         burst_us = float(kernels.gemm_us(rows, inner, columns, precision, self.device))
-        rate = self.device.gemm(precision).compute_fraction
+        rate = self.device.gemm(precision).largest_fraction
         rate *= self.device.peak_flops_per_us(precision)
         if "fp8" in self.device.flops_per_us:
             rate *= self.factors.sustained_fraction

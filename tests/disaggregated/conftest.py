@@ -17,11 +17,27 @@ from autopar.search import Task
 from autopar.segments import plan_costs
 from autopar.specs import Architecture, Scenario
 from autopar.specs.counting import parameters
+from autopar.specs.kernels import GEMM_ROWS
 from autopar.unfold import unfold
 
 LINK = {"bandwidth_bytes_per_s": 1e10, "latency_us": 3.0}
 SLOW_LINK = {"bandwidth_bytes_per_s": 1e9, "latency_us": 20.0}
 DEFAULT = ("throughput", "ttft", "tpot", "traffic", "memory")
+
+
+# More rows take less time here and there: 8 than 1, 17 than 16, 33 than 32. GEMMs are slow, so that
+# steps with more in them may be faster too.
+UNEVEN = {
+    "gemm": {
+        "bf16": {
+            "start_us": 0.5,
+            "compute_fraction": 0.6,
+            "memory_fraction": 0.02,
+            "activation_fraction": 0.5,
+            "row_factors": [4.0, 0.3, 2.0, 0.5, 3.0, 0.4] + [1.0] * (len(GEMM_ROWS) - 6),
+        }
+    }
+}
 
 
 def _architecture(num_layers: int, num_experts: int) -> Architecture:
@@ -57,8 +73,9 @@ def scenario_of(
     work: Mapping[str, Any] | None = None,
     requirements: Mapping[str, Any] | None = None,
     rules: Sequence[str] = (),
+    uneven: bool = False,
 ) -> Scenario:
-    """A service on a handful of GPUs."""
+    """A service on a handful of GPUs; uneven: whose kernels may be faster with more rows."""
     architecture = _architecture(num_layers, num_experts)
     return Scenario.model_validate(
         {
@@ -79,6 +96,7 @@ def scenario_of(
                     "memory_bytes": memory_bytes,
                     "memory_bandwidth_bytes_per_s": 1e10,
                     "usd_per_hour": 2.5,
+                    "kernels": UNEVEN if uneven else None,
                 },
                 "num_nodes": num_nodes,
                 "gpus_per_node": gpus_per_node,

@@ -88,6 +88,7 @@ def arguments(draw: st.DrawFn) -> dict[str, Any]:
             "max_batch_sequences": draw(st.integers(1, 4)),
         },
         "requirements": limits,
+        "uneven": draw(st.booleans()),
         "rules": draw(st.lists(st.sampled_from(RULES), max_size=1)),
     }
 

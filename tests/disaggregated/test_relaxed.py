@@ -57,6 +57,7 @@ def arguments(draw: st.DrawFn) -> dict[str, Any]:
         "work": {"max_batch_sequences": draw(st.integers(1, 5))},
         "requirements": limits,
         "rules": draw(st.lists(st.sampled_from(RULES), unique=True, max_size=3)),
+        "uneven": draw(st.booleans()),
     }
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from autopar.costs.scaling import TIME_QUANTUM_US
 from autopar.disaggregated import boxes, search
-from autopar.disaggregated.boxes import Boxes, Side
+from autopar.disaggregated.boxes import Bounded, Boxes, Side
 from autopar.disaggregated.pairing import Pairing
 from autopar.disaggregated.program import interrupted_pair, optimise_pair
 from autopar.disaggregated.search import State, look_for_pair, prepare_pair, sides_of
@@ -30,8 +31,13 @@ def side_of(task: PairTask, role: int) -> Side:
 
 
 @pytest.mark.parametrize("role", [0, 1])
-def test_no_candidate_of_a_box_beats_the_bound_of_the_box(task: PairTask, role: int) -> None:
-    side = side_of(task, role)
+@pytest.mark.parametrize("uneven", [False, True])
+def test_no_candidate_of_a_box_beats_the_bound_of_the_box(
+    pair_scenario: Build, role: int, uneven: bool
+) -> None:
+    work = {"max_batch_sequences": 20}
+    scenario = pair_scenario(num_layers=3, num_nodes=2, work=work, uneven=uneven)
+    side = side_of(make_pair(scenario), role)
     boxes = side.start()
     assert (~boxes.boxes.single).any()
     for index in range(len(boxes)):
@@ -82,6 +88,31 @@ def test_a_batch_of_one_that_is_refused_does_not_speak_for_larger_ones(
     assert set(zip(few.layout.tolist(), few.low.tolist(), strict=True)) == set(
         zip(every.layout.tolist(), every.low.tolist(), strict=True)
     )
+
+
+def test_batches_that_are_faster_than_smaller_ones_are_not_lost(pair_scenario: Build) -> None:
+    """8 rows take less time than 1, so that TPOT forbids few sequences and allows more."""
+    free = side_of(make_pair(pair_scenario(work={"max_batch_sequences": 40}, uneven=True)), 1)
+
+    def alone(side: Side, batch: int) -> Bounded:
+        layouts = np.arange(len(side.rows))
+        one = np.ones_like(layouts)
+        return side.bounded(Boxes(layouts, one * batch, one * batch, one, one))
+
+    first, later = (int(alone(free, batch).values.tpot.min()) for batch in (1, 8))
+    assert later < first
+    limit_us = TIME_QUANTUM_US * (first + later) / 2
+    work = {"max_batch_sequences": 40}
+    needs = {"max_tpot_us": limit_us}
+    side = side_of(make_pair(pair_scenario(work=work, uneven=True, requirements=needs)), 1)
+    found = side.start().boxes
+    ranges = list(
+        zip(*(getattr(found, k).tolist() for k in ("layout", "low", "high")), strict=True)
+    )
+    passing = {(b, i) for b in range(1, 41) for i in alone(side, b).boxes.layout.tolist()}
+    assert {b for b, _ in passing} & {1, 8} == {8}
+    for batch, layout in passing:
+        assert any(i == layout and low <= batch <= high for i, low, high in ranges)
 
 
 def test_the_largest_batch_is_the_last_that_passes(pair_scenario: Build) -> None:

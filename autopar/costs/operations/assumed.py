@@ -20,7 +20,8 @@ from autopar.specs.kernels import (
     PrefillFit,
 )
 
-# Everything here is fitted: benchmarks/fit_kernels.py.
+# Everything here is fitted: benchmarks/fit_kernels.py. GEMMs are the smooth fits: factors by rows
+# are of the kernels of one GPU.
 ASSUMED = Kernels(
     gemm={
         "bf16": GemmFit(

@@ -93,6 +93,11 @@ class Device:
             return (f"GPU {self.name} has no measured kernels: {whose}",)
         return (self.kernels.note,) if self.kernels.note else ()
 
+    @property
+    def is_smooth(self) -> bool:
+        """Whether no time falls where a step has more to do."""
+        return not any(fit.row_factors for fit in self.kernels.gemm.values())
+
     def peak_flops_per_us(self, precision: Precision) -> float:
         """Return the peak rate at which weights of `precision` are computed with."""
         rate = self.flops_per_us[compute_precision(precision, self)]
