@@ -28,7 +28,7 @@ from autopar.specs import PlanSpec, Scenario
 from autopar.specs.roles import ROLES, role_scenario
 from autopar.trust import second_opinion
 from autopar.verifier.layout import layout_of
-from autopar.verifier.metrics import measure
+from autopar.verifier.metrics import FloatArray, measure
 
 _Parts = tuple[list[Launch], list[Written], list[Rank], list[str]]
 _ENGINES: dict[Engine, Callable[[Layout, Options, int], _Parts]] = {
@@ -50,7 +50,7 @@ def export(
     explicit = explicit_plan(plan, scenario) if isinstance(plan, PlanSpec) else plan
     options = completed(options, scenario)
     report = second_opinion(scenario, explicit)
-    layouts, reasons = layouts_of(explicit, scenario, _fullest_caches(scenario, explicit, report))
+    layouts, reasons = layouts_of(explicit, scenario, _fullest_parts(scenario, explicit, report))
     broken, unsure = broken_rules(scenario, explicit, options.engine)
     if reasons or broken:
         raise InexpressibleError(NAMES[options.engine], reasons or broken)
@@ -131,10 +131,10 @@ def _parts(layouts: Sequence[Layout], options: Options) -> _Parts:
     return commands, files, ranks, notes
 
 
-def _fullest_caches(
+def _fullest_parts(
     scenario: Scenario, plan: AnyPlan, report: VerifyReport
 ) -> dict[str, Metrics | None]:
-    """Return the metrics of each role with the cache of the GPU that keeps most of it.
+    """Return the metrics of each role with every part of memory on the GPU that has most of it.
 
     That is not always the GPU which is fullest altogether, and engines have one size for all.
     """
@@ -146,13 +146,22 @@ def _fullest_caches(
     found: dict[str, Metrics | None] = {"": report.metrics, **report.roles}
     for role, (own, asked) in parts.items():
         metrics = found.get(role)
-        if metrics is None or metrics.kv_cache_bytes is None:
+        if metrics is None:
             continue
         measured = measure(asked, own, layout_of(own, scenario.llm.num_layers))
-        if measured is not None and measured.loads.kv_cache_bytes is not None:
-            most = float(measured.loads.kv_cache_bytes.max())
-            found[role] = replace(metrics, kv_cache_bytes=most)
+        if measured is not None:
+            loads = measured.loads
+            found[role] = replace(
+                metrics,
+                weights_bytes=float(loads.weights_bytes.max()),
+                kv_cache_bytes=_most(loads.kv_cache_bytes),
+                activation_bytes=_most(loads.activation_bytes),
+            )
     return found
+
+
+def _most(per_gpu: FloatArray | None) -> float | None:
+    return None if per_gpu is None else float(per_gpu.max())
 
 
 def _said(report: VerifyReport) -> list[str]:

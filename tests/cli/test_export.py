@@ -183,10 +183,3 @@ def test_names_that_no_cluster_takes_are_refused(
     result = run("export", answer, "--to", "lws", "--with", "sglang", *words)
     assert result.exit_code == 2
     assert expected in " ".join(result.stderr.split())
-
-
-def test_sglang_with_attention_groups_warns_of_its_own_share_of_memory(answer: Path) -> None:
-    document = json.loads(answer.read_text(encoding="utf-8"))
-    result = run("export", answer, "--to", "sglang")
-    groups = document["degrees"]["attn_dp"]
-    assert ("--mem-fraction-static" in " ".join(result.output.split())) == (groups > 1)
