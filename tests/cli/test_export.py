@@ -172,12 +172,17 @@ def test_a_command_by_hand_is_judged(tmp_path: Path) -> None:
         (("--hosts", "gpu[01-04]"), "scontrol show hostnames"),
         (("--namespace", "Bad NS"), "--namespace: found 'Bad NS', expected at most 63"),
         (("--namespace", "a: b}"), "--namespace: found"),
+        (("--model-path", ""), "--model-path: found '', expected a name or a path"),
+        (("--model-path", " "), "--model-path: found ' ', expected a name or a path"),
+        (("--hosts", ""), "--hosts: found ''"),
+        (("--engine-version", ""), "--engine-version: found ''"),
+        (("--namespace", ""), "--namespace: found ''"),
         (("--image", "bad image"), "--image: found 'bad image', expected an image such as"),
         (("--router-image", "a\nb"), "--router-image: found"),
     ],
     ids=str,
 )
-def test_names_that_no_cluster_takes_are_refused(
+def test_names_that_are_none_are_refused(
     answer: Path, words: tuple[str, str], expected: str
 ) -> None:
     result = run("export", answer, "--to", "lws", "--with", "sglang", *words)
