@@ -20,6 +20,7 @@ from autopar.export.options import (
     version_of,
 )
 from autopar.export.ranks import Rank
+from autopar.export.releases import notes_of_version
 from autopar.export.router import reached, router_of
 from autopar.pairs import explicit_plan
 from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics, Plan
@@ -54,7 +55,7 @@ def export(
     broken, unsure = broken_rules(scenario, explicit, options.engine)
     if reasons or broken:
         raise InexpressibleError(NAMES[options.engine], reasons or broken)
-    notes = [*_said(report), *_of_version(options)]
+    notes = _said(report)
     if unsure:
         notes.append(
             "not judged, as the model does not state its architecture: " + ", ".join(unsure)
@@ -73,6 +74,7 @@ def written(
     own = placed_for_pods(options, cluster.num_nodes) if target == "lws" else options
     launches, files, ranks, more = _parts(layouts, own)
     roles = _roles(launches)
+    more = [*notes_of_version(options, launches), *more]
     router = None
     if target == "lws":
         name = layouts[0].name
@@ -167,19 +169,3 @@ def _most(per_gpu: FloatArray | None) -> float | None:
 def _said(report: VerifyReport) -> list[str]:
     """Return what is wrong with a plan that engines would start all the same."""
     return [f"the plan breaks its scenario: {v.kind}: {v.message}" for v in report.violations]
-
-
-def _of_version(options: Options) -> list[str]:
-    read = VERSIONS[options.engine]
-    asked, known = version_of(options.version), version_of(read)
-    if asked == known:
-        return []
-    name = NAMES[options.engine]
-    age = "older" if asked < known else "newer"
-    may = "lack some of them" if asked < known else "have renamed or dropped some"
-    return [
-        (
-            f"flags were checked against {name} {read} alone; {options.version} is {age} and may "
-            f"{may}, beyond the changes that docs/engines names"
-        )
-    ]

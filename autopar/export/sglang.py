@@ -23,7 +23,7 @@ _DIST_PORT = 20000
 _PORTS_APART = 40
 _BOOTSTRAP_APART = 20  # from a prefill server's port to where decode servers ask it for caches
 # The first version whose sources were read that has --attn-dp-size; it still takes the old pair.
-_ATTN_DP = (0, 5, 23)
+_ATTN_DP = (0, 5, 22)
 
 
 def launches(

@@ -119,7 +119,7 @@ def test_hosts_ports_and_versions(answer: Path, tmp_path: Path) -> None:
     )
     old = run("export", answer, "--to", "sglang", "--engine-version", "0.5.10").stdout
     assert "--attn-dp-size" not in old
-    assert "checked against SGLang 0.5.23 alone; 0.5.10 is older and may lack" in old
+    assert "checked against SGLang 0.5.23 alone; 0.5.10 is older and may read some" in old
     later = run("export", answer, "--to", "sglang", "--engine-version", "v0.6.0rc1").stdout
     assert "v0.6.0rc1 is newer and may have renamed" in later
     for wrong in ("new", "banana", "1banana", "0.5.", "0.5.23 --x", "latest"):
