@@ -257,7 +257,7 @@ def _write(folder: Path, export: "Export", document: dict[str, Any]) -> None:
     for launch in export.launches:
         title = f"server {launch.server}, node rank {launch.node_rank}, on {launch.host}"
         path = folder / f"{launch.name}.sh"
-        write_text(path, script_text(launch, title), "--out")
+        write_text(path, script_text(launch, title, export.lacks), "--out")
         path.chmod(0o755)
     if export.router is not None:
         path = folder / "router.sh"

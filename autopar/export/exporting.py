@@ -96,6 +96,7 @@ def written(
         roles=roles,
         notes=tuple(dict.fromkeys((*notes, *more))),
         router=router,
+        lacks=megatron.TEMPLATE if options.engine == "megatron" and target != "hostfile" else "",
     )
 
 

@@ -38,6 +38,7 @@ def export_document(export: Export, plan: str) -> dict[str, Any]:
         "router": None if export.router is None else _command(export.router),
         "ranks": [asdict(rank) for rank in export.ranks],
         "files": [asdict(file) for file in export.files],
+        "lacks": export.lacks or None,
         "notes": list(export.notes),
     }
 
@@ -61,6 +62,8 @@ def print_export(console: Console, export: Export, folder: str) -> None:
     """Print the commands as a reader copies them, then where each rank runs."""
     name = NAMES[export.engine]  # type: ignore[index]
     _plain(console, f"# {name} {export.version}")
+    if export.lacks:
+        _plain(console, f"# {export.lacks}")
     for launch in export.launches:
         role = f"{launch.role} " if launch.role else ""
         _plain(console, f"\n# {role}server {launch.server} on {launch.host}")
