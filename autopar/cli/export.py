@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 _TARGETS = ("vllm", "sglang", "trtllm", "megatron", "lws", "hostfile")
 
 
-def _matching(pattern: str, expected: str) -> Callable[[Any, click.Parameter, str], str]:
-    """Return a callback of an option that raises SpecError for what a pattern does not match."""
+def _matching(pattern: str, expected: str) -> Callable[[Any, click.Parameter, str | None], str]:
+    """Return a callback that raises SpecError for what a pattern does not match, if it is given.
 
-    def checked(_: click.Context, option: click.Parameter, value: str) -> str:
-        if value and not re.fullmatch(pattern, value):
+    An empty value is given: most often a variable of the shell that is not set.
+    """
+
+    def checked(_: click.Context, option: click.Parameter, value: str | None) -> str:
+        if value is None:
+            return ""
+        if not re.fullmatch(pattern, value):
             from autopar.errors import SpecError, shorten
 
             raise SpecError(f"{option.opts[0]}: found {shorten(value)}, expected {expected}")
@@ -41,6 +46,10 @@ _NAMESPACE = _matching(
     r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
     "at most 63 lower-case letters, digits and dashes between them",
 )
+_GIVEN = r"(?s).*\S.*"
+_VERSION = _matching(_GIVEN, "a version such as 0.5.23 or 1.2.0rc3")
+_MODEL_PATH = _matching(_GIVEN, "a name or a path")
+_HOSTS = _matching(_GIVEN, "names of hosts or a file of them")
 _IMAGE = _matching(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*", "an image such as registry/name:tag")
 
 
@@ -53,12 +62,12 @@ _IMAGE = _matching(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*", "an image such as registry/
 @click.option("--with", "engine", type=click.Choice(_TARGETS[:4]),
               help="The engine inside of manifests and host files. Default: that of the scenario, "
               "else vllm.")  # fmt: skip
-@click.option("--engine-version", "version", default="", metavar="V",
+@click.option("--engine-version", "version", default=None, metavar="V", callback=_VERSION,
               help="Flags of this version. Default: the newest that was read.")  # fmt: skip
-@click.option("--model-path", default="", metavar="PATH",
+@click.option("--model-path", default=None, metavar="PATH", callback=_MODEL_PATH,
               help="What the engine loads: a folder or a name of Hugging Face. Default: the "
               "model's name here.")  # fmt: skip
-@click.option("--hosts", default="", metavar="LIST|FILE",
+@click.option("--hosts", default=None, metavar="LIST|FILE", callback=_HOSTS,
               help="Names of the cluster's nodes in order, with commas, or a file with one a line. "
               "Default: node-0, node-1, ...")  # fmt: skip
 @click.option("--port", type=click.IntRange(2, 60_000), default=8000, show_default=True,
@@ -69,13 +78,13 @@ _IMAGE = _matching(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*", "an image such as registry/
               "wherever the engine takes one (always). checkpoint: for vLLM, which takes none, the "
               "order that the experts of its checkpoint must have.")  # fmt: skip
 @click.option(
-    "--image", default="", metavar="IMAGE", callback=_IMAGE, help="Container image, for lws."
+    "--image", default=None, metavar="IMAGE", callback=_IMAGE, help="Container image, for lws."
 )
-@click.option("--router-image", default="", metavar="IMAGE", callback=_IMAGE,
+@click.option("--router-image", default=None, metavar="IMAGE", callback=_IMAGE,
               help="Container image of the router of a disaggregated pair, for lws.")  # fmt: skip
 @click.option(
     "--namespace",
-    default="",
+    default=None,
     metavar="NAME",
     callback=_NAMESPACE,
     help="Kubernetes namespace, for lws.",
@@ -248,7 +257,7 @@ def _write(folder: Path, export: "Export", document: dict[str, Any]) -> None:
     for launch in export.launches:
         title = f"server {launch.server}, node rank {launch.node_rank}, on {launch.host}"
         path = folder / f"{launch.name}.sh"
-        write_text(path, script_text(launch, title), "--out")
+        write_text(path, script_text(launch, title, export.lacks), "--out")
         path.chmod(0o755)
     if export.router is not None:
         path = folder / "router.sh"

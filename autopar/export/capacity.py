@@ -18,6 +18,8 @@ class Capacity:
     keys and values are kept, in whole pages: of the resident sequences and of the prompts that are
     in progress beside them, as the cost model counts memory. kv_bytes: of them on the GPU that
     keeps most; None where the cost model does not say. context_tokens: of the longest request.
+    weights_bytes, activation_bytes, reserved_bytes: of the GPU that has most of each; 0 where the
+    cost model does not say.
     """
 
     sequences: int
@@ -27,6 +29,9 @@ class Capacity:
     kv_tokens: int
     kv_bytes: int | None
     context_tokens: int
+    weights_bytes: float = 0.0
+    activation_bytes: float = 0.0
+    reserved_bytes: float = 0.0
 
 
 def capacity_of(
@@ -50,6 +55,9 @@ def capacity_of(
             if asked.is_open
             else asked.sequence_tokens or 1
         ),
+        weights_bytes=0.0 if metrics is None else metrics.weights_bytes,
+        activation_bytes=0.0 if metrics is None else metrics.activation_bytes or 0.0,
+        reserved_bytes=0.0 if metrics is None else metrics.reserved_bytes or 0.0,
     )
 
 

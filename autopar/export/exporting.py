@@ -20,6 +20,7 @@ from autopar.export.options import (
     version_of,
 )
 from autopar.export.ranks import Rank
+from autopar.export.releases import notes_of_version
 from autopar.export.router import reached, router_of
 from autopar.pairs import explicit_plan
 from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics, Plan
@@ -28,7 +29,7 @@ from autopar.specs import PlanSpec, Scenario
 from autopar.specs.roles import ROLES, role_scenario
 from autopar.trust import second_opinion
 from autopar.verifier.layout import layout_of
-from autopar.verifier.metrics import measure
+from autopar.verifier.metrics import FloatArray, measure
 
 _Parts = tuple[list[Launch], list[Written], list[Rank], list[str]]
 _ENGINES: dict[Engine, Callable[[Layout, Options, int], _Parts]] = {
@@ -50,11 +51,11 @@ def export(
     explicit = explicit_plan(plan, scenario) if isinstance(plan, PlanSpec) else plan
     options = completed(options, scenario)
     report = second_opinion(scenario, explicit)
-    layouts, reasons = layouts_of(explicit, scenario, _fullest_caches(scenario, explicit, report))
+    layouts, reasons = layouts_of(explicit, scenario, _fullest_parts(scenario, explicit, report))
     broken, unsure = broken_rules(scenario, explicit, options.engine)
     if reasons or broken:
         raise InexpressibleError(NAMES[options.engine], reasons or broken)
-    notes = [*_said(report), *_of_version(options)]
+    notes = _said(report)
     if unsure:
         notes.append(
             "not judged, as the model does not state its architecture: " + ", ".join(unsure)
@@ -73,6 +74,7 @@ def written(
     own = placed_for_pods(options, cluster.num_nodes) if target == "lws" else options
     launches, files, ranks, more = _parts(layouts, own)
     roles = _roles(launches)
+    more = [*notes_of_version(options, launches), *more]
     router = None
     if target == "lws":
         name = layouts[0].name
@@ -94,6 +96,7 @@ def written(
         roles=roles,
         notes=tuple(dict.fromkeys((*notes, *more))),
         router=router,
+        lacks=megatron.TEMPLATE if options.engine == "megatron" and target != "hostfile" else "",
     )
 
 
@@ -131,10 +134,10 @@ def _parts(layouts: Sequence[Layout], options: Options) -> _Parts:
     return commands, files, ranks, notes
 
 
-def _fullest_caches(
+def _fullest_parts(
     scenario: Scenario, plan: AnyPlan, report: VerifyReport
 ) -> dict[str, Metrics | None]:
-    """Return the metrics of each role with the cache of the GPU that keeps most of it.
+    """Return the metrics of each role with every part of memory on the GPU that has most of it.
 
     That is not always the GPU which is fullest altogether, and engines have one size for all.
     """
@@ -146,31 +149,24 @@ def _fullest_caches(
     found: dict[str, Metrics | None] = {"": report.metrics, **report.roles}
     for role, (own, asked) in parts.items():
         metrics = found.get(role)
-        if metrics is None or metrics.kv_cache_bytes is None:
+        if metrics is None:
             continue
         measured = measure(asked, own, layout_of(own, scenario.llm.num_layers))
-        if measured is not None and measured.loads.kv_cache_bytes is not None:
-            most = float(measured.loads.kv_cache_bytes.max())
-            found[role] = replace(metrics, kv_cache_bytes=most)
+        if measured is not None:
+            loads = measured.loads
+            found[role] = replace(
+                metrics,
+                weights_bytes=float(loads.weights_bytes.max()),
+                kv_cache_bytes=_most(loads.kv_cache_bytes),
+                activation_bytes=_most(loads.activation_bytes),
+            )
     return found
+
+
+def _most(per_gpu: FloatArray | None) -> float | None:
+    return None if per_gpu is None else float(per_gpu.max())
 
 
 def _said(report: VerifyReport) -> list[str]:
     """Return what is wrong with a plan that engines would start all the same."""
     return [f"the plan breaks its scenario: {v.kind}: {v.message}" for v in report.violations]
-
-
-def _of_version(options: Options) -> list[str]:
-    read = VERSIONS[options.engine]
-    asked, known = version_of(options.version), version_of(read)
-    if asked == known:
-        return []
-    name = NAMES[options.engine]
-    age = "older" if asked < known else "newer"
-    may = "lack some of them" if asked < known else "have renamed or dropped some"
-    return [
-        (
-            f"flags were checked against {name} {read} alone; {options.version} is {age} and may "
-            f"{may}, beyond the changes that docs/engines names"
-        )
-    ]

@@ -56,7 +56,8 @@ class Written:
 class Export:
     """A plan as an engine takes it.
 
-    roles: of each server, empty outside of a disaggregated service, which has a router too.
+    roles: of each server, empty outside of a disaggregated service, which has a router too. lacks:
+    what a user has to add before the commands start; empty where they start as they are.
     """
 
     target: str
@@ -68,6 +69,7 @@ class Export:
     roles: tuple[str, ...]
     notes: tuple[str, ...] = ()
     router: Router | None = None
+    lacks: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,9 @@ def command_text(launch: Launch | Router) -> str:
     return " \\\n  ".join(lines)
 
 
-def script_text(launch: Launch | Router, title: str, folder_note: str = "") -> str:
+def script_text(launch: Launch | Router, title: str, lacks: str = "") -> str:
     """Return a shell script with one command."""
-    told = [f"# {_comment(text)}" for text in (title, folder_note) if text]
+    told = [f"# {_comment(text)}" for text in (title, lacks) if text]
     return "\n".join(("#!/bin/sh", *told, f"exec env {command_text(launch)}", ""))
 
 

@@ -8,23 +8,23 @@ from autopar.errors import InexpressibleError
 from autopar.export.experts import refuse_other_placement
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
-from autopar.export.megatron_model import model_arguments
+from autopar.export.megatron_model import model_arguments, stored_otherwise
 from autopar.export.options import NAMES, Options
 from autopar.export.ranks import Rank, megatron_ranks
 
 _NAME = NAMES["megatron"]
 _MASTER_PORT = 29500
-_NOTES = (
-    (
-        "Megatron trains: the plan says how a forward pass lies on GPUs, and counts no gradients "
-        "and no optimiser states"
-    ),
-    "arguments of data, optimiser, checkpoints and tokenizer are yours",
-    (
-        "of the model its sizes alone are written: without --normalization, "
-        "--position-embedding-type, --rotary-base, --bf16 and what its router needs, or "
-        "--use-checkpoint-args, Megatron starts one of these sizes with its own defaults"
-    ),
+# What the commands lack: none of it is in a plan or in the spec of a model.
+TEMPLATE = (
+    "a template: add data, tokenizer, optimiser and checkpoints (--data-path or --mock-data, "
+    "--tokenizer-type, --train-iters, --lr, --save), and of the model what is no size "
+    "(--normalization, --position-embedding-type, --rotary-base, the habits of its router), or "
+    "--load with --use-checkpoint-args; Megatron does not train without the first, and trains "
+    "another model of these sizes without the second"
+)
+_TRAINS = (
+    "Megatron trains: the plan says how a forward pass lies on GPUs, and counts no gradients and "
+    "no optimiser states"
 )
 
 
@@ -42,7 +42,12 @@ def launches(
     commands = [
         _on_node(layout, options, shares, node_rank, common) for node_rank in range(len(shares))
     ]
-    notes = [*_NOTES]
+    notes = [_TRAINS]
+    stored = stored_otherwise(layout)
+    if stored:
+        notes.append(
+            f"the plan counts weights in {', '.join(stored)}: no argument of precision is written"
+        )
     if layout.chunks > 1:
         notes.append(f"Megatron computes sequences whole, not in {layout.chunks} parts")
     return commands, [], list(ranks), notes

@@ -11,12 +11,13 @@ from autopar.specs import (
 
 
 def model_arguments(layout: Layout) -> list[str]:
-    """Return sizes of a model: layers, width, heads, experts and which layers have them.
+    """Return sizes of a model: layers, width, heads, experts and which layers have them; --bf16.
 
     Of a model whose layers differ in more than whether they have experts, only what all share.
     """
     llm = layout.llm
-    argv = ["--num-layers", str(llm.num_layers)]
+    argv = [] if stored_otherwise(layout) else ["--bf16"]
+    argv += ["--num-layers", str(llm.num_layers)]
     architecture = llm.architecture
     if architecture is None:
         if llm.is_moe:
@@ -31,6 +32,13 @@ def model_arguments(layout: Layout) -> list[str]:
     if not architecture.shares_embeddings:
         argv += ["--untie-embeddings-and-output-weights"]
     return argv
+
+
+def stored_otherwise(layout: Layout) -> list[str]:
+    """Return the precisions of weights beside BF16, in which Megatron keeps them with --bf16."""
+    stored = layout.llm.precisions
+    parts = (stored.attention, stored.feed_forward, stored.experts, stored.embeddings)
+    return sorted({part for part in parts if part != "bf16"})
 
 
 def _attention(architecture: Architecture) -> list[str]:

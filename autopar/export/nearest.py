@@ -17,11 +17,41 @@ from autopar.trust import second_opinion
 
 # What is given up, one after another, where the engine has no plan that keeps it.
 _COVERAGES = ("every_gpu", "up_to")
+_SECONDS_PER_HOUR = 3600
+_MILLION = 1e6
 _PODS_OF_MPI = RuleSpec(
     name="trtllm_servers_of_one_pod",
     require="gpus * pp <= gpus_per_node",
     because="mpirun, which starts a server of several nodes, has no way from pod to pod",
 )
+
+
+# Less than this part of a figure is not called a change: costs are rounded for the solver.
+_SAME = 5e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What an objective or a requirement counts, of the plan asked for and of the nearest one.
+
+    gain: 1 where more of it is better, -1 where less is.
+    """
+
+    name: str
+    unit: str
+    before: float
+    after: float
+    gain: int
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both plans have it, but for rounding."""
+        return abs(self.after - self.before) <= _SAME * abs(self.before)
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the nearest plan has less of what should be high, or more of the rest."""
+        return not self.is_same and (self.after - self.before) * self.gain < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +64,7 @@ class Nearest:
     """
 
     scenario: Scenario
+    asked: AnyPlan
     plan: AnyPlan
     changes: tuple[str, ...]
     given_up: tuple[str, ...]
@@ -42,11 +73,34 @@ class Nearest:
     proved: bool = True
 
     @property
-    def lost(self) -> float | None:
-        """Share of the throughput that is lost; negative where it is gained."""
-        if self.before is None or not self.before.tokens_per_s:
-            return None
-        return 1 - self.after.tokens_per_s / self.before.tokens_per_s
+    def figures(self) -> tuple[Figure, ...]:
+        """What objectives and requirements count, throughput first; what both plans state.
+
+        Empty where the plan that was asked for cannot be measured.
+        """
+        if self.before is None:
+            return ()
+        before, after = self.before, self.after
+        gpus = (self.asked.num_gpus, self.plan.num_gpus)
+        per_gpu = (before.tokens_per_s_per_gpu, after.tokens_per_s_per_gpu)
+        rows: list[tuple[str, str, float | None, float | None, int]] = [
+            ("throughput", "tokens/s", before.tokens_per_s, after.tokens_per_s, 1),
+            ("throughput per GPU", "tokens/s", *per_gpu, 1),
+            ("TTFT", "us", before.ttft_us, after.ttft_us, -1),
+            ("TPOT", "us", before.tpot_us, after.tpot_us, -1),
+            ("memory per GPU", "bytes", before.peak_memory_bytes, after.peak_memory_bytes, -1),
+            ("GPUs used", "", *gpus, -1),
+            ("stage boundaries", "", before.stage_boundaries, after.stage_boundaries, -1),
+        ]
+        usd = self.scenario.cluster.gpu.usd_per_hour
+        if usd is not None and all(per_gpu):
+            costs = [usd / _SECONDS_PER_HOUR / rate * _MILLION for rate in per_gpu]
+            rows.append(("cost", "USD per million tokens", costs[0], costs[1], -1))
+        return tuple(
+            Figure(name, unit, old, new, gain)
+            for name, unit, old, new, gain in rows
+            if old is not None and new is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +142,7 @@ def nearest(
     for other, changes in _of_layout(scenario, plan, options):
         after, _ = _started(scenario, other, options, aim)
         if after is not None:
-            return Nearest(scenario, other, changes, (), before, after)
+            return Nearest(scenario, plan, other, changes, (), before, after)
     searches = []
     for asked, given_up in _questions(scenario, plan, options, aim):
         solution = solve(asked, plugins=plugins, diagnose=False)
@@ -97,7 +151,7 @@ def nearest(
             after, refused = _started(asked, candidate, options, aim)
             if after is not None:
                 proved = solution.status == "optimal"
-                return Nearest(asked, candidate, (), given_up, before, after, proved)
+                return Nearest(asked, plan, candidate, (), given_up, before, after, proved)
             why = why or refused
         searches.append(Search(given_up, solution.status, solution.plan, why))
     return Unfound(tuple(searches))

@@ -12,6 +12,7 @@ from autopar.export.layout import Layout
 from autopar.export.options import NAMES, Options
 from autopar.export.ranks import Rank, sglang_ranks
 from autopar.export.router import BOOTSTRAP_FLAG
+from autopar.export.static_memory import has_own_ratios, static_fraction
 from autopar.specs import DenseFeedForward
 
 _NAME = NAMES["sglang"]
@@ -22,7 +23,7 @@ _DIST_PORT = 20000
 _PORTS_APART = 40
 _BOOTSTRAP_APART = 20  # from a prefill server's port to where decode servers ask it for caches
 # The first version whose sources were read that has --attn-dp-size; it still takes the old pair.
-_ATTN_DP = (0, 5, 23)
+_ATTN_DP = (0, 5, 22)
 
 
 def launches(
@@ -100,6 +101,9 @@ def _common(layout: Layout, options: Options) -> list[str]:
         argv += ["--chunked-prefill-size", str(capacity.prompt_tokens * layout.attn_dp)]
     if capacity.kv_bytes is not None:
         argv += ["--max-total-tokens", str(-(-capacity.kv_tokens // layout.cp))]
+    share = static_fraction(layout)
+    if share is not None:
+        argv += ["--mem-fraction-static", str(share)]
     if layout.llm.precisions.kv_cache.startswith("fp8"):
         argv += ["--kv-cache-dtype", "fp8_e4m3"]
     if layout.role:
@@ -143,11 +147,17 @@ def _notes(layout: Layout, files: list[Written]) -> list[str]:
             "outside of a prefill worker SGLang keeps the whole cache on every context rank; the "
             "plan counts a part"
         )
-    if layout.attn_dp > 1:
+    if layout.attn_dp > 1 and static_fraction(layout) is None:
         notes.append(
-            "SGLang 0.5.23 sets memory aside for --chunked-prefill-size before it divides it by "
-            "attention data parallelism (memory_hook.py: handle_gpu_memory_settings): add "
-            "--mem-fraction-static, the plan's weights and cache over a GPU's memory, or the cache "
-            "is cut or none is left"
+            "no --mem-fraction-static is written, as the plan states no cache that fits; SGLang "
+            "0.5.23 sets memory aside for --chunked-prefill-size before it divides it by attention "
+            "data parallelism (memory_hook.py: handle_gpu_memory_settings), so that its own choice "
+            "may leave no cache: add the share of weights and cache in a GPU's memory"
+        )
+    if layout.capacity.kv_bytes is not None and has_own_ratios(layout):
+        notes.append(
+            "SGLang divides memory between tokens and states or windows by ratios of its own "
+            "(--mamba-full-memory-ratio, --swa-full-tokens-ratio), which no plan states: see in "
+            "its log that max_total_tokens was not cut"
         )
     return notes

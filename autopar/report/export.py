@@ -9,11 +9,13 @@ from rich.console import Console
 from autopar.export.launch import Export, Launch, Router, command_text
 from autopar.export.options import NAMES, Engine
 from autopar.report import words
-from autopar.report.words import percent, quantity
+from autopar.report.words import quantity
 from autopar.specs import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from autopar.export.nearest import Nearest, Search, Unfound
+    from autopar.export.nearest import Figure, Nearest, Search, Unfound
+
+_DECIMALS = 4  # of the price of a million tokens; other figures have units that are larger than it
 
 
 def export_document(export: Export, plan: str) -> dict[str, Any]:
@@ -36,6 +38,7 @@ def export_document(export: Export, plan: str) -> dict[str, Any]:
         "router": None if export.router is None else _command(export.router),
         "ranks": [asdict(rank) for rank in export.ranks],
         "files": [asdict(file) for file in export.files],
+        "lacks": export.lacks or None,
         "notes": list(export.notes),
     }
 
@@ -59,6 +62,8 @@ def print_export(console: Console, export: Export, folder: str) -> None:
     """Print the commands as a reader copies them, then where each rank runs."""
     name = NAMES[export.engine]  # type: ignore[index]
     _plain(console, f"# {name} {export.version}")
+    if export.lacks:
+        _plain(console, f"# {export.lacks}")
     for launch in export.launches:
         role = f"{launch.role} " if launch.role else ""
         _plain(console, f"\n# {role}server {launch.server} on {launch.host}")
@@ -123,26 +128,37 @@ def _searched(search: "Search", name: str, reasons: Sequence[str]) -> str:
 
 
 def _offer(nearest: "Nearest", name: str) -> str:
-    before, after = nearest.before, nearest.after
-    said = [f"the nearest that {name} can start is {words.layout(nearest.plan)}"]
+    said = f"the nearest that {name} can start is {words.layout(nearest.plan)}"
     if nearest.changes:
         changed = " and ".join(nearest.changes)
-        said = [f"the nearest that {name} can start is the same with {changed},"]
+        said = f"the nearest that {name} can start is the same with {changed}"
     elif not nearest.proved:
-        said.append("(the best that was found within the solver's limit)")
-    if nearest.lost is not None and before is not None:
-        way = "loses" if nearest.lost > 0 else "gains"
-        if abs(nearest.lost) < 5e-4:
-            said.append("at the same throughput")
-        else:
-            said.append(
-                f"which {way} {percent(abs(nearest.lost))} of throughput "
-                f"({quantity(after.tokens_per_s, 'tokens/s')} against "
-                f"{quantity(before.tokens_per_s, 'tokens/s')})"
-            )
+        said += " (the best that was found within the solver's limit)"
+    parts = [said, *_costs(nearest)]
     if nearest.given_up:
-        said.append(f"and gives up {'; '.join(nearest.given_up)}")
-    return f"{' '.join(said)}; --nearest exports it"
+        parts.append(f"it gives up {' and '.join(nearest.given_up)}")
+    return f"{'; '.join(parts)}; --nearest exports it"
+
+
+def _costs(nearest: "Nearest") -> Iterator[str]:
+    """Say every figure in which the nearest plan is worse, and whether throughput is not."""
+    figures = nearest.figures
+    if not figures:
+        yield "what it costs is not known, as the plan asked for cannot be measured"
+        return
+    throughput, worse = figures[0], [figure for figure in figures if figure.is_worse]
+    if throughput.is_same:
+        yield "its throughput is the same"
+    elif not throughput.is_worse:
+        yield f"better is {_change(throughput)}"
+    yield f"worse: {', '.join(map(_change, worse))}" if worse else "no figure is worse"
+
+
+def _change(figure: "Figure") -> str:
+    old, new = (
+        quantity(round(value, _DECIMALS), figure.unit) for value in (figure.before, figure.after)
+    )
+    return f"{figure.name} {old} -> {new} ({words.difference(figure.after, figure.before)})"
 
 
 def _plain(console: Console, text: str) -> None:

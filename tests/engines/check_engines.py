@@ -7,10 +7,13 @@ environment of FOLDER, about 1 GB; both are kept there. Every case that an engin
 be accepted, and every one that it should refuse must be refused with the words that are given.
 What an engine is known to accept wrongly is listed too: those are the checks that only autopar
 makes. The routers of pairs are started for real, in front of servers that only listen.
+Of SGLang it is also looked at the share of memory that its parser arrives at: whether the plan's
+cache has room in it.
 TensorRT-LLM has no part that runs without a GPU.
 """
 
 import json
+import re
 import subprocess
 import sys
 import venv
@@ -18,11 +21,14 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autopar.api import verify
 from autopar.catalog import load_plan, load_scenario
 from autopar.export.exporting import export
 from autopar.export.launch import Export
 from autopar.export.options import Options
 from autopar.pairs import explicit_plan
+from autopar.problem import AnyPlan
+from autopar.specs import Scenario
 
 HERE = Path(__file__).resolve().parent
 WHEELS = {"vllm": "vllm==0.33.0", "sglang": "sglang==0.5.23", "megatron": "megatron-core==0.19.2"}
@@ -46,6 +52,16 @@ DENSE = {
     **{key: TOY[key] for key in TOY if "local_experts" not in key and "per_tok" not in key},
     "architectures": ["LlamaForCausalLM"], "model_type": "llama",
 }  # fmt: skip
+LATENT = {
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "hidden_size": 7168,
+    "num_hidden_layers": 61, "num_attention_heads": 128, "num_key_value_heads": 128,
+    "intermediate_size": 18432, "moe_intermediate_size": 2048, "n_routed_experts": 256,
+    "n_shared_experts": 1, "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4,
+    "first_k_dense_replace": 3, "moe_layer_freq": 1, "q_lora_rank": 1536, "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "vocab_size": 129280,
+    "max_position_embeddings": 163840, "torch_dtype": "bfloat16", "rms_norm_eps": 1e-6,
+}  # fmt: skip
+MODELS = {"mixtral-8x7b": TOY, "llama-3.1-8b": DENSE, "deepseek-v3": LATENT}
 
 
 @dataclass(frozen=True)
@@ -61,12 +77,15 @@ class Case:
     refused: str = ""  # words of the refusal; accepted where there are none
     wrongly: bool = False  # accepted by the engine, though it cannot work
     llm: str = "mixtral-8x7b"
+    gpu: str = "h100"
+    drop: str = ""  # a flag that is left out with its value; SGLang then leaves no room for caches
     role: str = ""  # of a pair, both of whose roles have these degrees
 
 
 _PORT = 18_000  # of the first server; the others of this machine count from there
 TWO = {"replicas": 2, "tp": 1, "etp": 1}
 EP8 = {"tp": 2, "attn_dp": 4, "ep": 8, "etp": 1}
+WIDE = {"tp": 1, "attn_dp": 32, "ep": 32, "etp": 1}
 CASES: dict[str, list[Case]] = {
     "vllm": [
         Case("tp8", {"tp": 8, "ep": 1, "etp": 8}),
@@ -93,6 +112,9 @@ CASES: dict[str, list[Case]] = {
         Case("dense", {"tp": 4, "etp": 4}, llm="llama-3.1-8b"),
         Case("prefill of a pair", {"tp": 2, "pp": 2, "ep": 2, "etp": 1}, role="prefill"),
         Case("decode of a pair", {"tp": 2, "attn_dp": 2, "ep": 4, "etp": 1}, role="decode"),
+        Case("attention groups on four nodes", WIDE, nodes=4, llm="deepseek-v3", gpu="h200"),
+        Case("the same with SGLang's own share", WIDE, nodes=4, llm="deepseek-v3", gpu="h200",
+             drop="--mem-fraction-static", wrongly=True),
         Case("dp does not divide tp", EP8, swap={"--attn-dp-size": "3"}, refused="AssertionError"),
         Case("nodes do not divide", {"pp": 2, "tp": 8, "ep": 8, "etp": 1}, nodes=2,
              swap={"--nnodes": "3"}, refused="nnodes"),
@@ -145,17 +167,17 @@ def prepare(folder: Path, engines: list[str]) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             kept = [n for n in archive.namelist() if not n.endswith((".so", ".cubin", ".hsaco"))]
             archive.extractall(target, kept)
-    for name, config in (("toy", TOY), ("dense", DENSE)):
-        model = folder / name
-        model.mkdir(exist_ok=True)
+    for name, config in MODELS.items():
+        model = folder / "models" / name
+        model.mkdir(parents=True, exist_ok=True)
         (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return python
 
 
-def exported(engine: str, case: Case, folder: Path) -> Export:
-    """Return what a case is in the words of an engine, on this machine."""
+def planned(case: Case) -> tuple[Scenario, AnyPlan]:
+    """Return the plan of a case and what it is for."""
     work = "chat-4k-1k-disaggregated" if case.role else "chat-1k-256"
-    parts = {"llm": case.llm, "cluster": f"{case.nodes}xhgx-h100", "workload": work}
+    parts = {"llm": case.llm, "cluster": f"{case.nodes}xhgx-{case.gpu}", "workload": work}
     scenario = load_scenario(parts=parts)
     document = {"schema": 1, "kind": "plan", "name": "case", "llm": case.llm}
     layout = {
@@ -169,14 +191,19 @@ def exported(engine: str, case: Case, folder: Path) -> Export:
         document["roles"] = roles | {case.role: layout}
     else:
         document |= layout
-    model = folder / ("toy" if case.llm.startswith("mixtral") else "dense")
+    return scenario, explicit_plan(load_plan(document), scenario)
+
+
+def exported(engine: str, case: Case, folder: Path) -> Export:
+    """Return what a case is in the words of an engine, on this machine."""
+    scenario, plan = planned(case)
     options = Options(
         engine=engine,  # type: ignore[arg-type]
-        model_path=str(model),
+        model_path=str(folder / "models" / case.llm),
         hosts=("127.0.0.1",) * case.nodes,
         port=_PORT,
     )
-    return export(scenario, explicit_plan(load_plan(document), scenario), engine, options)  # type: ignore[arg-type]
+    return export(scenario, plan, engine, options)  # type: ignore[arg-type]
 
 
 def command(engine: str, case: Case, folder: Path) -> tuple[list[str], dict[str, str], int]:
@@ -188,6 +215,9 @@ def command(engine: str, case: Case, folder: Path) -> tuple[list[str], dict[str,
     words = words[words.index(start[engine]) + 1 :]
     for flag, value in case.swap.items():
         words[words.index(flag) + 1] = value
+    if case.drop:
+        place = words.index(case.drop)
+        del words[place : place + 2]
     return [*words, *case.more], dict(launch.env), len(made.ranks)
 
 
@@ -199,6 +229,28 @@ def routed(case: Case, folder: Path, python: Path) -> list[str | Path]:
     start = python if program == "python" else python.parent / program
     ports = ",".join(f"{x.role}={x.port}" for x in made.launches if x.node_rank == 0)
     return [python, HERE / "route_pair.py", ports, start, *words, *case.more]
+
+
+def starved(case: Case, words: list[str], said: str) -> str:
+    """Return why what SGLang resolved leaves less room than the plan's cache; empty if it does not.
+
+    As its _profile_available_bytes counts: of what is free once the runtime has its part, the share
+    less the weights.
+    """
+    scenario, plan = planned(case)
+    report = verify(scenario, plan)
+    metrics = report.roles.get(case.role, report.metrics)
+    assert metrics is not None
+    assert metrics.kv_cache_bytes is not None
+    found = re.search(r"fraction=(\S+) tokens=(\d+)", said)
+    if found is None or found[2] != words[words.index("--max-total-tokens") + 1]:
+        return "SGLang has other tokens than those of the command, or no share of memory"
+    share = float(found[1])
+    free_bytes = scenario.cluster.gpu.memory_bytes - (metrics.reserved_bytes or 0)
+    room = share * free_bytes - metrics.weights_bytes
+    if not 0 < share < 1 or room < metrics.kv_cache_bytes:
+        return f"share {share}: {room:.3g} bytes for a cache of {metrics.kv_cache_bytes:.3g}"
+    return ""
 
 
 def verdict(engine: str, case: Case, folder: Path, python: Path) -> str:
@@ -213,6 +265,8 @@ def verdict(engine: str, case: Case, folder: Path, python: Path) -> str:
         script += [str(world)]
         words += ["--no-rope-fusion", "--tokenizer-type", "NullTokenizer", "--vocab-size", "32000"]
     elif engine == "sglang":
+        memory = planned(case)[0].cluster.gpu.memory_bytes
+        script += [str(memory / 2**20)]
         words += ["--device", "cuda"]
     env |= {"PATH": "/usr/bin:/bin", "HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
@@ -224,7 +278,11 @@ def verdict(engine: str, case: Case, folder: Path, python: Path) -> str:
         if accepted:
             return "accepted, but should have been refused"
         return "" if case.refused in said else f"refused with other words: {said[-600:]}"
-    return "" if accepted else f"refused: {said[-1500:]}"
+    if not accepted:
+        return f"refused: {said[-1500:]}"
+    if engine == "sglang" and bool(starved(case, words, said)) != bool(case.drop):
+        return starved(case, words, said) or "leaves room for the cache, but should not"
+    return ""
 
 
 def main(folder: Path, engines: list[str]) -> int:
@@ -235,7 +293,8 @@ def main(folder: Path, engines: list[str]) -> int:
         for case in CASES[engine]:
             said = verdict(engine, case, folder.resolve(), python)
             expected = "refused" if case.refused else "accepted"
-            expected += ", wrongly: only autopar refuses it" if case.wrongly else ""
+            if case.wrongly:
+                expected += ", wrongly: " + ("no cache" if case.drop else "only autopar refuses it")
             sys.stdout.write(f"{engine}: {case.name}: {said or expected}\n")
             sys.stdout.flush()
             wrong += bool(said)

@@ -100,6 +100,8 @@ def test_the_flag_of_attention_data_parallelism_follows_the_version(plans: Modul
     for version, flags in (
         ("0.5.23", ["--attn-dp-size"]),
         ("0.6", ["--attn-dp-size"]),
+        ("0.5.22", ["--attn-dp-size"]),
+        ("0.5.21", ["--dp-size", "--enable-dp-attention"]),
         ("0.5.16", ["--dp-size", "--enable-dp-attention"]),
         ("v0.4.9.post1", ["--dp-size", "--enable-dp-attention"]),
     ):

@@ -9,10 +9,10 @@ from autopar.api import solve, verify
 from autopar.catalog import load_plan, load_scenario
 from autopar.errors import InexpressibleError
 from autopar.export.exporting import completed, export, written
-from autopar.export.nearest import Nearest, Search, Unfound, nearest
+from autopar.export.nearest import Figure, Nearest, Search, Unfound, nearest
 from autopar.export.options import ENGINES, Options
 from autopar.pairs import explicit_plan
-from autopar.problem import AnyPlan, Plan
+from autopar.problem import AnyPlan, Metrics, Plan
 from autopar.report.export import nearest_words
 from autopar.specs import Scenario
 
@@ -40,11 +40,11 @@ def test_the_hand_written_plan_has_two_grids_per_stage(engine: str) -> None:
     assert isinstance(found, Nearest)
     assert verify(found.scenario, found.plan).ok
     export(found.scenario, found.plan, engine, options)
-    assert found.lost == pytest.approx(0.0)  # the declared costs know no difference
     words = nearest_words(found, options.engine)
-    assert "at the same throughput" in words
+    assert "its throughput is the same" in words  # the declared costs know no difference
     if engine in ("vllm", "sglang"):  # no EP x ETP of 32 GPUs that the engine takes
         assert "coverage partition for every_gpu" in words
+        assert "worse: memory per GPU 39.1 MB -> 1.25 GB" in words
 
 
 def test_what_the_nearest_plan_costs_is_measured_by_the_same_costs() -> None:
@@ -60,8 +60,56 @@ def test_what_the_nearest_plan_costs_is_measured_by_the_same_costs() -> None:
     assert found.after.tokens_per_s == pytest.approx(
         solve(found.scenario, diagnose=False).objectives[0].value, rel=1e-3
     )
-    assert found.lost == pytest.approx(1 - found.after.tokens_per_s / found.before.tokens_per_s)
-    assert "of throughput" in nearest_words(found, "vllm")
+    figures = {figure.name: figure for figure in found.figures}
+    assert figures["throughput"].before == found.before.tokens_per_s
+    assert figures["throughput"].after == found.after.tokens_per_s
+    hour = scenario.cluster.gpu.usd_per_hour
+    assert hour is not None
+    assert figures["cost"].after == pytest.approx(
+        8 * hour / (found.after.tokens_per_s * 3600 / 1e6)
+    )
+    worse = [figure.name for figure in found.figures if figure.is_worse]
+    words = nearest_words(found, "vllm")
+    assert worse
+    for name in figures:
+        assert (f"{name} " in words.partition("worse: ")[2]) == (name in worse), name
+
+
+def figure(before: float, after: float, gain: int) -> Figure:
+    return Figure("n", "us", before, after, gain)
+
+
+def test_a_figure_is_worse_where_less_of_a_gain_or_more_of_a_price() -> None:
+    assert figure(100, 90, 1).is_worse
+    assert figure(100, 110, -1).is_worse
+    assert not figure(100, 110, 1).is_worse
+    assert not figure(100, 90, -1).is_worse
+    assert figure(0, 1, -1).is_worse
+    for gain in (1, -1):
+        assert figure(100, 100.04, gain).is_same
+        assert not figure(100, 100.04, gain).is_worse
+
+
+def test_every_figure_that_is_worse_is_said_with_both_values() -> None:
+    scenario = scenario_of("mixtral-8x7b", "1xhgx-h100")
+    plan = laid(scenario, {"tp": 8, "ep": 8, "etp": 1}, batch=8)
+    smaller = laid(scenario, {"tp": 4, "ep": 4, "etp": 1}, batch=8)
+    before = Metrics(100.0, 12.5, 1e6, 4e4, 1, 1.0, 0, 40e9, 1e9, 1e9, 1e9, 1e9)
+    after = Metrics(80.0, 20.0, 2e6, 5e4, 1, 1.0, 1, 60e9, 1e9, 1e9, 1e9, 1e9)
+    words = nearest_words(Nearest(scenario, smaller, plan, (), (), before, after), "vllm")
+    for said in ("throughput 100 tokens/s -> 80 tokens/s (-20 %)", "TTFT 1.00 s -> 2.00 s (+100 %)",
+                 "TPOT 40.0 ms -> 50.0 ms (+25 %)", "memory per GPU 40.0 GB -> 60.0 GB (+50 %)",
+                 "GPUs used 4 -> 8 (+100 %)", "stage boundaries 0 -> 1 (+1)"):  # fmt: skip
+        assert said in words
+    assert "per GPU 12.5" not in words
+    assert "cost" not in words
+    back = nearest_words(Nearest(scenario, plan, smaller, (), (), after, before), "vllm")
+    assert "better is throughput 80 tokens/s -> 100 tokens/s (+25 %)" in back
+    assert "worse: throughput per GPU 20 tokens/s -> 12.5 tokens/s (-37.5 %), cost " in back
+    same = nearest_words(Nearest(scenario, plan, plan, (), (), after, after), "vllm")
+    assert "no figure is worse" in same
+    unmeasured = nearest_words(Nearest(scenario, plan, plan, (), (), None, after), "vllm")
+    assert "cannot be measured" in unmeasured
 
 
 def test_ranks_on_other_gpus_are_nearer_than_another_layout() -> None:
@@ -145,11 +193,12 @@ def test_experts_in_runs_are_nearer_than_another_layout(engine: str) -> None:
     assert found.plan.stages == plan.stages
     assert found.plan.gpus == plan.gpus
     assert verify(scenario, found.plan).ok
-    assert found.lost is not None
-    assert 0 < found.lost < 0.5
+    throughput = found.figures[0]
+    assert throughput.is_worse
+    assert throughput.after > 0.5 * throughput.before
     words = nearest_words(found, options.engine)
     assert "the same with its experts in runs" in words
-    assert "of throughput" in words
+    assert "worse: throughput " in words
     if found.plan.batch < plan.batch:
         assert f"{found.plan.batch} sequences in a batch instead of {plan.batch}" in words
         fuller = replace(found.plan, batch=found.plan.batch + 1)

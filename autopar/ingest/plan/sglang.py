@@ -129,7 +129,7 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         nodes=Nodes(flags.text("--dist-init-addr"), nodes, flags.index("--node-rank", nodes)),
         base=flags.index("--base-gpu-id", MAX_GPUS) or 0,
         step=flags.number("--gpu-id-step"),
-        notes=(*forced, *BEARING.of(flags), *said_of_unknown(flags), *said_of_unread(flags)),
+        notes=(*forced, *_told(flags), *said_of_unknown(flags), *said_of_unread(flags)),
     )  # fmt: skip
 
 
@@ -160,6 +160,12 @@ def _expert_parallel(given: Given, size: int) -> tuple[int, list[str]]:
             f"--moe-a2a-backend {backend}: SGLang takes --ep-size {size}, all of --tp-size; {asked}"
         ]
     return asked, []
+
+
+def _told(given: Given) -> list[str]:
+    """Return what a plan does not hold; a share of memory matters only where no size is given."""
+    sized = given.has("--max-total-tokens")
+    return [n for n in BEARING.of(given) if not (sized and n.startswith("--mem-fraction-static"))]
 
 
 def _chunk(given: Given) -> int | None:

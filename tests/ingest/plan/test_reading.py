@@ -189,6 +189,13 @@ def test_what_a_plan_does_not_hold_is_said(text: str, words: str) -> None:
     assert any(words in note for note in read(text).notes)
 
 
+def test_a_share_of_memory_is_told_only_where_the_size_of_the_cache_is_not_given() -> None:
+    start = "python -m sglang.launch_server --tp 4 --max-running-requests 8"
+    text = f"{start} --mem-fraction-static 0.9"
+    assert len(read(text).notes) == 1
+    assert not read(f"{text} --max-total-tokens 1000").notes
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -1,0 +1,47 @@
+"""The share of a GPU's memory that SGLang is given for weights and caches."""
+
+from autopar.export.layout import Layout
+from autopar.specs import GroupedQueryAttention, LinearAttention
+
+_DECIMALS = range(2, 7)  # two, as people write it; more only where a plan fills its GPUs
+
+
+def static_fraction(layout: Layout) -> float | None:
+    """Return --mem-fraction-static; None where the plan does not state its cache, or is too full.
+
+    SGLang takes the share of what is free once the runtime and its communicators are up, loads the
+    weights, and what is left of the share is for the cache, which is limited by its tokens besides.
+    So it is (weights + cache) / (memory - reserve) at least, and 1 - activations / (memory -
+    reserve) at most. Neither weights nor activations are known to the byte, so that what the plan
+    leaves free goes to both evenly.
+    Source: SGLang 0.5.23, mem_cache/kv_cache_configurator.py: _profile_available_bytes; the fullest
+    rank's weights count for all ranks.
+    """
+    capacity = layout.capacity
+    if capacity.kv_bytes is None:
+        return None
+    free_bytes = layout.cluster.gpu.memory_bytes - capacity.reserved_bytes
+    if free_bytes <= 0:
+        return None
+    least = (capacity.weights_bytes + capacity.kv_bytes) / free_bytes
+    most = 1 - capacity.activation_bytes / free_bytes
+    for decimals in _DECIMALS:
+        share = round((least + most) / 2, decimals)
+        if least <= share <= most:
+            return share
+    # Fullest of weights and of caches may be two GPUs. Tokens limit both, so that more harms none.
+    share = round(least + 0.5 * 10.0 ** -_DECIMALS[-1], _DECIMALS[-1])
+    return share if share < 1 else None
+
+
+def has_own_ratios(layout: Layout) -> bool:
+    """Whether some layers keep a state or a window of tokens instead of all of them."""
+    architecture = layout.llm.architecture
+    if architecture is None:
+        return False
+    kinds = [architecture.attention_of(kind) for kind in architecture.layer_kinds]
+    return any(
+        isinstance(kind, LinearAttention)
+        or (isinstance(kind, GroupedQueryAttention) and kind.window_tokens is not None)
+        for kind in kinds
+    )
