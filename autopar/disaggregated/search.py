@@ -18,6 +18,7 @@ import numpy as np
 
 from autopar.batches import not_after
 from autopar.disaggregated.boxes import Bounded, Boxes, Side
+from autopar.disaggregated.compatible import Compatibility
 from autopar.disaggregated.pairing import Pairing
 from autopar.disaggregated.task import PairTask
 from autopar.disaggregated.values import Values
@@ -141,9 +142,35 @@ class State:
         others = self.found[1 - role]
         order = np.argsort(others.taken, kind="stable")
         left = self.task.problem.num_gpus - self.found[role].taken
-        place = np.searchsorted(others.taken[order], left, side="right") - 1
-        best = others.values.take(order).best_so_far()
-        return place, best.take(np.maximum(place, 0)) if len(order) else best
+        if self.task.compatibility is not None and len(order):
+            return self._compatible(role, order, left, self.task.compatibility)
+        return _partners(others, order, left)
+
+    def _compatible(
+        self, role: int, order: IntArray, left: IntArray, rules: Compatibility
+    ) -> tuple[IntArray, Values]:
+        """Return the partners of boxes, of those alone whose layouts may go with a box's.
+
+        order: of the other role's boxes, by the GPUs that they take. left: GPUs for them.
+        """
+        kinds = [
+            of_role.of_rows(side.rows)[found.boxes.layout]
+            for of_role, side, found in zip(rules.kinds, self.sides, self.found, strict=True)
+        ]
+        mine, theirs = kinds[role], kinds[1 - role][order]
+        # Kinds with the same partners, of those that are there, are looked at together.
+        there = np.unique(kinds[1 - role])
+        sets, which = np.unique(rules.of_role(role)[:, there], axis=0, return_inverse=True)
+        which = which.reshape(-1)[mine]
+        place = np.full(len(mine), -1)
+        partner = self.found[1 - role].values.take(np.zeros(len(mine), dtype=np.int64))
+        for number in np.unique(which).tolist():
+            asking = np.flatnonzero(which == number)
+            good = order[np.isin(theirs, there[sets[number]])]
+            if len(good):
+                place[asking], best = _partners(self.found[1 - role], good, left[asking])
+                partner.put(asking, best)
+        return place, partner
 
     def keep(self, role: int, index: IntArray | BoolArray) -> None:
         """Keep the boxes of a role that `index` selects."""
@@ -167,6 +194,17 @@ class State:
         self._number()
         self.prune()
         return True
+
+
+def _partners(others: Bounded, order: IntArray, left: IntArray) -> tuple[IntArray, Values]:
+    """Return the best of the other role's boxes on so many GPUs, for each number of `left`.
+
+    order: of the boxes that count, by the GPUs that they take. The first array is negative where
+    none fits.
+    """
+    place = np.searchsorted(others.taken[order], left, side="right") - 1
+    best = others.values.take(order).best_so_far()
+    return place, best.take(np.maximum(place, 0)) if len(order) else best
 
 
 def prepare_pair(task: PairTask, *, first: bool = False, ties: bool = True) -> PreparedPair:
@@ -323,7 +361,7 @@ def _solve_each(state: State) -> tuple[list[SegmentTable], list[SegmentTable]]:
             known[role].note(int(state.places[role][index]), table)
             num_known += 1
             if solved is not None:
-                state.found[role].values.set(index, solved[1])
+                state.found[role].values.put(place, solved[1])
             if state.pairing.vector != before:
                 break
         for role, places in enumerate(state.places):
