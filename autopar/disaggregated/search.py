@@ -11,6 +11,7 @@ exact, not a heuristic.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import zip_longest
 from typing import Self
 
@@ -70,7 +71,7 @@ class PreparedPair:
         return self.vector <= min(map(tuple, self.optimistic.tolist()))
 
 
-@dataclass(slots=True)
+@dataclass  # without slots, for what is worked out when it is first asked for
 class State:
     """The boxes of both roles that may be part of an optimum, and the best pair so far.
 
@@ -153,24 +154,37 @@ class State:
 
         order: of the other role's boxes, by the GPUs that they take. left: GPUs for them.
         """
-        kinds = [
-            of_role.of_rows(side.rows)[found.boxes.layout]
-            for of_role, side, found in zip(rules.kinds, self.sides, self.found, strict=True)
-        ]
-        mine, theirs = kinds[role], kinds[1 - role][order]
-        # Kinds with the same partners, of those that are there, are looked at together.
-        there = np.unique(kinds[1 - role])
-        sets, which = np.unique(rules.of_role(role)[:, there], axis=0, return_inverse=True)
-        which = which.reshape(-1)[mine]
+        mine, theirs = (self._kinds[r][self.found[r].boxes.layout] for r in (role, 1 - role))
+        others, together = self.found[1 - role], rules.of_role(role)
+        there, asking = (
+            np.bincount(k, minlength=n) > 0
+            for k, n in zip((theirs, mine), together.T.shape, strict=True)
+        )
+        if together[asking][:, there].all():
+            return _partners(others, order, left)
         place = np.full(len(mine), -1)
-        partner = self.found[1 - role].values.take(np.zeros(len(mine), dtype=np.int64))
-        for number in np.unique(which).tolist():
-            asking = np.flatnonzero(which == number)
-            good = order[np.isin(theirs, there[sets[number]])]
+        partner = others.values.take(np.zeros(len(mine), dtype=np.int64))
+        # Kinds with the same partners, of those that are there, are looked at together.
+        alike: dict[bytes, list[int]] = {}
+        for kind in np.flatnonzero(asking).tolist():
+            alike.setdefault((together[kind] & there).tobytes(), []).append(kind)
+        for kinds in alike.values():
+            good = order[together[kinds[0]][theirs[order]]]
             if len(good):
-                place[asking], best = _partners(self.found[1 - role], good, left[asking])
-                partner.put(asking, best)
+                some = np.flatnonzero(np.isin(mine, kinds))
+                place[some], best = _partners(others, good, left[some])
+                partner.put(some, best)
         return place, partner
+
+    @cached_property
+    def _kinds(self) -> list[IntArray]:
+        """Return the kind of every layout of each role, to rules about both."""
+        rules = self.task.compatibility
+        assert rules is not None
+        return [
+            of_role.of_rows(side.rows)
+            for of_role, side in zip(rules.kinds, self.sides, strict=True)
+        ]
 
     def keep(self, role: int, index: IntArray | BoolArray) -> None:
         """Keep the boxes of a role that `index` selects."""

@@ -45,6 +45,7 @@ class PairTask:
     scenario, by the names that are blamed. pair: those that look at both roles.
     exact_only: names of constraints that look at the number of replicas, or that may.
     compatibility: which layouts may go together by rules about both roles; None where any two may.
+    silent: names of rules about both roles that forbid no two of the layouts.
     """
 
     problem: Problem
@@ -56,6 +57,7 @@ class PairTask:
     exact_only: frozenset[str]
     queue: Queue
     compatibility: Compatibility | None
+    silent: frozenset[str]
 
     @property
     def roles(self) -> tuple[Task, Task]:
@@ -83,6 +85,9 @@ class PairTask:
         queue, kept = self.queue.without(name), _without(self.constraints, name)
         rules, scenario = _about_both(kept), self.problem.scenario
         names = {c.name for c in self.pair} - {name}
+        compatibility = self.compatibility
+        if len(rules) < len(_about_both(self.constraints)) and name not in self.silent:
+            compatibility = _compatibility(rules, scenario, prefill, decode)
         return replace(
             self,
             prefill=prefill,
@@ -90,7 +95,7 @@ class PairTask:
             constraints=kept,
             pair=pair_constraints(scenario, names, queue, rules),
             queue=queue,
-            compatibility=_compatibility(rules, scenario, prefill, decode),
+            compatibility=compatibility,
         )
 
     def least_rate(self, vector: Vector | None) -> int:
@@ -177,6 +182,9 @@ def make_pair(
         exact_only=frozenset(counting | {p.name for p in plugins}),
         queue=queue,
         compatibility=_compatibility(rules, scenario, prefill, decode),
+        silent=frozenset(
+            rule.name for rule in rules if _compatibility([rule], scenario, prefill, decode) is None
+        ),
     )
 
 

@@ -181,7 +181,7 @@ class Evaluated:
 
     def values_at(self, place: tuple[int, ...]) -> str:
         """Return the values of its names at a wrong place, of the first layer that is wrong."""
-        where = (int(self._wrong[(slice(None), *place)].argmax()), *place)
+        where = (int(np.moveaxis(self._wrong, 0, -1)[place].argmax()), *place)
         return ", ".join(
             f"{name} = {float(np.broadcast_to(value, self.result.shape)[where]):g}"
             for name, value in self.values.items()
