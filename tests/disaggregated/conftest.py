@@ -182,20 +182,22 @@ MODEL = {
 }  # fmt: skip
 
 
-def degrees(part: Part) -> SimpleNamespace:
+def degrees(one: Candidate) -> SimpleNamespace:
     """What a rule about both roles may say of one of them."""
-    one = part.candidate
     own = {key: getattr(one, key) for key in ("pp", "tp", "cp", "ep", "etp", "spread", "attn_dp")}
     gpus = one.tp * one.cp * one.attn_dp
     return SimpleNamespace(**own, gpus=gpus, expert_grid_gpus=one.ep * one.etp)
 
 
-def rules_hold(rules: Sequence[str], prefill: Part, decode: Part) -> bool:
+Cut = tuple[Candidate, tuple[int, ...]]  # a candidate and the layers of its stages
+
+
+def rules_hold(rules: Sequence[str], prefill: Cut, decode: Cut) -> bool:
     """Ask predicates of a pair, by Python itself."""
     names = MODEL | {
-        "prefill": degrees(prefill),
-        "decode": degrees(decode),
-        "same_stages": prefill.split == decode.split,
+        "prefill": degrees(prefill[0]),
+        "decode": degrees(decode[0]),
+        "same_stages": prefill[1] == decode[1],
     }
     return all(eval(rule, {}, names) for rule in rules)
 
@@ -209,7 +211,8 @@ def _pairs(task: PairTask) -> dict[str, Any]:
     for prefill, decode in both:
         if prefill.gpus + decode.gpus > task.problem.num_gpus:
             continue
-        if rules and not rules_hold(rules, prefill, decode):
+        cuts = [(part.candidate, part.split) for part in (prefill, decode)]
+        if rules and not rules_hold(rules, *cuts):
             continue
         key = prefill.candidate, decode.candidate
         if key not in fits:
@@ -263,6 +266,12 @@ def best_of(task: PairTask) -> tuple[float, ...] | None:
 def best_pair() -> Callable[[PairTask], tuple[float, ...] | None]:
     """Search a task exhaustively: every layout, batch, count and split of both roles."""
     return best_of
+
+
+@pytest.fixture(scope="session")
+def python_says() -> Callable[[Sequence[str], Cut, Cut], bool]:
+    """Ask predicates about both roles by Python itself."""
+    return rules_hold
 
 
 @pytest.fixture(scope="session")
