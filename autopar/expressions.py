@@ -2,8 +2,9 @@
 
 Text is parsed into a syntax tree, every node of which is checked against a short list before
 anything is evaluated; no Python code is ever executed. There are no calls, attributes, subscripts
-or powers. Every part of an expression is evaluated, also behind a false `and`, so that it means the
-same for one layout and for a whole table of them.
+or powers; `role.name` is a name with a dot, where such names are known. Every part of an expression
+is evaluated, also behind a false `and`, so that it means the same for one layout and for a whole
+table of them.
 """
 
 import ast
@@ -114,7 +115,10 @@ def parse(text: str, known: Collection[str]) -> Expression:
     names: set[str] = set()
     tree = _syntax_tree(" ".join(text.split()))
     is_condition = _check(tree, names, MAX_DEPTH)
+    has_dotted = any("." in name for name in known)
     for name in sorted(names):
+        if "." in name and not has_dotted:
+            raise ValueError(_not_allowed(_FORBIDDEN[ast.Attribute]))
         if name not in known:
             raise ValueError(
                 f"unknown name {shorten(name)}{suggest(name, known)} "
@@ -145,6 +149,9 @@ def _check(node: ast.AST, names: set[str], depth: int) -> bool | None:
         case ast.Name():
             names.add(node.id)
             return None
+        case ast.Attribute(value=ast.Name(id=owner)):
+            names.add(f"{owner}.{node.attr}")  # a name with a dot, known or not
+            return None
         case ast.BinOp() if type(node.op) in _ARITHMETIC:
             for operand in (node.left, node.right):
                 _expect(operand, names, depth, condition=False)
@@ -163,7 +170,11 @@ def _check(node: ast.AST, names: set[str], depth: int) -> bool | None:
             for operand in (node.left, *node.comparators):
                 _check(operand, names, depth - 1)
             return True
-    raise ValueError(f"{_construct(node)} is not allowed in an expression; expected {GRAMMAR}")
+    raise ValueError(_not_allowed(_construct(node)))
+
+
+def _not_allowed(construct: str) -> str:
+    return f"{construct} is not allowed in an expression; expected {GRAMMAR}"
 
 
 def _expect(node: ast.AST, names: set[str], depth: int, *, condition: bool) -> None:
@@ -202,6 +213,8 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
             return float(node.value)  # type: ignore[arg-type]  # _check_number has seen it
         case ast.Name():
             return _name(node.id, values)
+        case ast.Attribute(value=ast.Name(id=owner)):
+            return _name(f"{owner}.{node.attr}", values)
         case ast.BinOp():
             return _binary(node, _value(node.left, values), _value(node.right, values))
         case ast.UnaryOp(op=ast.Not()):

@@ -10,7 +10,7 @@ layer has experts. These names need `llm.architecture`, under every cost model.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from math import gcd
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,7 @@ SPEC_NAMES: Mapping[str, str] = {
 MODEL_NAMES: Mapping[str, str] = {
     "hidden_size": "width of the residual stream",
     "vocab_size": "tokens of the vocabulary",
+    "keeps_states": "1 if a layer has linear attention, which keeps a state and no keys, else 0",
 }
 LAYER_NAMES: Mapping[str, str] = {
     "num_heads": "query heads; heads of the state in linear attention",
@@ -109,7 +110,7 @@ def rule_constraint(rule: RuleSpec) -> "Rule":
 
     Raises SpecError naming the rule if its expression is not in the grammar.
     """
-    text = rule.require or rule.forbid or rule.sum or ""
+    text = rule.text
     field = "require" if rule.require else "forbid" if rule.forbid else "sum"
     try:
         expression = parse(text, NAMES)
@@ -152,6 +153,35 @@ class Rule(Constraint):
             return self.expression.evaluate(values)
         except ValueError as error:
             raise SpecError(f"rule {self.name!r}: {error}") from error
+
+    def holds(
+        self, scenario: Scenario, values: Mapping[str, Any], shape: tuple[int, ...]
+    ) -> BoolArray:
+        """Return where a predicate holds for all kinds of layers that it speaks of.
+
+        values: of its other names; they broadcast to `shape`.
+        """
+        allowed = np.ones(shape, dtype=np.bool_)
+        for layer in self.layer_values(scenario):
+            result = np.asarray(self.evaluate({**values, **layer}), dtype=np.bool_)
+            allowed &= result != (self.rule.forbid is not None)
+        return allowed
+
+    def complaint(
+        self, place: Mapping[str, Any], layers: Sequence[Mapping[str, float]]
+    ) -> str | None:
+        """Return what a predicate says of one place of a plan; None where it holds.
+
+        place: the values of its names there. layers: those of layers, once per combination.
+        """
+        for layer in layers:
+            values = {**place, **layer}
+            if bool(self.evaluate(values)) == (self.rule.forbid is not None):
+                used = {n: v for n, v in values.items() if n in self.expression.names}
+                said = ", ".join(f"{name} = {value:g}" for name, value in used.items())
+                kind = "forbid" if self.rule.forbid else "require"
+                return f"{kind} {self.rule.text!r} is broken ({said}); {self.because}"
+        return None
 
     def table_values(
         self, problem: Problem, rows: Candidates, num_layers: IntArray
@@ -236,6 +266,12 @@ class Rule(Constraint):
         if architecture is not None:
             values["hidden_size"] = architecture.hidden_size
             values["vocab_size"] = architecture.vocab_size
+            values["keeps_states"] = int(
+                any(
+                    isinstance(architecture.attention_of(kind), LinearAttention)
+                    for kind in architecture.layer_kinds
+                )
+            )
         else:
             self._refuse_names_of_an_architecture(scenario)
         if cluster.gpu.power_w is not None:
@@ -340,24 +376,15 @@ class PredicateRule(Rule):
         """Evaluate the rule for every stage, and for every kind of layer if it speaks of layers."""
         layers = self.layer_values(problem.scenario)
         for where, _, stage in self.plan_values(plan, problem):
-            for layer in layers:
-                values = {**stage, **layer}
-                if bool(self.evaluate(values)) == (self.rule.forbid is not None):
-                    used = {n: v for n, v in values.items() if n in self.expression.names}
-                    said = ", ".join(f"{name} = {value:g}" for name, value in used.items())
-                    kind = "forbid" if self.rule.forbid else "require"
-                    text = self.rule.forbid or self.rule.require
-                    yield f"{where}: {kind} {text!r} is broken ({said}); {self.because}"
-                    return
+            said = self.complaint(stage, layers)
+            if said is not None:
+                yield f"{where}: {said}"
+                return
 
     def _holds(self, problem: Problem, rows: Candidates, num_layers: IntArray) -> BoolArray:
         """Return which pairs of (candidate, layers of a stage) satisfy the rule, shape (pairs,)."""
         values = self.table_values(problem, rows, num_layers)
-        allowed = np.ones(len(rows), dtype=np.bool_)
-        for layer in self.layer_values(problem.scenario):
-            result = np.asarray(self.evaluate({**values, **layer}), dtype=np.bool_)
-            allowed &= result != (self.rule.forbid is not None)
-        return allowed
+        return self.holds(problem.scenario, values, (len(rows),))
 
 
 class SumRule(Rule):

@@ -104,8 +104,8 @@ def two_roles(arguments: list[str]) -> list[str]:
     task = make_pair(Scenario.model_validate(answer["spec"]))
     start = time.perf_counter()
     sides = [every_plan(role) for role in task.roles]
-    reached = best_pair(task, sides[0], sides[1], lambda side: side.reached)
-    unbeaten = best_pair(task, sides[0], sides[1], lambda side: side.unbeaten)
+    reached = best_pair(task, sides[0], sides[1], "reached")
+    unbeaten = best_pair(task, sides[0], sides[1], "unbeaten")
     seconds = time.perf_counter() - start
     value = float(answer["objectives"][0]["value"])
     rate = task.objectives[0].value

@@ -7,8 +7,9 @@ numbers are kept: what its best split reaches, and what none of its splits beats
 itself; where the best pair of both kinds has the same rate, that rate is the optimum.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -19,11 +20,14 @@ from autopar.disaggregated.queue import wait
 from autopar.disaggregated.task import PairTask
 from autopar.disaggregated.values import Values
 from autopar.disaggregated.variables import chosen_values
+from autopar.pair_rules import SAME_STAGES, PairRule
 from autopar.problem import Candidate, Candidates
 from autopar.search import Task, accepted
 from autopar.segments import SegmentTable, ShapeCache, segment_table
+from autopar.specs.roles import ROLES
 from autopar.splits import best_split, least_time, least_worst
 
+Kept = Literal["reached", "unbeaten"]  # of each candidate, see `Side`
 _AT_ONCE = 500  # rows of prefill that are paired with all of decode at once
 
 
@@ -107,15 +111,14 @@ def _unbeaten(task: Task, table: SegmentTable, one: Candidate, values: Values) -
     return replace(values, **{name: np.array([n]) for name, n in numbers.items()})
 
 
-def best_pair(
-    task: PairTask, prefill: Side, decode: Side, of: Callable[[Side], list[Values]]
-) -> Best | None:
-    """Return the best of all pairs by the rate alone."""
+def best_pair(task: PairTask, prefill: Side, decode: Side, of: Kept) -> Best | None:
+    """Return the best of all pairs by the rate alone; of: what their splits reach, or never do."""
     if not prefill.rows or not decode.rows:
         return None
-    mine, theirs = Values.joined(of(prefill)), Values.joined(of(decode))
+    mine, theirs = (Values.joined(getattr(side, of)) for side in (prefill, decode))
     best: Best | None = None
     fits: dict[tuple[int, ...], bool] = {}
+    asked = [c for c in task.constraints if isinstance(c, PairRule)]
     for start in range(0, len(mine.rate), _AT_ONCE):
         part = mine.take(np.arange(start, min(start + _AT_ONCE, len(mine.rate))))
         rate = _rates(task, part, theirs)
@@ -125,7 +128,7 @@ def best_pair(
             if rate[i, j] <= (0 if best is None else best.rate):
                 break
             pair = prefill.rows[start + i], decode.rows[j]
-            if _lie_side_by_side(task, *pair, fits):
+            if _may_go_together(task, asked, pair, of) and _lie_side_by_side(task, *pair, fits):
                 best = Best(int(rate[i, j]), *pair)
                 break
     return best
@@ -151,6 +154,36 @@ def _rates(task: PairTask, prefill: Values, decode: Values) -> np.ndarray:
         allowed &= gpus == task.problem.num_gpus
     assert not task.problem.scenario.requirements.min_tokens_per_s  # no case has such a limit
     return np.where(allowed, rate, 0)
+
+
+def _may_go_together(
+    task: PairTask, rules: Sequence[PairRule], pair: tuple[Candidate, Candidate], of: Kept
+) -> bool:
+    """Return whether rules about both roles allow a pair.
+
+    Where both have as many stages, several, nothing is known of their splits but that some are the
+    same: a pair is reached if any splits will do, and never if none will.
+    """
+    if not rules:
+        return True
+    values = {
+        f"{role}.{name}": np.array([[number]])
+        for role, one in zip(ROLES, pair, strict=True)
+        for name, number in {
+            **{key: getattr(one, key) for key in ("pp", "tp", "cp", "ep", "etp", "spread")},
+            "attn_dp": one.stage_attn_dp(1),
+            "gpus": one.stage_gpus(1),
+            "expert_grid_gpus": one.ep * one.etp,
+        }.items()
+    }
+    stages = [one.pp for one in pair]
+    same = [1] if stages == [1, 1] else [0] if stages[0] != stages[1] else [0, 1]
+    scenario = task.problem.scenario
+    said = [
+        all(rule.allows(scenario, values | {SAME_STAGES: one}, (1, 1)).all() for rule in rules)
+        for one in same
+    ]
+    return all(said) if of == "reached" else any(said)
 
 
 def _lie_side_by_side(

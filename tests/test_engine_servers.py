@@ -3,7 +3,7 @@
 import pytest
 
 from autopar.catalog import load_scenario
-from autopar.rules import rule_constraint
+from autopar.pair_rules import PairRule, constraint_of
 from autopar.specs.roles import role_scenario
 
 PACKS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt-llm"}
@@ -13,7 +13,7 @@ def holds(engine: str, rule: str, **values: float) -> bool:
     """Whether a rule of an engine holds for values of its names."""
     pack = load_scenario("mixtral-8x7b-8xh100", overrides=[f"rule_packs=[{PACKS[engine]}]"])
     (found,) = [r for r in pack.rule_packs[0].rules if r.name == f"{engine}_{rule}"]
-    expression = rule_constraint(found).expression
+    expression = constraint_of(found).expression
     assert values.keys() >= expression.names
     return bool(expression.evaluate(values))
 
@@ -40,19 +40,81 @@ def test_servers_of_a_node_do_not_straddle_two(
     assert holds(engine, "servers_on_nodes", **sizes, is_role=1) == in_a_pair
 
 
+def test_servers_of_a_vllm_pair_have_one_stage() -> None:
+    """Decode raises NotImplementedError, or asserts as many regions of cache as it has layers."""
+    for pp, is_role, is_mine, good in ((2, 1, 1, False), (2, 1, 0, True), (2, 0, 1, True)):
+        values = {"pp": pp, "is_role": is_role}
+        assert holds("vllm", "decode_without_stages", **values, is_decode=is_mine) == good
+        assert holds("vllm", "prefill_without_stages", **values, is_prefill=is_mine) == good
+
+
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_caches_of_a_pair_reach_decode_servers_without_stages(engine: str) -> None:
-    """vLLM's NIXL connector raises NotImplementedError for the others, SGLang's handshake fails."""
-    for pp, is_role, is_decode, good in ((2, 1, 1, False), (2, 1, 0, True), (2, 0, 1, True)):
-        values = {"pp": pp, "is_role": is_role, "is_decode": is_decode}
-        assert holds(engine, "decode_without_stages", **values) == good
+@pytest.mark.parametrize(
+    ("prefill", "decode", "good"), [(2, 2, True), (2, 6, True), (6, 2, True), (4, 6, False)]
+)
+def test_tensor_ranks_of_a_pair_are_mapped_in_equal_groups(
+    engine: str, prefill: int, decode: int, good: bool
+) -> None:
+    """vLLM asserts it (TransferTopology.tp_ratio), SGLang rounds down (_resolve_rank_mapping)."""
+    values = {"prefill.tp": prefill, "decode.tp": decode}
+    assert holds(engine, "tensor_ranks_of_a_pair", **values) == good
 
 
-def test_prefill_servers_of_a_vllm_pair_have_one_stage() -> None:
-    """A decode server asserts as many regions of cache as its own layers need."""
-    for pp, is_role, is_prefill, good in ((2, 1, 1, False), (2, 1, 0, True), (2, 0, 1, True)):
-        values = {"pp": pp, "is_role": is_role, "is_prefill": is_prefill}
-        assert holds("vllm", "prefill_without_stages", **values) == good
+@pytest.mark.parametrize(
+    ("prefill", "decode", "good"),
+    [(4, 2, True), (8, 2, False), (8, 4, False), (8, 8, True), (2, 8, True), (8, 16, True)],
+)
+def test_a_vllm_decode_server_does_not_read_from_copies_of_heads(
+    prefill: int, decode: int, good: bool
+) -> None:
+    """Of 4 key-value heads; is_kv_replicated: the tensor ranks of prefill are more than these."""
+    values = {"prefill.tp": prefill, "decode.tp": decode, "kv_heads": 4}
+    more = {"uses_mla": 0, "keeps_states": 0}
+    assert holds("vllm", "kv_heads_of_a_pair", **values, **more) == good
+    for name in more:
+        assert holds("vllm", "kv_heads_of_a_pair", **values, **more | {name: 1})
+
+
+def test_stages_of_a_sglang_pair_are_equal_or_those_of_prefill_alone() -> None:
+    for pp, same, good in ((1, 0, True), (1, 1, True), (2, 1, True), (2, 0, False)):
+        values = {"decode.pp": pp, "same_stages": same}
+        assert holds("sglang", "stages_of_a_pair", **values) == good
+
+
+def test_a_sglang_prefill_server_with_stages_does_not_cut_windows_by_heads() -> None:
+    for full, pp, decode, good in (
+        (1, 2, 2, True),
+        (0, 1, 2, True),
+        (0, 2, 4, True),
+        (0, 2, 2, False),
+    ):
+        values = {"prefill.pp": pp, "prefill.tp": 4, "decode.tp": decode, "head_dim": 64}
+        assert holds("sglang", "windows_of_a_pair", keeps_every_token=full, **values) == good
+
+
+@pytest.mark.parametrize(
+    ("llm", "engine", "tensor", "good"),
+    [
+        ("qwen3-235b-a22b", "vllm", (8, 4), False),  # 4 key-value heads
+        ("qwen3-235b-a22b", "vllm", (8, 8), True),
+        ("qwen3-235b-a22b", "vllm", (4, 2), True),
+        ("qwen3-235b-a22b", "sglang", (8, 4), True),
+        ("deepseek-v3", "vllm", (8, 4), True),  # MLA
+        ("qwen3-next-80b-a3b", "vllm", (8, 4), True),  # 2 key-value heads, and linear attention
+        ("gpt-oss-120b", "vllm", (8, 4), True),  # 8 key-value heads
+    ],
+)
+def test_kv_heads_of_a_pair_are_those_of_the_model(
+    llm: str, engine: str, tensor: tuple[int, int], good: bool
+) -> None:
+    parts = {"llm": llm, "cluster": "2xhgx-h100", "workload": "chat-4k-1k-disaggregated"}
+    scenario = load_scenario(parts=parts, overrides=[f"rule_packs=[{PACKS[engine]}]"])
+    values = {"prefill.tp": tensor[0], "decode.tp": tensor[1], "decode.pp": 1, "prefill.pp": 1}
+    for rule in (r for r in scenario.all_rules if r.name.endswith("_of_a_pair")):
+        constraint = constraint_of(rule)
+        assert isinstance(constraint, PairRule)
+        allowed = constraint.allows(scenario, values | {"same_stages": 1}, (1, 1)).all()
+        assert allowed == (good or rule.name != "vllm_kv_heads_of_a_pair")
 
 
 def test_only_a_role_of_a_disaggregated_service_is_one() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from autopar.catalog import load_scenario
 from autopar.errors import SpecError
+from autopar.pair_rules import PAIR_NAMES, constraint_of
 from autopar.problem import Candidate, Candidates, CostModel, Plan, Problem, Stage
-from autopar.rules import NAMES, rule_constraint
+from autopar.rules import NAMES
 from autopar.specs import (
     LLM,
     Architecture,
@@ -204,7 +205,7 @@ def problem_of(scenario: Scenario, candidate: Candidate) -> Problem:
 
 
 def broken_by_rules(plan: Plan, problem: Problem) -> set[str]:
-    rules = [rule_constraint(rule) for rule in problem.scenario.all_rules]
+    rules = [constraint_of(rule) for rule in problem.scenario.all_rules]
     return {rule.name for rule in rules if any(True for _ in rule.check(plan, problem))}
 
 
@@ -218,7 +219,7 @@ def broken_by_tables(problem: Problem) -> set[str]:
     rows = problem.candidates
     first, stop = np.array([0]), np.array([problem.num_layers // int(rows.pp[0])])
     broken = set()
-    for rule in (rule_constraint(rule) for rule in problem.scenario.all_rules):
+    for rule in (constraint_of(rule) for rule in problem.scenario.all_rules):
         by_row = rule.allowed_rows(problem, rows)
         segments = rule.allowed_segments(problem, rows, first, stop)
         if not all(answer is None or answer[0] for answer in (by_row, segments)):
@@ -467,7 +468,7 @@ def test_packs_do_not_make_the_search_count_replicas() -> None:
     """A rule that names them makes every smaller number of replicas a candidate."""
     for name in (*ENGINES, "launchable-today"):
         for rule in pack(name).rules:
-            assert not rule_constraint(rule).expression.names & {"replicas", "gpus_used"}
+            assert not constraint_of(rule).expression.names & {"replicas", "gpus_used"}
 
 
 def test_the_documentation_lists_every_rule_and_every_name() -> None:
@@ -475,4 +476,4 @@ def test_the_documentation_lists_every_rule_and_every_name() -> None:
     solvers = (ROOT / "solvers" / "README.md").read_text(encoding="utf-8")
     rules = [rule for name in (*ENGINES, "launchable-today") for rule in pack(name).rules]
     assert [rule.name for rule in rules if f"`{rule.name}`" not in engines] == []
-    assert [name for name in NAMES if f"`{name}`" not in solvers] == []
+    assert [name for name in PAIR_NAMES | NAMES if f"`{name}`" not in solvers] == []

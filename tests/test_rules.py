@@ -19,7 +19,7 @@ from autopar.problem import Plan, Problem
 from autopar.rules import LAYER_NAMES, NAMES, Rule, rule_constraint
 from autopar.search import make_task, prepare
 from autopar.solver import optimise
-from autopar.specs import Architecture, RuleSpec, Scenario
+from autopar.specs import Architecture, Layer, RuleSpec, Scenario
 from autopar.specs.counting import parameters
 from autopar.testing import assert_post_matches_check, every_choice
 from autopar.unfold import unfold
@@ -91,6 +91,11 @@ def rule(**fields: Any) -> Rule:
     return rule_constraint(RuleSpec.model_validate({"name": "r", "because": "a test", **fields}))
 
 
+def layers_of(architecture: Architecture | None) -> tuple[Layer, ...]:
+    assert architecture is not None
+    return architecture.layer_sequence
+
+
 def spoken(name: str, plan: Plan, problem: Problem, stage: int) -> float:
     """What a name means, read from the explicit plan and the spec and nothing else."""
     cluster, llm = problem.scenario.cluster, problem.scenario.llm
@@ -116,6 +121,7 @@ def spoken(name: str, plan: Plan, problem: Problem, stage: int) -> float:
         "is_role": 0,
         "hidden_size": 64,
         "vocab_size": 1000,
+        "keeps_states": any(layer.attention == "state" for layer in layers_of(llm.architecture)),
         "num_gpus": 12,
         "num_nodes": 3,
         "gpus_per_node": 4,

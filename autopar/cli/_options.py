@@ -228,8 +228,9 @@ def scenario_options(command: _F) -> _F:
             "rules",
             multiple=True,
             metavar="PREDICATE",
-            help="Hold a predicate over the layout, such as 'tp <= 4' or 'batch % 64 == 0'; a "
-            "name that is not known lists all that are.",
+            help="Hold a predicate over the layout, such as 'tp <= 4' or 'batch % 64 == 0', or "
+            "over both roles of a disaggregated service, 'prefill.tp <= decode.tp'; a name that is "
+            "not known lists all that are.",
         ),
         click.option(
             "--plugin",

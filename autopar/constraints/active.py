@@ -16,7 +16,7 @@ from autopar.constraints.memory import Memory
 from autopar.constraints.tensor_parallel_within import TensorParallelWithin
 from autopar.constraints.throughput import Throughput
 from autopar.errors import SpecError, suggest
-from autopar.rules import rule_constraint
+from autopar.pair_rules import PairRule, constraint_of
 from autopar.specs import Scenario
 
 # What a plan is; without these the word has no meaning, so they are never dropped or blamed.
@@ -28,6 +28,7 @@ def active(
 ) -> tuple[PlugIn, ...]:
     """Return the constraints that hold in a scenario, structure first, rules and plug-ins last.
 
+    Rules about both roles are left out where there is but one.
     disabled: names left out beside those that the recipe disables.
     Raises SpecError if the recipe disables a constraint that does not exist or may not be dropped.
     """
@@ -47,9 +48,11 @@ def active(
         built_in.append(AllToAllWithin())
     if limits.max_spread is not None and scenario.llm.is_moe:
         built_in.append(MaxSpread())
-    constraints = [*built_in, *(rule_constraint(rule) for rule in scenario.all_rules), *plugins]
+    constraints = [*built_in, *map(constraint_of, scenario.all_rules), *plugins]
     _check_names(scenario, constraints)
     dropped = set(scenario.recipe.disable) | set(disabled)
+    if scenario.workload.phase != "disaggregated":
+        dropped |= {c.name for c in constraints if isinstance(c, PairRule)}
     return tuple(c for c in constraints if c.name not in dropped)
 
 

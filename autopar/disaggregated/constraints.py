@@ -5,16 +5,18 @@ together (`may_hold`, over bounds or over exact values), and checks an explicit 
 names of the constraints that they are for one layout.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autopar.costs.scaling import rates_to_int, times_to_int
+from autopar.disaggregated.compatible import Compatibility
 from autopar.disaggregated.objectives import gpus, rate
 from autopar.disaggregated.queue import Queue, ttft
 from autopar.disaggregated.values import Values
+from autopar.pair_rules import PairRule
 from autopar.problem import BoolArray, Candidates, DisaggregatedPlan, IntArray, Plan, Problem
 from autopar.segments import plan_costs
 from autopar.specs import Scenario
@@ -203,8 +205,44 @@ class PairTtft(PairConstraint):
             yield f"TTFT {format_us(ttft_us)} is over the limit of {format_us(self.limit_us)}"
 
 
+class BothRoles(PairConstraint):
+    """A rule that relates both roles."""
+
+    def __init__(self, scenario: Scenario, queue: Queue, rule: PairRule) -> None:
+        super().__init__(scenario, queue)
+        self.name = rule.name
+        self.rule = rule
+
+    def post(self, pair: "PairVariables") -> None:
+        """Two kinds of layouts are not chosen together, or not with such splits."""
+        rows = [role.rows for role in pair.roles]
+        said = Compatibility.of((self.rule,), self.scenario, rows)
+        prefill, decode = (
+            [
+                sum(p for p, own in zip(role.pick, kinds, strict=True) if own == kind)
+                for kind in range(len(of_role))
+            ]
+            for role, of_role in zip(pair.roles, said.kinds, strict=True)
+            for kinds in [of_role.of_rows(role.rows).tolist()]
+        )
+        for kind, mine in enumerate(prefill):
+            never = [
+                theirs for theirs, may in zip(decode, said.together[kind], strict=True) if not may
+            ]
+            if never:
+                pair.model.add(mine + sum(never) <= 1)
+            for other in np.flatnonzero(said.needs_same[kind]).tolist():
+                pair.model.add(mine + decode[other] <= 1 + pair.same_stages)
+            for other in np.flatnonzero(said.needs_other[kind]).tolist():
+                pair.model.add(mine + decode[other] <= 2 - pair.same_stages)
+
+    def check(self, plan: DisaggregatedPlan, problems: Problems) -> Iterator[str]:
+        """Ask the rule of the stages of both."""
+        return self.rule.check_pair(plan, {"prefill": problems.prefill, "decode": problems.decode})
+
+
 def pair_constraints(
-    scenario: Scenario, names: set[str], queue: Queue
+    scenario: Scenario, names: set[str], queue: Queue, rules: Sequence[PairRule] = ()
 ) -> tuple[PairConstraint, ...]:
     """Return the constraints of the pair; names: of the scenario's constraints that hold."""
     found: list[PairConstraint] = [SharedGpus(scenario, queue)]
@@ -214,6 +252,7 @@ def pair_constraints(
         found.append(PairThroughput(scenario, queue))
     if "ttft" in names:
         found.append(PairTtft(scenario, queue))
+    found += [BothRoles(scenario, queue, rule) for rule in rules]
     return tuple(found)
 
 

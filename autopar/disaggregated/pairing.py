@@ -17,12 +17,16 @@ from autopar.search import Vector, accepted
 from autopar.segments import SegmentTable, ShapeCache, segment_table
 from autopar.splits import best_split
 
+_SPLITS = 4  # with each number of stages of a role, that are tried in the other
+_Splits = dict[int, set[tuple[int, ...]]]  # by the number of stages
+
 
 @dataclass(frozen=True, slots=True)
 class Solved:
     """One candidate of a role with its segments, a split, and what it brings to a pair.
 
     row: a table of one. values: of the split, shape (1,). taken: GPUs, from the other role's view.
+    kind: of the layout to rules about both roles; 0 where there are none.
     """
 
     row: Candidates
@@ -30,6 +34,7 @@ class Solved:
     split: tuple[int, ...]
     values: Values
     taken: int
+    kind: int = 0
 
     @property
     def candidate(self) -> Candidate:
@@ -49,6 +54,7 @@ class Pairing:
     vector: Vector | None = None
     solved: tuple[list[Solved], list[Solved]] = field(default_factory=lambda: ([], []))
     alone: tuple[list[Solved], list[Solved]] = field(default_factory=lambda: ([], []))
+    _splits: tuple[_Splits, _Splits] = field(default_factory=lambda: ({}, {}))
     _shapes: tuple[ShapeCache, ShapeCache] = field(default_factory=lambda: ({}, {}))
     _filters: list[list[PlugIn]] = field(init=False)
 
@@ -96,6 +102,39 @@ class Pairing:
             one = self._of(role, row, table, chosen)
             self.solved[role].append(one)
             self._match(role, one)
+            self._cut_alike(role, one)
+
+    def _cut_alike(self, role: int, one: Solved) -> None:
+        """Where a rule wants the same stages of both roles, try the splits of one in the other.
+
+        A few of them: pairs are only to be found here, and CP-SAT proves what is best.
+        """
+        rules, pp = self.task.compatibility, len(one.split)
+        if rules is None or pp == 1 or not rules.needs_same.any():
+            return
+        mine, theirs = (self._splits[r].setdefault(pp, set()) for r in (role, 1 - role))
+        for split in theirs - {one.split}:
+            self._try_split(role, one, split)
+        if one.split in mine or len(mine) == _SPLITS:
+            return
+        mine.add(one.split)
+        others = [o for o in self.solved[1 - role] if len(o.split) == pp and o.split != one.split]
+        for other in others:
+            self._try_split(1 - role, other, one.split)
+
+    def _try_split(self, role: int, solved: Solved, split: tuple[int, ...]) -> None:
+        """Match a candidate with another split, if its segments and constraints allow it."""
+        stops = np.cumsum(split)
+        table, where = solved.table, np.stack([stops - split, stops], axis=1)
+        edges = np.stack([table.first, table.stop], axis=1)
+        is_here = (edges[:, None, :] == where[None, :, :]).all(axis=2)
+        if not is_here.any(axis=0).all():
+            return
+        chosen = is_here.argmax(axis=0)
+        if accepted(self.task.roles[role], solved.row, table, chosen):
+            other = self._of(role, solved.row, table, chosen)
+            self.solved[role].append(other)
+            self._match(role, other)
 
     def solve_alone(self, role: int, row: Candidates, batch: int) -> bool:
         """Solve one replica of a layout with a batch; whether it has a plan."""
@@ -124,6 +163,9 @@ class Pairing:
 
     def _numbers(self, prefill: Solved, decode: Solved) -> tuple[Vector, int, int] | None:
         """Return the best numbers of replicas that are worth a look, with their vector."""
+        rules = self.task.compatibility
+        if rules is not None and not rules.together[prefill.kind, decode.kind]:
+            return None
         count_p, count_d = self._worth_a_look(prefill, decode)
         many_p, taken_p = self._many(0, prefill, count_p)
         many_d, taken_d = self._many(1, decode, count_d)
@@ -177,6 +219,8 @@ class Pairing:
         others = self.solved[1 - role]
         num_gpus = self.task.problem.num_gpus
         fitting = [o for o in others if one.taken + o.taken <= num_gpus]
+        if self.task.compatibility is not None:
+            fitting = [o for o in fitting if self._go_together(role, one, o)]
         if not fitting:
             return
         theirs = Values.joined([o.values for o in fitting])
@@ -195,6 +239,11 @@ class Pairing:
                 other = fitting[index]
                 self.vector = vector
                 self.best = (one, other) if role == 0 else (other, one)
+
+    def _go_together(self, role: int, one: Solved, other: Solved) -> bool:
+        rules = self.task.compatibility
+        prefill, decode = (one.kind, other.kind) if role == 0 else (other.kind, one.kind)
+        return rules is None or rules.allows(prefill, decode, same=one.split == other.split)
 
     def _table(self, role: int, row: Candidates) -> SegmentTable:
         task = self.task.roles[role]
@@ -218,4 +267,6 @@ class Pairing:
         values = chosen_values(problem, row, table, chosen)
         needs = footprint(problem, row)
         taken = int(taken_gpus(problem, row, needs, is_first=role == 0)[0])
-        return Solved(row, table, split, values, taken)
+        rules = self.task.compatibility
+        kind = 0 if rules is None else int(rules.kinds[role].of_rows(row)[0])
+        return Solved(row, table, split, values, taken, kind)

@@ -50,8 +50,10 @@ def better_pairs_without(
     """
     if len(task.problem.candidates) > budget:
         return dict.fromkeys(names)
-    answers = _Search(task, tuple(names), optimum).answers(range(len(names)))
-    return {name: answers[question] for question, name in enumerate(names)}
+    asked = tuple(name for name in names if name not in task.silent)
+    answers = _Search(task, asked, optimum).answers(range(len(asked)))
+    found = {name: answers[question] for question, name in enumerate(asked)}
+    return {name: found.get(name, False) for name in names}
 
 
 def better_pair(task: PairTask, vector: Vector, budget: int) -> PairAnswer:

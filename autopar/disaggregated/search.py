@@ -11,6 +11,7 @@ exact, not a heuristic.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import zip_longest
 from typing import Self
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from autopar.batches import not_after
 from autopar.disaggregated.boxes import Bounded, Boxes, Side
+from autopar.disaggregated.compatible import Compatibility
 from autopar.disaggregated.pairing import Pairing
 from autopar.disaggregated.task import PairTask
 from autopar.disaggregated.values import Values
@@ -69,7 +71,7 @@ class PreparedPair:
         return self.vector <= min(map(tuple, self.optimistic.tolist()))
 
 
-@dataclass(slots=True)
+@dataclass  # without slots, for what is worked out when it is first asked for
 class State:
     """The boxes of both roles that may be part of an optimum, and the best pair so far.
 
@@ -141,9 +143,48 @@ class State:
         others = self.found[1 - role]
         order = np.argsort(others.taken, kind="stable")
         left = self.task.problem.num_gpus - self.found[role].taken
-        place = np.searchsorted(others.taken[order], left, side="right") - 1
-        best = others.values.take(order).best_so_far()
-        return place, best.take(np.maximum(place, 0)) if len(order) else best
+        if self.task.compatibility is not None and len(order):
+            return self._compatible(role, order, left, self.task.compatibility)
+        return _partners(others, order, left)
+
+    def _compatible(
+        self, role: int, order: IntArray, left: IntArray, rules: Compatibility
+    ) -> tuple[IntArray, Values]:
+        """Return the partners of boxes, of those alone whose layouts may go with a box's.
+
+        order: of the other role's boxes, by the GPUs that they take. left: GPUs for them.
+        """
+        mine, theirs = (self._kinds[r][self.found[r].boxes.layout] for r in (role, 1 - role))
+        others, together = self.found[1 - role], rules.of_role(role)
+        there, asking = (
+            np.bincount(k, minlength=n) > 0
+            for k, n in zip((theirs, mine), together.T.shape, strict=True)
+        )
+        if together[asking][:, there].all():
+            return _partners(others, order, left)
+        place = np.full(len(mine), -1)
+        partner = others.values.take(np.zeros(len(mine), dtype=np.int64))
+        # Kinds with the same partners, of those that are there, are looked at together.
+        alike: dict[bytes, list[int]] = {}
+        for kind in np.flatnonzero(asking).tolist():
+            alike.setdefault((together[kind] & there).tobytes(), []).append(kind)
+        for kinds in alike.values():
+            good = order[together[kinds[0]][theirs[order]]]
+            if len(good):
+                some = np.flatnonzero(np.isin(mine, kinds))
+                place[some], best = _partners(others, good, left[some])
+                partner.put(some, best)
+        return place, partner
+
+    @cached_property
+    def _kinds(self) -> list[IntArray]:
+        """Return the kind of every layout of each role, to rules about both."""
+        rules = self.task.compatibility
+        assert rules is not None
+        return [
+            of_role.of_rows(side.rows)
+            for of_role, side in zip(rules.kinds, self.sides, strict=True)
+        ]
 
     def keep(self, role: int, index: IntArray | BoolArray) -> None:
         """Keep the boxes of a role that `index` selects."""
@@ -167,6 +208,17 @@ class State:
         self._number()
         self.prune()
         return True
+
+
+def _partners(others: Bounded, order: IntArray, left: IntArray) -> tuple[IntArray, Values]:
+    """Return the best of the other role's boxes on so many GPUs, for each number of `left`.
+
+    order: of the boxes that count, by the GPUs that they take. The first array is negative where
+    none fits.
+    """
+    place = np.searchsorted(others.taken[order], left, side="right") - 1
+    best = others.values.take(order).best_so_far()
+    return place, best.take(np.maximum(place, 0)) if len(order) else best
 
 
 def prepare_pair(task: PairTask, *, first: bool = False, ties: bool = True) -> PreparedPair:
@@ -323,7 +375,7 @@ def _solve_each(state: State) -> tuple[list[SegmentTable], list[SegmentTable]]:
             known[role].note(int(state.places[role][index]), table)
             num_known += 1
             if solved is not None:
-                state.found[role].values.set(index, solved[1])
+                state.found[role].values.put(place, solved[1])
             if state.pairing.vector != before:
                 break
         for role, places in enumerate(state.places):

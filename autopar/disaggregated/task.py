@@ -8,6 +8,7 @@ import numpy as np
 from autopar.candidates import generate, loosened
 from autopar.constraints import PlugIn
 from autopar.constraints.active import active
+from autopar.disaggregated.compatible import Compatibility
 from autopar.disaggregated.constraints import PairConstraint, Problems, pair_constraints
 from autopar.disaggregated.costs import RoleCosts
 from autopar.disaggregated.objectives import PairObjective, pair_objectives
@@ -15,6 +16,7 @@ from autopar.disaggregated.queue import Queue
 from autopar.disaggregated.values import Values
 from autopar.errors import SpecError
 from autopar.objectives import objectives_for
+from autopar.pair_rules import PairRule
 from autopar.problem import Candidates, IntArray, Problem
 from autopar.rules import Rule, SumRule
 from autopar.search import Task, Vector, topology_of
@@ -30,7 +32,8 @@ _TTFT_NOTE = (
     "cache, and decode is taken to have room for it"
 )
 _ROLES_NOTE = (
-    "the two roles work at the rate of the slower one; rules and plug-ins hold for each role"
+    "the two roles work at the rate of the slower one; rules and plug-ins hold for each role, "
+    "rules that name both (prefill.tp) for the pair"
 )
 
 
@@ -41,6 +44,8 @@ class PairTask:
     problem: the whole scenario, with the candidates of both roles in one table. constraints: of the
     scenario, by the names that are blamed. pair: those that look at both roles.
     exact_only: names of constraints that look at the number of replicas, or that may.
+    compatibility: which layouts may go together by rules about both roles; None where any two may.
+    silent: names of rules about both roles that forbid no two of the layouts.
     """
 
     problem: Problem
@@ -51,6 +56,8 @@ class PairTask:
     objectives: tuple[PairObjective, ...]
     exact_only: frozenset[str]
     queue: Queue
+    compatibility: Compatibility | None
+    silent: frozenset[str]
 
     @property
     def roles(self) -> tuple[Task, Task]:
@@ -75,16 +82,20 @@ class PairTask:
         prefill, decode = (
             replace(t, constraints=_without(t.constraints, name)) for t in self.roles
         )
-        queue = self.queue.without(name)
+        queue, kept = self.queue.without(name), _without(self.constraints, name)
+        rules, scenario = _about_both(kept), self.problem.scenario
+        names = {c.name for c in self.pair} - {name}
+        compatibility = self.compatibility
+        if len(rules) < len(_about_both(self.constraints)) and name not in self.silent:
+            compatibility = _compatibility(rules, scenario, prefill, decode)
         return replace(
             self,
             prefill=prefill,
             decode=decode,
-            constraints=_without(self.constraints, name),
-            pair=pair_constraints(
-                self.problem.scenario, {c.name for c in self.pair} - {name}, queue
-            ),
+            constraints=kept,
+            pair=pair_constraints(scenario, names, queue, rules),
             queue=queue,
+            compatibility=compatibility,
         )
 
     def least_rate(self, vector: Vector | None) -> int:
@@ -160,17 +171,36 @@ def make_pair(
     counting = {
         c.name for c in constraints if isinstance(c, Rule) and c.expression.names & _COUNTING
     }
-    queue = Queue.of(scenario, names)
+    queue, rules = Queue.of(scenario, names), _about_both(constraints)
     return PairTask(
         problem=problem,
         prefill=prefill,
         decode=decode,
         constraints=constraints,
-        pair=pair_constraints(scenario, names, queue),
+        pair=pair_constraints(scenario, names, queue, rules),
         objectives=pair_objectives(problem),
         exact_only=frozenset(counting | {p.name for p in plugins}),
         queue=queue,
+        compatibility=_compatibility(rules, scenario, prefill, decode),
+        silent=frozenset(
+            rule.name for rule in rules if _compatibility([rule], scenario, prefill, decode) is None
+        ),
     )
+
+
+def _about_both(constraints: Sequence[PlugIn]) -> tuple[PairRule, ...]:
+    return tuple(c for c in constraints if isinstance(c, PairRule))
+
+
+def _compatibility(
+    rules: Sequence[PairRule], scenario: Scenario, prefill: Task, decode: Task
+) -> Compatibility | None:
+    """Return what rules say of two roles; None where they forbid nothing."""
+    if not rules:
+        return None
+    layouts = (prefill.problem.candidates, decode.problem.candidates)
+    said = Compatibility.of(rules, scenario, layouts)
+    return None if said.says_nothing else said
 
 
 def _role_task(

@@ -36,10 +36,10 @@ class Values:
         """Return one of them, as a table of one."""
         return self.take(np.array([index]))
 
-    def set(self, index: int, one: "Values") -> None:
-        """Overwrite one of them; one: of shape (1,)."""
+    def put(self, index: IntArray, others: "Values") -> None:
+        """Overwrite some of them; others: as many as index names."""
         for f in fields(self):
-            getattr(self, f.name)[index] = getattr(one, f.name)[0]
+            getattr(self, f.name)[index] = getattr(others, f.name)
 
     @classmethod
     def joined(cls, parts: "list[Values]") -> Self:

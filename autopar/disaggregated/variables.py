@@ -168,6 +168,21 @@ class PairVariables:
             self.model.add(long_enough).only_enforce_if(here)
         return waiting
 
+    @cached_property
+    def same_stages(self) -> Any:
+        """A literal that says whether both roles cut the layers into the same stages."""
+        same = self.model.new_bool_var("same_stages")
+        differs = []
+        both = zip(self.prefill.starts_stage, self.decode.starts_stage, strict=True)
+        for layer, (mine, theirs) in enumerate(both):
+            differ = self.model.new_bool_var(f"stages_differ[{layer}]")
+            self.model.add(mine + theirs == 1).only_enforce_if(differ)
+            self.model.add(mine == theirs).only_enforce_if(same)
+            differs.append(differ)
+        self.model.add_bool_or(same, *differs)
+        self._made["same_stages"] = same
+        return same
+
     def extract_load(self, solver: Any) -> int | None:
         """Read the chosen load; None where the model has no use for it."""
         literals = self.__dict__.get("load")
@@ -247,6 +262,7 @@ class PairVariables:
             "decode.tpot": int(decode.tpot[0]),
             "handover": int(max(prefill.handover[0], decode.handover[0])),
             "service": int(prefill.service[0]),
+            "same_stages": int(choice.prefill.split == choice.decode.split),
             "wait": int(wait(np.array(choice.load), prefill.service)[0]),
         }
         for load, here in zip(self.loads, self.__dict__.get("load", ()), strict=False):

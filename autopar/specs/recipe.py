@@ -1,5 +1,6 @@
 """How to solve: objective order, constraints on or off, rules, CP-SAT parameters."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -9,6 +10,7 @@ from autopar.specs.base import Document, Name, Spec
 MAX_EXPRESSION_CHARACTERS = 500
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=MAX_EXPRESSION_CHARACTERS)]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+_OF_BOTH_ROLES = re.compile(r"\b(?:(?:prefill|decode)\s*\.|same_stages\b)")
 
 
 class RuleSpec(Spec):
@@ -21,6 +23,16 @@ class RuleSpec(Spec):
     at_most: float | None = None
     at_least: float | None = None
     because: Reason
+
+    @property
+    def text(self) -> str:
+        """The expression."""
+        return self.require or self.forbid or self.sum or ""
+
+    @property
+    def is_of_pair(self) -> bool:
+        """Whether it speaks of both roles of a disaggregated service, as in `prefill.tp`."""
+        return _OF_BOTH_ROLES.search(self.text) is not None
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

@@ -1,10 +1,12 @@
 """Requirements and user rules, held against what was recomputed."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autopar.errors import SpecError
 from autopar.expressions import parse
@@ -17,6 +19,7 @@ from autopar.specs import (
     GroupedQueryAttention,
     LatentAttention,
     Layer,
+    LinearAttention,
     RuleSpec,
     Scenario,
 )
@@ -112,21 +115,22 @@ _OF_LAYERS = (
     "num_heads", "kv_heads", "head_dim", "attention_columns", "uses_mla", "keeps_every_token",
     "ffn_size", "expert_size", "shared_size",
 )  # fmt: skip
-_OF_ARCHITECTURE = ("hidden_size", "vocab_size", *_OF_LAYERS)
+_OF_ARCHITECTURE = ("hidden_size", "vocab_size", "keeps_states", *_OF_LAYERS)
 _SCALE_BLOCK = {"fp8_block": 128}  # columns per scale: the format's name in `specs.architecture`
 
 
 def rule_violations(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[Violation]:
     """Yield rules of the scenario, its rule packs and its recipe that do not hold.
 
+    Those about both roles are left to `pair_rules`.
     Raises SpecError naming the rule if its expression cannot be read or evaluated.
     """
     if not layout.stage_gpus.size:
         return
-    values = _rule_values(scenario, plan, layout)
+    values = rule_values(scenario, plan, layout)
     messages: list[str] = []
     for rule in scenario.all_rules:
-        if rule.name not in scenario.recipe.disable:
+        if rule.name not in scenario.recipe.disable and not rule.is_of_pair:
             messages += _broken(rule, values, layout, scenario)
     for message in messages:  # one per rule, and every rule is named
         yield from found("rule broken", [message])
@@ -135,35 +139,72 @@ def rule_violations(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[
 def _broken(
     rule: RuleSpec, values: Mapping[str, Any], layout: Layout, scenario: Scenario
 ) -> Iterator[str]:
-    text = rule.require or rule.forbid or rule.sum or ""
-    try:
-        expression = parse(text, (*values, *_OF_LAYERS))
-        _refuse_what_has_no_value(rule, expression.names, values, scenario)
-        asked = sorted(expression.names & set(_OF_LAYERS))
-        values = {**values, **_layer_axis(scenario.llm.architecture, asked)}
-        kinds = len(values[asked[0]]) if asked else 1
-        shape = (kinds, *layout.stage_gpus.shape)
-        result = np.broadcast_to(np.asarray(expression.evaluate(values)), shape)
-    except ValueError as error:
-        raise SpecError(f"rule {rule.name!r}: {error}") from error
+    asked = evaluated(rule, values, layout.stage_gpus.shape, scenario)
     if rule.sum is not None:
-        yield from _sum_out_of_bounds(rule, float(result.sum()))
+        yield from _sum_out_of_bounds(rule, float(asked.result.sum()))
         return
-    wrong = result.astype(np.bool_) == (rule.forbid is not None)
-    stages = np.argwhere(wrong.any(axis=0)).tolist()
+    stages = asked.wrong_places()
     if stages:
         copy, stage = stages[0]
-        place = (int(wrong[:, copy, stage].argmax()), copy, stage)
-        said = ", ".join(
-            f"{name} = {float(np.broadcast_to(values[name], shape)[place]):g}"
-            for name in sorted(expression.names)
-        )
-        word = "require" if rule.require is not None else "forbid"
         yield (
-            f"{rule.name}: {word} {text} does not hold in replica {copy} stage {stage} ({said})"
+            f"{asked.said} in replica {copy} stage {stage} ({asked.values_at((copy, stage))})"
             + (f" and {len(stages) - 1:,} more stages" if len(stages) > 1 else "")
             + f"; {rule.because}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A rule at every place of a plan, for every kind of layer that it speaks of.
+
+    values: of its names, which broadcast to the shape of the result, (kinds of layers, *places).
+    """
+
+    rule: RuleSpec
+    values: Mapping[str, Any]
+    result: NDArray[Any]
+
+    @property
+    def _wrong(self) -> NDArray[np.bool_]:
+        wrong: NDArray[np.bool_] = self.result.astype(np.bool_) == (self.rule.forbid is not None)
+        return wrong
+
+    @property
+    def said(self) -> str:
+        """The rule, and that it does not hold."""
+        word = "require" if self.rule.require is not None else "forbid"
+        return f"{self.rule.name}: {word} {self.rule.text} does not hold"
+
+    def wrong_places(self) -> list[tuple[int, ...]]:
+        """Return where a predicate does not hold, in order."""
+        return [tuple(place) for place in np.argwhere(self._wrong.any(axis=0)).tolist()]
+
+    def values_at(self, place: tuple[int, ...]) -> str:
+        """Return the values of its names at a wrong place, of the first layer that is wrong."""
+        where = (int(np.moveaxis(self._wrong, 0, -1)[place].argmax()), *place)
+        return ", ".join(
+            f"{name} = {float(np.broadcast_to(value, self.result.shape)[where]):g}"
+            for name, value in self.values.items()
+        )
+
+
+def evaluated(
+    rule: RuleSpec, values: Mapping[str, Any], shape: tuple[int, ...], scenario: Scenario
+) -> Evaluated:
+    """Evaluate a rule; values: of all names that it may use, which broadcast to `shape`.
+
+    Raises SpecError naming the rule if its expression cannot be read or evaluated.
+    """
+    try:
+        expression = parse(rule.text, (*values, *_OF_LAYERS))
+        _refuse_what_has_no_value(rule, expression.names, values, scenario)
+        asked = sorted(expression.names & set(_OF_LAYERS))
+        every = {**values, **_layer_axis(scenario.llm.architecture, asked)}
+        kinds = len(every[asked[0]]) if asked else 1
+        result = np.broadcast_to(np.asarray(expression.evaluate(every)), (kinds, *shape))
+    except ValueError as error:
+        raise SpecError(f"rule {rule.name!r}: {error}") from error
+    return Evaluated(rule, {name: every[name] for name in sorted(expression.names)}, result)
 
 
 def _refuse_what_has_no_value(
@@ -195,7 +236,7 @@ def _sum_out_of_bounds(rule: RuleSpec, total: float) -> Iterator[str]:
         yield f"{said}, at least {rule.at_least:,g}; {rule.because}"
 
 
-def _rule_values(scenario: Scenario, plan: Plan, layout: Layout) -> dict[str, Any]:
+def rule_values(scenario: Scenario, plan: Plan, layout: Layout) -> dict[str, Any]:
     """Return what rules may speak of; shape (replicas, stages) where stages may differ.
 
     Sizes of layers apart: these have an axis of their own, before the others.
@@ -220,6 +261,7 @@ def _rule_values(scenario: Scenario, plan: Plan, layout: Layout) -> dict[str, An
         "is_moe": float(llm.num_experts > 0),
         "hidden_size": None if shapes is None else shapes.hidden_size,
         "vocab_size": None if shapes is None else shapes.vocab_size,
+        "keeps_states": None if shapes is None else _keeps_states(shapes),
         "attention_block": _SCALE_BLOCK.get(stored.attention, 1),
         "feed_forward_block": _SCALE_BLOCK.get(stored.feed_forward, 1),
         "expert_block": _SCALE_BLOCK.get(stored.experts, 1),
@@ -232,6 +274,10 @@ def _rule_values(scenario: Scenario, plan: Plan, layout: Layout) -> dict[str, An
         "scale_up_domain_gpus": cluster.domain_gpus,
         "power_w": getattr(cluster.gpu, "power_w", None),
     }
+
+
+def _keeps_states(shapes: Architecture) -> int:
+    return int(any(isinstance(shapes.attention_of(x), LinearAttention) for x in shapes.layer_kinds))
 
 
 def _layer_axis(architecture: Architecture | None, names: list[str]) -> dict[str, Any]:

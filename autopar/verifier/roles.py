@@ -15,6 +15,7 @@ from autopar.units import format_us, plural
 from autopar.verifier.findings import found
 from autopar.verifier.layout import IntArray, layout_of, listed
 from autopar.verifier.limits import TIME_US, throughput_violations
+from autopar.verifier.pair_rules import pair_rule_violations
 from autopar.verifier.question import question
 from autopar.verifier.stated import stated_violations
 from autopar.verifier.storage import experts_held, stored
@@ -46,6 +47,7 @@ def verify_pair(
     ]
     violations += _shared(plan)
     violations += _idle(scenario, plan)
+    violations += pair_rule_violations(scenario, plan)
     together = _together(scenario, plan, reports)
     metrics = None if together is None else together.metrics
     if metrics is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from autopar.candidates import every_batch
 from autopar.costs.scaling import rates_to_int, sizes_to_int, times_to_int
 from autopar.disaggregated.task import PairTask
 from autopar.oracle import splits
+from autopar.pair_rules import PairRule
 from autopar.problem import Candidate
 from autopar.search import Task
 from autopar.segments import plan_costs
@@ -191,13 +193,44 @@ def value(name: str, pairs: Mapping[str, Any], usd_per_hour: float) -> Any:
     return pairs[name]
 
 
+# What a rule about both roles may say of the model above; every layer is alike.
+MODEL = {
+    "kv_heads": 2, "num_heads": 4, "head_dim": 8, "uses_mla": 0, "keeps_every_token": 1,
+    "keeps_states": 0,
+}  # fmt: skip
+
+
+def degrees(one: Candidate) -> SimpleNamespace:
+    """What a rule about both roles may say of one of them."""
+    own = {key: getattr(one, key) for key in ("pp", "tp", "cp", "ep", "etp", "spread", "attn_dp")}
+    gpus = one.tp * one.cp * one.attn_dp
+    return SimpleNamespace(**own, gpus=gpus, expert_grid_gpus=one.ep * one.etp)
+
+
+Cut = tuple[Candidate, tuple[int, ...]]  # a candidate and the layers of its stages
+
+
+def rules_hold(rules: Sequence[str], prefill: Cut, decode: Cut) -> bool:
+    """Ask predicates of a pair, by Python itself."""
+    names = MODEL | {
+        "prefill": degrees(prefill[0]),
+        "decode": degrees(decode[0]),
+        "same_stages": prefill[1] == decode[1],
+    }
+    return all(eval(rule, {}, names) for rule in rules)
+
+
 def _pairs(task: PairTask) -> dict[str, Any]:
     """Every pair of plans that fits on the GPUs, one array for each number."""
     both = list(product(list(parts(task.prefill)), list(parts(task.decode))))
     fits: dict[tuple[Candidate, Candidate], bool] = {}
+    rules = [c.rule.text for c in task.constraints if isinstance(c, PairRule)]
     chosen = []
     for prefill, decode in both:
         if prefill.gpus + decode.gpus > task.problem.num_gpus:
+            continue
+        cuts = [(part.candidate, part.split) for part in (prefill, decode)]
+        if rules and not rules_hold(rules, *cuts):
             continue
         key = prefill.candidate, decode.candidate
         if key not in fits:
@@ -251,6 +284,12 @@ def best_of(task: PairTask) -> tuple[float, ...] | None:
 def best_pair() -> Callable[[PairTask], tuple[float, ...] | None]:
     """Search a task exhaustively: every layout, batch, count and split of both roles."""
     return best_of
+
+
+@pytest.fixture(scope="session")
+def python_says() -> Callable[[Sequence[str], Cut, Cut], bool]:
+    """Ask predicates about both roles by Python itself."""
+    return rules_hold
 
 
 @pytest.fixture(scope="session")

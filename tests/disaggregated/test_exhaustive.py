@@ -30,6 +30,21 @@ Best = Callable[[PairTask], tuple[float, ...] | None]
 
 RULES = ("tp == etp", "pp <= 1", "replicas >= 2", "gpus_used <= 2", "layers_per_stage % 2 == 0")
 
+# About both roles: on degrees alone, with sizes of layers, and on how the layers are cut.
+PAIR_RULES = (
+    "prefill.tp == decode.tp",
+    "prefill.tp != decode.tp",
+    "prefill.tp <= decode.tp or prefill.tp <= kv_heads / 2",
+    "prefill.tp * decode.cp > 1 and decode.tp % prefill.tp == 0",
+    "prefill.gpus * prefill.pp + decode.gpus * decode.pp == 3",
+    "decode.pp == 1 or same_stages",
+    "same_stages",
+    "same_stages and decode.pp > 1",
+    "not same_stages",
+    "prefill.pp > 1 and decode.pp > 1 and not same_stages",
+    "prefill.pp > 2 * num_heads",
+)
+
 
 def solved(scenario: Scenario) -> tuple[PairTask, Any]:
     task = make_pair(scenario)
@@ -99,6 +114,27 @@ def test_the_pair_is_the_best_of_all(
     pair_scenario: Build, best_pair: Best, arguments: dict[str, Any]
 ) -> None:
     agrees(pair_scenario(**arguments), best_pair)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    arguments=arguments(),
+    rules=st.lists(st.sampled_from(PAIR_RULES), unique=True, min_size=1, max_size=2),
+)
+def test_the_pair_is_the_best_of_all_that_rules_about_both_roles_allow(
+    pair_scenario: Build, best_pair: Best, arguments: dict[str, Any], rules: list[str]
+) -> None:
+    agrees(pair_scenario(**arguments | {"rules": [*arguments["rules"], *rules]}), best_pair)
+
+
+@pytest.mark.parametrize("rule", PAIR_RULES)
+@pytest.mark.parametrize("objectives", [ORDERS[0], ORDERS[3], ORDERS[5]], ids="-".join)
+def test_each_rule_about_both_roles_has_its_own_best_pair(
+    pair_scenario: Build, best_pair: Best, rule: str, objectives: tuple[str, ...]
+) -> None:
+    """On 6 GPUs in nodes of 2, with layers enough for two stages to be cut in two ways."""
+    scenario = pair_scenario(num_layers=3, num_nodes=3, objectives=objectives, rules=[rule])
+    agrees(scenario, best_pair)
 
 
 @pytest.mark.parametrize("objectives", ORDERS, ids="-".join)

@@ -24,20 +24,23 @@ def pairs(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("limits", [{}, {"max_ttft_us": 800.0}, {"max_tpot_us": 140.0}], ids=str)
 @pytest.mark.parametrize("coverage", ["up_to", "every_gpu"])
+@pytest.mark.parametrize("rules", [[], ["prefill.tp > decode.tp", "decode.pp == 1 or same_stages"]])
 def test_its_best_rate_is_that_of_all_splits(
     pairs: Any,
     pair_scenario: Callable[..., Scenario],
     best_pair: Callable[[PairTask], tuple[float, ...] | None],
     limits: dict[str, float],
     coverage: str,
+    rules: list[str],
 ) -> None:
+    requirements = {"coverage": coverage, **limits}
     task = make_pair(
-        pair_scenario(num_layers=3, num_nodes=3, requirements={"coverage": coverage, **limits})
+        pair_scenario(num_layers=3, num_nodes=3, requirements=requirements, rules=rules)
     )
     expected = best_pair(task)
     assert expected is not None
     sides = [pairs.every_plan(role) for role in task.roles]
-    reached = pairs.best_pair(task, *sides, lambda side: side.reached)
-    unbeaten = pairs.best_pair(task, *sides, lambda side: side.unbeaten)
+    reached = pairs.best_pair(task, *sides, "reached")
+    unbeaten = pairs.best_pair(task, *sides, "unbeaten")
     assert reached.rate <= -expected[0] <= unbeaten.rate
     assert reached.rate == -expected[0]

@@ -30,6 +30,9 @@ RULES = (
     "batch >= 2",
     "tp == 1 or attn_dp == 1",
     "gpus <= 2",
+    "prefill.tp == decode.tp",
+    "prefill.tp < decode.tp",
+    "decode.pp == 1 or same_stages",
 )
 ORDERS = (
     ("throughput", "ttft", "tpot", "memory"),

@@ -67,7 +67,7 @@ VALUES = {
     "attention_block": 1, "feed_forward_block": 1, "expert_block": 128, "is_prefill": 1,
     "is_decode": 0, "is_role": 0, "num_gpus": 512, "num_nodes": 64, "gpus_per_node": 8,
     "scale_up_domain_gpus": 64, "power_w": 700, "hidden_size": 2048, "vocab_size": 32000,
-    "expert_size": 6144, "shared_size": 1024,
+    "keeps_states": 0, "expert_size": 6144, "shared_size": 1024,
 }  # fmt: skip
 # What its two kinds of layers have in common no more, in that order; one has it, or both.
 OF_LAYERS = {
