@@ -5,7 +5,15 @@ from collections.abc import Mapping, Sequence
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan.beside import Beside
-from autopar.ingest.plan.flags import Given, counted, given_flags, said_of_unknown, unset_in
+from autopar.ingest.plan.flags import (
+    NO_USE,
+    Given,
+    counted,
+    given_flags,
+    said_of,
+    said_of_unknown,
+    unset_in,
+)
 from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees
 from autopar.specs import LLM
 from autopar.specs.base import MAX_LAYERS
@@ -48,7 +56,7 @@ def read(
 
     Raises SpecError for values that are none, and for what no plan can hold.
     """
-    launcher, rest = _launcher(words)
+    launcher, rest, beside_it = _launcher(words)
     given = given_flags("megatron", rest, {})
     nodes = counted("megatron: --nnodes", launcher.get("--nnodes", "1").rpartition(":")[2])
     tp, cp = given.number(_MARK), given.number("--context-parallel-size")
@@ -75,6 +83,7 @@ def read(
     server = launcher.get("--rdzv-endpoint") or (
         f"{launcher.get('--master-addr', '')}:{launcher.get('--master-port', '')}"
     )
+    notes += said_of(NO_USE, [*beside_it, *given.rest()])
     return Found(
         "megatron", "", "", tp, cp, attn_dp, own_ep, own_etp, pp, place,
         replicas=replicas,
@@ -85,8 +94,8 @@ def read(
     )  # fmt: skip
 
 
-def _launcher(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return flags of what starts the processes, and the words after it: a script's arguments.
+def _launcher(words: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return flags of what starts the processes, the words after it, and its flags of no use.
 
     The script is the first word that ends in .py, or the last that -m names; without one, any word
     may be either's.
@@ -103,7 +112,10 @@ def _launcher(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             found[name] = value if equals else following
     if script is None:
         rest = [w for w in rest if w.partition("=")[0].replace("_", "-") not in _LAUNCHERS]
-    return found, rest
+        return found, rest, []
+    names = (word.partition("=")[0] for word in before if word.startswith("-"))
+    others = [n for n in names if n.replace("_", "-") not in _LAUNCHERS and n not in ("-", "-m")]
+    return found, rest, others
 
 
 def _world(launcher: Mapping[str, str], env: Mapping[str, str], nodes: int) -> int | None:

@@ -11,7 +11,8 @@ from autopar.ingest.plan.beside import Beside
 from autopar.ingest.plan.commands import Command, pasted_commands
 from autopar.ingest.plan.commands.containers import env_among
 from autopar.ingest.plan.commands.shell import LOOPS
-from autopar.ingest.plan.found import Found
+from autopar.ingest.plan.flags import NOT_HELD
+from autopar.ingest.plan.found import Found, refuse_another_sum, shared_out
 from autopar.ingest.plan.maps import placement_rows
 from autopar.ingest.plan.places import Server, gpus_of_ranks, refuse_too_many, shown_gpus
 from autopar.ingest.plan.routers import router_in
@@ -131,7 +132,9 @@ def _engine_of(words: Sequence[str]) -> tuple[str, int]:
 def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
     config = trtllm.config_in(text, question.label)
     if config is not None:
-        return [trtllm.of_config(config, question.llm, question.label)], []
+        one = trtllm.of_config(config, question.llm, question.label)
+        refuse_another_sum(one, question.llm)
+        return [one], []
     found: list[Found] = []
     notes: list[str] = []
     for command in pasted_commands(text, question.label):
@@ -154,7 +157,7 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
     if not engine:
         router = router_in(command.words)
         if router:
-            return [], [f"not read, as a plan holds nothing of it: the router {router}"]
+            return [], [f"{NOT_HELD}: the router {router}"]
         return [], [f"not read: the command {shorten(' '.join(command.words), 80)}"]
     if command.inside in LOOPS:
         raise SpecError(
@@ -168,6 +171,7 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
     beside = Beside(question.folder, command.files)
     try:
         one = _ENGINES[engine][1](command.words[place:], env, question.llm, beside)
+        refuse_another_sum(one, question.llm)
         one = _completed(replace(one, files=command.files), env)
         return _copied(one, command.copies), notes
     except SpecError as error:
@@ -299,11 +303,13 @@ def _batch(one: Found, question: Question, fields: dict[str, Any]) -> list[str]:
     """Add batch and chunks where they can be told; return what could not."""
     work, notes = question.workload, list[str]()
     if one.resident is not None:
-        fields["batch"] = max(1, one.resident // one.pp)
+        fields["batch"], notes = shared_out(
+            "sequences at once:", one.resident, one.pp, "micro-batches, one a stage"
+        )
         if question.batch not in (None, fields["batch"]):
-            notes = [
+            notes.append(
                 f"--batch {question.batch} is passed over: by the command it is {fields['batch']}"
-            ]
+            )
     elif question.batch is not None:
         fields["batch"] = question.batch
     elif work is None or work.is_open:

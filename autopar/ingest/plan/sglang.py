@@ -5,7 +5,16 @@ from collections.abc import Mapping, Sequence
 from autopar.errors import SpecError
 from autopar.ingest.plan.beside import Beside, with_config
 from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown, said_of_unread
-from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees, partition
+from autopar.ingest.plan.found import (
+    ONE_COPY,
+    Bearing,
+    Found,
+    Nodes,
+    Place,
+    expert_degrees,
+    partition,
+    shared_out,
+)
 from autopar.specs import LLM
 from autopar.specs.base import MAX_GPUS
 
@@ -31,8 +40,8 @@ BEARING = Bearing(
         "--moe-dp-size": "copies of experts inside of a stage; a plan has one grid of them",
         "--moe-data-parallel-size": "copies of experts inside of a stage; a plan has one grid",
         "--dwdp-size": "experts are fetched, not kept; a plan keeps them",
-        "--ep-num-redundant-experts": "a plan holds every expert once in each replica",
     },
+    counts={"--ep-num-redundant-experts": ONE_COPY},
     told={
         "--enable-eplb": "experts move while the engine runs; a plan places them once",
         "--kv-cache-dtype": "the plan's model says how the cache is stored; see its precisions",
@@ -50,7 +59,9 @@ _FORCE_EP = (  # with these all-to-all backends SGLang takes ep = tp, whatever w
     "deepep", "deepep_v2", "mooncake", "nixl", "flashinfer", "flashinfer_megamoe", "mori", "pplx",
     "megamoe", "ascend_fuseep",
 )  # fmt: skip
-_BESIDE = (
+_GROUPS = "attention groups"
+# Without bearing on a layout, or how SGLang is told to cut as every plan of it is cut.
+_NO_USE = (
     "--context-length", "--port", "--host", "--max-total-tokens", "--served-model-name",
     "--trust-remote-code", "--enable-dp-lm-head", "--moe-dense-tp-size", "--enable-prefill-cp",
     "--cp-strategy", "--enable-kv-cache-sharding", "--disaggregation-bootstrap-port",
@@ -109,11 +120,11 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         copy, rest = divmod(rank, size * pp)
         return (copy, *divmod(rest, size))
 
-    for flag in _BESIDE:
-        flags.text(flag)
     nodes = flags.number("--nnodes")
-    running = flags.optional("--max-running-requests")
-    chunk = _chunk(flags)
+    running, rounded = shared_out(
+        "--max-running-requests", flags.optional("--max-running-requests"), attn_dp, _GROUPS
+    )
+    chunk, rounded_too = shared_out("--chunked-prefill-size", _chunk(flags), attn_dp, _GROUPS)
     split = partition(env.get("SGLANG_PP_LAYER_PARTITION", ""), pp, "SGLANG_PP_LAYER_PARTITION")
     if split is None and llm is not None and pp > 1:
         split = default_split(llm.num_layers, pp)
@@ -123,13 +134,16 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         tp, cp, attn_dp, ep, etp, pp, place,
         replicas=replicas,
         split=split if pp > 1 else None,
-        resident=None if running is None else max(1, running // attn_dp),
-        step_tokens=None if chunk is None else max(1, chunk // attn_dp),
+        resident=running,
+        step_tokens=chunk,
         experts=_map(flags),
         nodes=Nodes(flags.text("--dist-init-addr"), nodes, flags.index("--node-rank", nodes)),
         base=flags.index("--base-gpu-id", MAX_GPUS) or 0,
         step=flags.number("--gpu-id-step"),
-        notes=(*forced, *BEARING.of(flags), *said_of_unknown(flags), *said_of_unread(flags)),
+        notes=(
+            *forced, *rounded, *rounded_too, *BEARING.of(flags), *said_of_unknown(flags),
+            *said_of_unread(flags, _NO_USE),
+        ),
     )  # fmt: skip
 
 
