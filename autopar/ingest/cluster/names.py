@@ -90,6 +90,10 @@ class Names:
             return Match(preferred[0], "inferred", why, f"it may be {others} too")
         raise SpecError(f"{where}: {self._unknown(found, matches)}")
 
+    def is_given(self, found: str | None) -> bool:
+        """Whether the user says what a GPU of this name is."""
+        return (found or "") in self.given or "" in self.given
+
     def candidates(self, found: str | None) -> set[str]:
         """Return the GPUs that a name may mean; all of them for none."""
         given = self.given.get(found or "", self.given.get(""))

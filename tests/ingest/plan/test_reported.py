@@ -8,6 +8,7 @@ from autopar.catalog import load_llm
 from autopar.errors import SpecError
 from autopar.ingest.plan import Question, Reading, read_plan
 
+SGLANG = "python -m sglang.launch_server --tp 8 --attn-dp-size 8 "
 TORCHRUN = "torchrun --nproc-per-node 16 x.py --tensor-model-parallel-size 8 "
 
 
@@ -94,13 +95,13 @@ def test_an_option_of_the_command_line_of_trtllm_alone_is_said() -> None:
         ("vllm serve m -tp 8 -pp 2 --max-num-seqs 1", 1, "1 over 2 micro-batches"),
         ("vllm serve m -tp 8 -pp 2 --max-num-seqs 8", 4, ""),
         (
-            "python -m sglang.launch_server --tp 8 --attn-dp-size 8 --max-running-requests 20",
+            SGLANG + "--max-running-requests 20",
             2,
             "--max-running-requests 20 over 8 attention groups: 2 in each, 16 in all",
         ),
         (
-            "sglang serve --tp 8 --attn-dp-size 8 --chunked-prefill-size 9 --max-running-requests 16",
-            2,
+            SGLANG + "--chunked-prefill-size 9 --max-running-requests 8",
+            1,
             "--chunked-prefill-size 9 over 8 attention groups: 1 in each, 8 in all",
         ),
     ],
