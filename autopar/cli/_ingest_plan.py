@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="NAME|FILE", help="The model. Default: the catalogue's whose name "
               "is that of the path which the command loads.")  # fmt: skip
 @click.option("--cluster", metavar="NAME|FILE", help="The cluster: its name for the plan file, and "
-              "how many GPUs a node has.")  # fmt: skip
+              "how many GPUs it and a node have.")  # fmt: skip
 @click.option("--workload", metavar="NAME|FILE", help="Tells in how many parts prompts are "
               "computed, and whether the batch is given.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Sequences per attention group "
@@ -81,6 +81,7 @@ def _question(file: str, text: str, given: dict[str, Any]) -> "Question":
         workload=_workload(given["workload"], catalogs),
         folder=folder,
         ranks=None if given["ranks"] is None else _ranks(given["ranks"]),
+        num_gpus=None if cluster is None else cluster.num_gpus,
         node_gpus=None if cluster is None else cluster.gpus_per_node,
         batch=given["batch"],
         expert_map=_here_first(given["expert_map"]),

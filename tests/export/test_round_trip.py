@@ -85,7 +85,8 @@ def round_trip(plans: ModuleType, engine: str, seeds: range, folder: Path, *, mi
             nodes = [launch.node for launch in export.launches]
             plan = plans.with_nodes_in_order(scenario, plan, nodes)
         assert plans.same(plan, back), f"{engine}, seed {seed}"
-        said = [note for note in notes if not note.startswith(NO_USE)]
+        # a script does not say which node it is for
+        said = [n for n in notes if not n.startswith(NO_USE) and "laid on another node" not in n]
         assert not said, f"{engine}, seed {seed}: a flag of ours is not read"
         done += 1
     assert done >= (0.2 if mixed else LEAST[engine]) * tried

@@ -15,6 +15,7 @@ _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*|[@*#?0-9])[^}]*\}?|\$\(([A-Za-z_]\w*
 NOT_HELD = "not read, as a plan holds nothing of it"
 NO_USE = "of no use to a plan"
 _SLIP = 0.85  # of the letters are the same: a letter more, less or changed in ten
+_PORT_DIGITS = 6  # more are no port
 _HIGHEST = 10**9  # of what flags count
 # Flags of older versions under names that are no slip: what took their place.
 _FORMER = {
@@ -108,6 +109,14 @@ class Given:
                 f"{self.engine}: {flag}: found {shorten(value)}, expected one of 0 to {count - 1}"
             )
         return int(value)
+
+    def port(self, flag: str, default: int) -> int | None:
+        """Return the port that a server listens on; None where it is a variable, or no number.
+
+        It is no flag that a plan has a use for, and so does not count as read.
+        """
+        text = self.values.get(flag, str(default))
+        return int(text) if text.isdecimal() and len(text) < _PORT_DIGITS else None
 
     def rest(self) -> list[str]:
         """Return flags that the engine knows and nobody asked for."""

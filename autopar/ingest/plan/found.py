@@ -36,7 +36,8 @@ class Found:
     step_tokens: that one step of a group may hold, running sequences among them if shares_step.
     experts: the file with the map; files: texts that came with the command, by name. place: rank ->
     where it stands. shown: numbers of the node's GPUs that the command sees, in order; None where
-    nothing picks them. base, step: of which it takes the first, and every how manieth.
+    nothing picks them. base, step: of which it takes the first, and every how manieth. port: that
+    it listens on, None where that is not known. host, enclosure: of the command.
     """
 
     engine: str
@@ -60,6 +61,9 @@ class Found:
     shown: tuple[int, ...] | None = None
     base: int = 0
     step: int = 1
+    port: int | None = None
+    host: str = ""
+    enclosure: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -149,15 +153,11 @@ def refuse_another_sum(found: Found, llm: LLM | None) -> None:
     )
 
 
-def shared_out(
-    what: str, number: int | None, parts: int, among: str
-) -> tuple[int | None, list[str]]:
+def shared_out(what: str, number: int, parts: int, among: str) -> tuple[int, list[str]]:
     """Return how many of a number each of several gets, at least 1, and a note if that is rounded.
 
     what, among: how the note names the number and those who share it.
     """
-    if number is None:
-        return None, []
     each = max(1, number // parts)
     if each * parts == number:
         return each, []

@@ -61,7 +61,9 @@ def read(
     nodes = counted("megatron: --nnodes", launcher.get("--nnodes", "1").rpartition(":")[2])
     tp, cp = given.number(_MARK), given.number("--context-parallel-size")
     pp = given.number("--pipeline-model-parallel-size")
-    world = _world(launcher, env, nodes)
+    is_step = any(word.rpartition("/")[2] == "srun" for word in words)
+    job = {name: value for name, value in env.items() if name.startswith("SLURM_")}
+    world = _world(launcher, env, nodes, job if is_step else {})
     notes = [*BEARING.of(given), *said_of_unknown(given)]
     if world is None:
         world = tp * cp * pp * _least_groups(given, tp, cp)
@@ -118,9 +120,12 @@ def _launcher(words: Sequence[str]) -> tuple[dict[str, str], list[str], list[str
     return found, rest, others
 
 
-def _world(launcher: Mapping[str, str], env: Mapping[str, str], nodes: int) -> int | None:
+def _world(
+    launcher: Mapping[str, str], env: Mapping[str, str], nodes: int, job: Mapping[str, str]
+) -> int | None:
     """Return the number of processes; None where nothing says it.
 
+    job: what the job of Slurm sets, of which a step of srun takes what it does not say itself.
     Raises SpecError where it is said and cannot be told, as by a variable that nothing sets.
     """
     if "--nproc-per-node" in launcher:
@@ -133,10 +138,14 @@ def _world(launcher: Mapping[str, str], env: Mapping[str, str], nodes: int) -> i
     for flag in ("-n", "-np", "--ntasks"):
         if flag in launcher:
             return counted(f"megatron: {flag}", launcher[flag])
-    if "--ntasks-per-node" in launcher:
-        machines = launcher.get("--nodes") or launcher.get("-N") or "1"
-        on_node = counted("megatron: --ntasks-per-node", launcher["--ntasks-per-node"])
+    stated = launcher.get("--nodes") or launcher.get("-N")
+    per_node = launcher.get("--ntasks-per-node") or job.get("SLURM_NTASKS_PER_NODE")
+    if "--ntasks-per-node" in launcher or (stated and per_node):
+        machines = stated or job.get("SLURM_NNODES") or "1"
+        on_node = counted("megatron: --ntasks-per-node", per_node or "")
         return on_node * counted("megatron: --nodes", machines)
+    if "SLURM_NTASKS" in job:
+        return counted("megatron: SLURM_NTASKS", job["SLURM_NTASKS"])
     world = env.get("WORLD_SIZE", "")
     return counted("megatron: WORLD_SIZE", world) if world else None
 

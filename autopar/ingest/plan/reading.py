@@ -14,7 +14,13 @@ from autopar.ingest.plan.commands.shell import LOOPS
 from autopar.ingest.plan.flags import NOT_HELD
 from autopar.ingest.plan.found import Found, refuse_another_sum, shared_out
 from autopar.ingest.plan.maps import placement_rows
-from autopar.ingest.plan.places import Server, gpus_of_ranks, refuse_too_many, shown_gpus
+from autopar.ingest.plan.places import (
+    Server,
+    gpus_of_ranks,
+    refuse_beyond,
+    refuse_too_many,
+    shown_gpus,
+)
 from autopar.ingest.plan.routers import router_in
 from autopar.specs import LLM, SCHEMA_VERSION, Workload
 
@@ -34,10 +40,10 @@ class Question:
     """What is known beside the text.
 
     label: how messages name the text; folder: where files that it names are looked for. llm: the
-    model, if it is in a catalogue; llm_name and cluster: names for the plan file, and node_gpus:
-    GPUs of a node of that cluster. ranks: of each server, the GPU of every rank, as an export has
-    them. expert_map: a file for commands that name
-    none, such as the order of a checkpoint's experts.
+    model, if it is in a catalogue; llm_name and cluster: names for the plan file, and num_gpus and
+    node_gpus: GPUs of that cluster and of a node of it. ranks: of each server, the GPU of every
+    rank, as an export has them. expert_map: a file for commands that name none, such as the order
+    of a checkpoint's experts.
     """
 
     label: str
@@ -48,6 +54,7 @@ class Question:
     workload: Workload | None = None
     folder: Path = field(default_factory=Path)
     ranks: Mapping[int, Sequence[int]] | None = None
+    num_gpus: int | None = None
     node_gpus: int | None = None
     batch: int | None = None
     expert_map: str = ""
@@ -86,6 +93,7 @@ def read_plan(text: str, question: Question) -> Reading:
     ordered = [server for role in by_role.values() for server in role]
     try:
         gpus, more = gpus_of_ranks(ordered, question.node_gpus)
+        refuse_beyond(question.ranks or gpus, question.num_gpus)
     except SpecError as error:
         raise SpecError(f"{question.label}: {error}") from None
     if question.ranks is None:
@@ -172,10 +180,14 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
     try:
         one = _ENGINES[engine][1](command.words[place:], env, question.llm, beside)
         refuse_another_sum(one, question.llm)
-        one = _completed(replace(one, files=command.files), env)
+        one = _completed(_of_command(one, command), env)
         return _copied(one, command.copies), notes
     except SpecError as error:
         raise SpecError(f"{question.label}: {error}") from None
+
+
+def _of_command(one: Found, command: Command) -> Found:
+    return replace(one, files=command.files, host=command.host, enclosure=command.enclosure)
 
 
 def _copied(one: Found, copies: int) -> list[Found]:
@@ -208,17 +220,19 @@ def _completed(one: Found, env: Mapping[str, str]) -> Found:
 def _servers(found: list[Found], label: str) -> list[Server]:
     """Return the servers that commands start; those of the nodes of one must agree."""
     servers: list[Server] = []
-    leaders: dict[tuple[str, str], tuple[Found, dict[int, tuple[int, ...] | None]]] = {}
+    leaders: dict[tuple[str, str], Server] = {}
     for each in found:
         numbers = range(each.nodes.count) if each.nodes.rank is None else (each.nodes.rank,)
         shown: dict[int, tuple[int, ...] | None] = dict.fromkeys(numbers, each.shown)
+        is_one = each.nodes.count == 1 or each.nodes.rank is not None
+        hosts = dict.fromkeys(numbers, each.host) if is_one else {}
         key = (each.role, each.nodes.server)
         if each.nodes.count == 1 or key not in leaders:
-            servers.append(Server(each, shown))
+            servers.append(Server(each, shown, hosts))
             if each.nodes.count > 1:
-                leaders[key] = each, shown
+                leaders[key] = servers[-1]
             continue
-        leader, nodes = leaders[key]
+        leader, nodes = leaders[key].found, leaders[key].shown
         for name, here in {**each.degrees(), "nodes": each.nodes.count}.items():
             there = {**leader.degrees(), "nodes": leader.nodes.count}[name]
             if here != there:
@@ -231,7 +245,8 @@ def _servers(found: list[Found], label: str) -> list[Server]:
             raise SpecError(
                 f"{label}: two commands are node {twice} of the server at {each.nodes.server}"
             )
-        nodes |= shown
+        nodes.update(shown)
+        leaders[key].hosts.update(hosts)
     return servers
 
 

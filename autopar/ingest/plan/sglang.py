@@ -121,10 +121,8 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         return (copy, *divmod(rest, size))
 
     nodes = flags.number("--nnodes")
-    running, rounded = shared_out(
-        "--max-running-requests", flags.optional("--max-running-requests"), attn_dp, _GROUPS
-    )
-    chunk, rounded_too = shared_out("--chunked-prefill-size", _chunk(flags), attn_dp, _GROUPS)
+    running, rounded = _of_group("--max-running-requests", flags, attn_dp)
+    chunk, rounded_too = _of_group("--chunked-prefill-size", flags, attn_dp)
     split = partition(env.get("SGLANG_PP_LAYER_PARTITION", ""), pp, "SGLANG_PP_LAYER_PARTITION")
     if split is None and llm is not None and pp > 1:
         split = default_split(llm.num_layers, pp)
@@ -140,6 +138,7 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         nodes=Nodes(flags.text("--dist-init-addr"), nodes, flags.index("--node-rank", nodes)),
         base=flags.index("--base-gpu-id", MAX_GPUS) or 0,
         step=flags.number("--gpu-id-step"),
+        port=flags.port("--port", 30000),
         notes=(
             *forced, *rounded, *rounded_too, *BEARING.of(flags), *said_of_unknown(flags),
             *said_of_unread(flags, _NO_USE),
@@ -176,10 +175,15 @@ def _expert_parallel(given: Given, size: int) -> tuple[int, list[str]]:
     return asked, []
 
 
-def _chunk(given: Given) -> int | None:
-    if given.text("--chunked-prefill-size") == "-1":
-        return None
-    return given.optional("--chunked-prefill-size")
+def _of_group(flag: str, given: Given, attn_dp: int) -> tuple[int | None, list[str]]:
+    """Return what an attention group gets of a number of all, and a note if that is rounded.
+
+    None where the flag is absent, or says that prompts are not cut.
+    """
+    if (flag, given.text(flag)) == ("--chunked-prefill-size", "-1"):
+        return None, []
+    number = given.optional(flag)
+    return (None, []) if number is None else shared_out(flag, number, attn_dp, _GROUPS)
 
 
 def _map(given: Given) -> str:

@@ -106,7 +106,11 @@ def read(
         notes = _unknown_keys(data, named)
         options |= data
     found = of_options(options, llm, next(iter(flags.positional), ""))
-    return replace(found, notes=(*found.notes, *said_of_unknown(flags), *notes))
+    return replace(
+        found,
+        port=flags.port("--port", 8000),
+        notes=(*found.notes, *said_of_unknown(flags), *notes),
+    )
 
 
 def config_in(text: str, label: str) -> dict[str, Any] | None:

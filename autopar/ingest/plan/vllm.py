@@ -122,6 +122,7 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         step_tokens=flags.optional("--max-num-batched-tokens"),
         shares_step=True,
         nodes=_nodes(flags, dp, tp * pp),
+        port=flags.port("--port", 8000),
         notes=(*BEARING.of(flags), *said_of_unknown(flags), *said_of_unread(flags, _NO_USE)),
     )  # fmt: skip
 
