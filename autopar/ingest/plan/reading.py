@@ -43,7 +43,7 @@ class Question:
     model, if it is in a catalogue; llm_name and cluster: names for the plan file, and num_gpus and
     node_gpus: GPUs of that cluster and of a node of it. ranks: of each server, the GPU of every
     rank, as an export has them. expert_map: a file for commands that name none, such as the order
-    of a checkpoint's experts.
+    of a checkpoint's experts. told: notes on these answers.
     """
 
     label: str
@@ -58,6 +58,7 @@ class Question:
     node_gpus: int | None = None
     batch: int | None = None
     expert_map: str = ""
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def read_plan(text: str, question: Question) -> Reading:
         document["roles"], more = _pair(by_role, question, gpus)
     notes += more
     notes += [note for each in found for note in each.notes]
-    kept = tuple(dict.fromkeys(notes))
+    kept = tuple(dict.fromkeys((*question.told, *notes)))
     document["notes"] = [f"read from {question.label}: {note}" for note in kept]
     return Reading(engines[0], document, kept)
 

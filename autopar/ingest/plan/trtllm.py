@@ -65,6 +65,7 @@ _READ = (
 )  # fmt: skip
 # Subcommands whose words are no model: commands/serve.py.
 _NO_SERVERS = ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve")
+_FRONT = ("context_servers", "generation_servers")  # keys of `trtllm-serve disaggregated`
 _OF_OTHERS = {"backend", "dtype", "load_format", "revision", "tokenizer"}  # keys of other programs
 
 
@@ -114,13 +115,32 @@ def read(
 
 
 def config_in(text: str, label: str) -> dict[str, Any] | None:
-    """Return the options in a text that is a YAML file of trtllm-serve; None if it is none."""
+    """Return the options in a text that is a YAML file of trtllm-serve; None if it is none.
+
+    Raises SpecError for the file of its front, which names servers alone.
+    """
     try:
         data = parse(text, label)
     except SpecError:
         return None
+    _refuse_front(data, label)
     keys = known_flags("trtllm").keys - _OF_OTHERS
     return data if any(key in keys for key in data) else None
+
+
+def _refuse_front(data: Mapping[str, Any], label: str) -> None:
+    """Raise SpecError for the file of `trtllm-serve disaggregated`, which is no server's.
+
+    Source: TensorRT-LLM 1.4, llmapi/disagg_utils.py.
+    """
+    if any(key in data for key in _FRONT):
+        raise SpecError(
+            f"{label}: the file of `trtllm-serve disaggregated`, which names servers and not how "
+            "they are laid out; give a script with the commands of all of them, such as "
+            "`trtllm-serve MODEL --server_role CONTEXT --config prefill.yaml` and `trtllm-serve "
+            "MODEL --server_role GENERATION --config decode.yaml`, and the files of --config "
+            "beside it (it may hold this file's command too)"
+        )
 
 
 def of_config(data: dict[str, Any], llm: LLM | None, label: str) -> Found:
