@@ -25,6 +25,7 @@ _GOOGLE = "cloud.google.com/gke-accelerator"
 # Its values -> the GPU, and the machines that have it, with SXM modules where a GPU has two forms.
 # Sources: docs.cloud.google.com, "About GPUs in GKE" and "GPU machine types" of Compute Engine.
 _GOOGLE_GPUS: Mapping[str, tuple[str, str]] = {
+    "nvidia-tesla-v100": ("v100-sxm-16gb", "N1"),
     "nvidia-tesla-a100": ("a100-sxm-40gb", "A2 Standard"),
     "nvidia-a100-80gb": ("a100-sxm-80gb", "A2 Ultra"),
     "nvidia-h100-80gb": ("h100-sxm-80gb", "A3 High"),

@@ -42,6 +42,7 @@ def why(document, field):
 
 
 GOOGLE = {
+    "nvidia-tesla-v100": "v100-sxm-16gb",
     "nvidia-tesla-a100": "a100-sxm-40gb",
     "nvidia-a100-80gb": "a100-sxm-80gb",
     "nvidia-h100-80gb": "h100-sxm-80gb",
@@ -261,13 +262,13 @@ def test_two_kinds_in_one_node_are_counted_apart(shapes, save):
 
 
 def test_an_unknown_gpu_is_refused_with_near_ones_and_may_be_named(machine, save):
-    folder = save(machine("NVIDIA H100 NVL", 2, "NV12", 0, 95830))
+    folder = save(machine("NVIDIA H100 CNX", 2, "NV12", 0, 95830))
     message = refused(folder)
     assert (
-        "gpus.csv: line 2: unknown GPU 'NVIDIA H100 NVL'; did you mean 'h100-pcie-80gb' or"
+        "gpus.csv: line 2: unknown GPU 'NVIDIA H100 CNX'; did you mean 'h100-nvl-94gb' or"
         in message
     )
-    document = ok(folder, "--gpu", "NVIDIA H100 NVL=h100-pcie-80gb")
+    document = ok(folder, "--gpu", "NVIDIA H100 CNX=h100-pcie-80gb")
     assert "found 95830 MiB of memory, expected the 81920 MiB" in document["warnings"][0]
     assert "unknown GPU 'h10O'; did you mean" in refused(folder, "--gpu", "h10O")
 
@@ -443,3 +444,20 @@ def test_a_node_of_two_kinds_is_left_out_once(shapes, save):
     assert result.exit_code == 0, result.output
     assert result.stdout.count("# left out: n2: ") == 1
     assert result.stderr.count("left out: n2: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "cell", "memory", "gpu", "rate"),
+    [
+        ("NVIDIA H100 NVL", 2, "NV12", 95830, "h100-nvl-94gb", 300),  # a pair with its bridge
+        ("NVIDIA H100 NVL", 8, "NODE", 95830, "h100-nvl-94gb", 64),
+        ("NVIDIA GH200 480GB", 4, "NV6", 97871, "gh200-96gb", 450),
+        ("Tesla V100-SXM2-32GB", 4, "NV2", 32768, "v100-sxm-32gb", 150),
+        ("Tesla V100-SXM2-16GB", 8, "SYS", 16384, "v100-sxm-16gb", 16),
+    ],
+)
+def test_cards_that_are_not_in_hgx_nodes(machine, save, name, count, cell, memory, gpu, rate):
+    """Hand-worked: 12, 18 and 6 links of 25 GB/s; PCIe 5.0 and 3.0 x16."""
+    document = ok(save(machine(name, count, cell, 0, memory)))
+    assert document["clusters"][0]["gpu"] == gpu
+    assert bandwidths(document)[0] == rate
