@@ -203,7 +203,7 @@ def _levels(words: Sequence[str]) -> list[str]:
     older versions.
     """
     found: list[str] = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word == "-O" and following in _LEVELS:
             found.append("--optimization-level")
         elif word.startswith("-O") and word[2:].removeprefix("=") in _LEVELS:

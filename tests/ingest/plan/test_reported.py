@@ -55,6 +55,10 @@ def test_a_level_of_optimisation_is_a_known_flag_of_no_layout(flag: str) -> None
     assert notes == ("not read, as a plan holds nothing of it: --optimization-level",)
 
 
+def test_a_server_without_any_words_is_one() -> None:
+    assert read("vllm serve", batch=1).document["degrees"]["tp"] == 1
+
+
 @pytest.mark.parametrize("flag", ["-O.level=3", """-O '{"level": 3}'""", "-O.level 3"])
 def test_what_older_versions_took_behind_o_is_unknown_and_its_successor_said(flag: str) -> None:
     (note,) = read(f"vllm serve m -tp 8 --max-num-seqs 8 {flag}").notes

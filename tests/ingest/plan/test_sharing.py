@@ -105,6 +105,8 @@ def test_containers_have_ports_of_their_own_unless_they_share_those_of_the_host(
         ("ssh -p 22 -n me@a.b.c x", "a.b.c"),
         ("ssh $HOST x", ""),
         ("ssh", ""),
+        ("srun", ""),
+        ("", ""),
         ("srun -N 1 -w n1 x", "n1"),
         ("srun --nodelist=n1 x", "n1"),
         ("srun --nodelist=n[1-2] x", ""),

@@ -30,7 +30,7 @@ def _of_ssh(words: Sequence[str]) -> str:
 
 
 def _of_srun(words: Sequence[str]) -> str:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word in ("-w", "--nodelist"):
             return following
         name, equals, value = word.partition("=")

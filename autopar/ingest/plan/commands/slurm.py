@@ -49,7 +49,7 @@ def _options(text: str) -> Iterator[tuple[str, str]]:
         words = stripped.removeprefix(_MARK).partition(" #")[0].split()
         if words == ["hetjob"]:  # parts of such a job have variables of other names
             return
-        for word, following in zip(words, [*words[1:], ""], strict=True):
+        for word, following in zip(words, [*words[1:], ""], strict=False):
             name, equals, value = word.partition("=")
             joined = _SHORT_JOINED.fullmatch(word)
             if joined is not None:

@@ -24,6 +24,8 @@ def degrees(text: str) -> dict[str, int]:
         ("--nodes 4-4", {"SLURM_NNODES": "4", "SLURM_JOB_NUM_NODES": "4"}),
         ("--nodes=2-4", {}),
         ("--nodes=many", {}),
+        ("", {}),
+        ("--nodes", {}),
         ("--gpus-per-node=h100:8", {"SLURM_GPUS_PER_NODE": "h100:8", "SLURM_GPUS_ON_NODE": "8"}),
         ("--gres=gpu:h100:8", {"SLURM_GPUS_ON_NODE": "8"}),
         ("--gres=nvme:1,gpu:4", {"SLURM_GPUS_ON_NODE": "4"}),
