@@ -28,6 +28,8 @@ FIGURES = [
     ("a100-sxm-40gb", 312, None, None, 1.555, THUNDER),
     ("a100-pcie-80gb", 312, None, None, 1.935, THUNDER),
     ("h100-sxm-80gb", 989, 3958 / 2, None, 3.35, f"{H100_SHEET}; BF16: {VERL}"),
+    ("h100-nvl-94gb", None, None, None, 3.93, "grokipedia.com/page/210100120"),
+    ("v100-sxm-32gb", 125, None, None, None, "grokipedia.opelly.me/articles/nvidia-tesla-v100"),
     ("h200-sxm-141gb", 989, 3958 / 2, None, 4.8, f"{H100_SHEET}; BF16: {VERL}"),
     ("h800-sxm-80gb", 989, None, None, None, VERL),
     ("h20-sxm-96gb", 148, 296, None, 4.0, "zangshuxian.com/new/674733024499207168, INT8 as FP8"),
@@ -49,6 +51,8 @@ BOTH_WAYS = {
     "h100-sxm": 900,  # the same page
     "h200-sxm": 900,  # mlcommons/inference_results_v4.1, H200-SXM-141GBx8_TRT_MaxQ.json
     "h800-sxm": 400,  # tumgag.com/tag/nvidia%20h100
+    "gh200": 900,  # NVIDIA's data sheet, from memory
+    "v100-sxm": 300,  # NVIDIA's data sheet, from memory
     "h20-sxm": 900,  # willitrunai.com/es/gpus/h20-96gb
     "b200-sxm": 1800,  # flashgenius.net, the same page
     "b300-sxm": 1800,  # verda.com/blog/gb300-nvl72-architecture
@@ -65,7 +69,9 @@ SLOWER_TO_FASTER = [  # in BF16, within one vendor's list
     ("l4-24gb", "l40s-48gb"),
     ("h20-sxm-96gb", "a100-sxm-80gb"),
     ("a100-sxm-80gb", "h100-pcie-80gb"),
-    ("h100-pcie-80gb", "h100-sxm-80gb"),
+    ("v100-sxm-32gb", "a100-sxm-40gb"),
+    ("h100-pcie-80gb", "h100-nvl-94gb"),
+    ("h100-nvl-94gb", "h100-sxm-80gb"),
     ("h100-sxm-80gb", "b200-sxm-180gb"),
     ("b200-sxm-180gb", "gb200-186gb"),
     ("rtx-4090-24gb", "rtx-5090-32gb"),
@@ -76,6 +82,7 @@ SLOWER_TO_FASTER = [  # in BF16, within one vendor's list
 
 RENTED = {
     *("a100-sxm", "a100-pcie", "h100-sxm", "h100-pcie", "h200-sxm", "h800-sxm", "h20-sxm"),
+    *("h100-nvl", "gh200", "v100-sxm"),
     *("b200-sxm", "b300-sxm", "gb200", "gb300", "l40s", "l4", "rtx-pro-6000", "rtx-4090"),
     *("rtx-5090", "mi300x", "mi325x", "mi355x", "ascend-910b", "ascend-910c"),
 }

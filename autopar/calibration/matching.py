@@ -15,7 +15,9 @@ DEVICE_NAMES: Mapping[str, str] = {
     "NVIDIA B300 SXM6 AC": "b300-sxm-288gb",
     "NVIDIA GB200": "gb200-186gb",
     "NVIDIA GB300": "gb300-288gb",
+    "NVIDIA GH200 480GB": "gh200-96gb",  # 480 GB is the memory of its CPU
     "NVIDIA H100 80GB HBM3": "h100-sxm-80gb",
+    "NVIDIA H100 NVL": "h100-nvl-94gb",
     "NVIDIA H100 PCIe": "h100-pcie-80gb",
     "NVIDIA H20": "h20-sxm-96gb",
     "NVIDIA H200": "h200-sxm-141gb",
@@ -25,6 +27,8 @@ DEVICE_NAMES: Mapping[str, str] = {
     "NVIDIA GeForce RTX 4090": "rtx-4090-24gb",
     "NVIDIA GeForce RTX 5090": "rtx-5090-32gb",
     "NVIDIA RTX PRO 6000 Blackwell Server Edition": "rtx-pro-6000-96gb",
+    "Tesla V100-SXM2-16GB": "v100-sxm-16gb",
+    "Tesla V100-SXM2-32GB": "v100-sxm-32gb",
     "AMD Instinct MI300X": "mi300x-192gb",
     "AMD Instinct MI325X": "mi325x-256gb",
     "AMD Instinct MI355X": "mi355x-288gb",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="NAME|FILE", help="The model. Default: the catalogue's whose name "
               "is that of the path which the command loads.")  # fmt: skip
 @click.option("--cluster", metavar="NAME|FILE", help="The cluster: its name for the plan file, and "
-              "how many GPUs a node has.")  # fmt: skip
+              "how many GPUs it and a node have.")  # fmt: skip
 @click.option("--workload", metavar="NAME|FILE", help="Tells in how many parts prompts are "
               "computed, and whether the batch is given.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Sequences per attention group "
@@ -68,7 +68,7 @@ def _question(file: str, text: str, given: dict[str, Any]) -> "Question":
 
     catalogs: Sequence[Path] = given["catalogs"]
     folder = Path() if file == "-" else Path(file).parent
-    llm = _llm(given["model"], text, folder, catalogs)
+    llm, told = _llm(given["model"], text, folder, catalogs)
     named = given["cluster"]
     cluster = None if named is None else load_cluster(named, catalogs=catalogs, option="--cluster")
     name = given["name"] or _named("plan" if file == "-" else Path(file).stem)
@@ -81,9 +81,11 @@ def _question(file: str, text: str, given: dict[str, Any]) -> "Question":
         workload=_workload(given["workload"], catalogs),
         folder=folder,
         ranks=None if given["ranks"] is None else _ranks(given["ranks"]),
+        num_gpus=None if cluster is None else cluster.num_gpus,
         node_gpus=None if cluster is None else cluster.gpus_per_node,
         batch=given["batch"],
         expert_map=_here_first(given["expert_map"]),
+        told=told,
     )
 
 
@@ -98,28 +100,33 @@ def _here_first(file: str) -> str:
     return str(Path(file).absolute()) if file and Path(file).exists() else file
 
 
-def _llm(named: str | None, text: str, folder: Path, catalogs: Sequence[Path]) -> "LLM":
-    """Return the model, by the name that was given or by what the commands load.
+def _llm(
+    named: str | None, text: str, folder: Path, catalogs: Sequence[Path]
+) -> tuple["LLM", tuple[str, ...]]:
+    """Return the model, by the name that was given or by what the commands load, and notes.
 
     Raises SpecError if the catalogue has none of that name.
     """
     from autopar.catalog import load_llm, names
     from autopar.errors import SpecError
+    from autopar.ingest.plan.model_names import catalogue_name, nearest_names
     from autopar.ingest.plan.reading import models_in
 
     if named is not None:
-        return load_llm(named, catalogs=catalogs, option="--model")
+        return load_llm(named, catalogs=catalogs, option="--model"), ()
     known = names("llm", catalogs=catalogs)
     loaded = models_in(text, folder)
     for path in loaded:
-        base = path.rstrip("/").rpartition("/")[2].lower()
-        for name in (base, base.removesuffix("-instruct")):
-            if name in known:
-                return load_llm(name, catalogs=catalogs)
+        name, why = catalogue_name(path, known)
+        if name:
+            notes = (f"the model {path[:200]} is taken for {name}: {why}",) if why else ()
+            return load_llm(name, catalogs=catalogs), notes
+    near = [name for path in loaded for name in nearest_names(path, known)][:3]
+    hint = f"; the nearest are {', '.join(near)}: is it of the same shapes?" if near else ""
     found = ", ".join(map(repr, loaded)) or "no model"
     raise SpecError(
-        f"the commands load {found[:200]}, which no model of the catalogue is named after; give "
-        "--model (autopar catalog llms lists them)"
+        f"the commands load {found[:200]}, which no model of the catalogue is named after{hint}; "
+        "give --model (autopar catalog llms lists them)"
     )
 
 

@@ -39,7 +39,8 @@ class Node:
     gpu: as the source names it, None where it does not. memory_bytes: of one GPU. unit: the name
     of the NVLink domain, or of what stands for it. down: why it takes no work now. indices: of
     these GPUs in the node, where it has others too. device: the name that the driver gives, where
-    a scheduler gives another.
+    a scheduler gives another. means: the GPU of the catalogue that the source's name is, by
+    `machine`, the kind of machine that has it; both empty where the name tells no more than itself.
     """
 
     name: str
@@ -53,6 +54,8 @@ class Node:
     notes: tuple[str, ...] = ()
     indices: tuple[int, ...] = ()
     device: str | None = None
+    means: str = ""
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ _EXPECTED = (
 # How outputs of other commands, or other forms of these, begin: what to give instead.
 _OTHERS: Sequence[tuple[Callable[[str], bool], str]] = (
     (lambda line: "NVIDIA-SMI" in line and "|" in line, "the table of nvidia-smi"),
+    (smi.is_row_of_others, "a list of nvidia-smi without the header that names its columns"),
     (lambda line: line.startswith("apiVersion:"), "YAML of Kubernetes"),
     (lambda line: line.split()[:3] == ["NAME", "STATUS", "ROLES"], "a table of kubectl"),
     (lambda line: line.split()[:2] == ["PARTITION", "AVAIL"], "a table of sinfo"),

@@ -33,10 +33,10 @@ def expand(text: str, where: str) -> list[str]:
 
 
 def compress(names: Iterable[str]) -> str:
-    """Return a host list of these names; runs of numbers become ranges, in order."""
+    """Return a host list of these names, each once; runs of numbers become ranges, in order."""
     groups: dict[tuple[str, str, int], list[int]] = {}
     words: list[tuple[str, str, int] | str] = []
-    for name in names:
+    for name in dict.fromkeys(names):
         match = _LAST_NUMBER.fullmatch(name)
         if match is None or len(match[2]) > 9:
             words.append(name)

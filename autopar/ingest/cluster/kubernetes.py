@@ -21,6 +21,21 @@ _AMD_NAME = "amd.com/gpu.product-name"
 _MIG = re.compile(r"nvidia\.com/mig-\d+g\.\d+gb\S*")
 _MIG_NAME = re.compile(r"-MIG-\d+g\.\d+gb\S*$")
 _SHARED = "-SHARED"
+_GOOGLE = "cloud.google.com/gke-accelerator"
+# Its values -> the GPU, and the machines that have it, with SXM modules where a GPU has two forms.
+# Sources: docs.cloud.google.com, "About GPUs in GKE" and "GPU machine types" of Compute Engine.
+_GOOGLE_GPUS: Mapping[str, tuple[str, str]] = {
+    "nvidia-tesla-v100": ("v100-sxm-16gb", "N1"),
+    "nvidia-tesla-a100": ("a100-sxm-40gb", "A2 Standard"),
+    "nvidia-a100-80gb": ("a100-sxm-80gb", "A2 Ultra"),
+    "nvidia-h100-80gb": ("h100-sxm-80gb", "A3 High"),
+    "nvidia-h100-mega-80gb": ("h100-sxm-80gb", "A3 Mega"),
+    "nvidia-h200-141gb": ("h200-sxm-141gb", "A3 Ultra"),
+    "nvidia-b200": ("b200-sxm-180gb", "A4"),
+    "nvidia-gb200": ("gb200-186gb", "A4X"),
+    "nvidia-l4": ("l4-24gb", "G2"),
+    "nvidia-rtx-pro-6000": ("rtx-pro-6000-96gb", "G4"),
+}
 _NO_UUID = "00000000-0000-0000-0000-000000000000."  # of a GPU that is in no fabric
 _AMD_MEMORY = re.compile(r"(\d{1,5})\s*(?:G|GB|GiB)", re.ASCII)
 
@@ -89,9 +104,10 @@ def _node(name: str, where: str, item: Mapping[str, Any]) -> Node | None:
     labelled = _count(labels, f"{_NVIDIA}.count", f"{where}.metadata.labels")
     allocatable = _count(usable, _NVIDIA, f"{place}.allocatable")
     slices = sorted(key for key in usable if _MIG.fullmatch(key) and _count(usable, key, place))
-    product = _text(labels, f"{_NVIDIA}.product") or _text(
-        labels, "cloud.google.com/gke-accelerator"
-    )
+    product, (means, machine) = _text(labels, f"{_NVIDIA}.product"), ("", "")
+    if product is None:
+        product = _text(labels, _GOOGLE)
+        means, machine = _GOOGLE_GPUS.get(product or "", ("", ""))
     if not labelled and not allocatable and not slices:
         return None
     is_sliced = bool(slices or (product is not None and _MIG_NAME.search(product)))
@@ -112,6 +128,8 @@ def _node(name: str, where: str, item: Mapping[str, Any]) -> Node | None:
         unit=None if clique is None or clique.startswith(_NO_UUID) else clique,
         down=down,
         notes=tuple(notes),
+        means=means,
+        machine=machine and f"{_GOOGLE} of {machine} machines",
     )
 
 

@@ -64,9 +64,8 @@ def overridden(draft: Draft, test: Test, level: Level, bandwidth: float | None) 
         )
     bus, size = test.bus_bytes_per_s / 1e9, test.size_bytes / 2**20
     run = (
-        f"{test.collective} on {plural(test.num_gpus, 'GPU')} of "
-        f"{plural(max(len(test.hosts), 1), 'host')}: {bus:.4g} GB/s bus bandwidth at "
-        f"{size:,.4g} MiB"
+        f"{test.collective} on {plural(test.num_gpus, 'GPU')}{_hosts(test)}: {bus:.4g} GB/s bus "
+        f"bandwidth at {size:,.4g} MiB"
     )
     if bandwidth is None:
         raise SpecError(
@@ -102,6 +101,13 @@ def overridden(draft: Draft, test: Test, level: Level, bandwidth: float | None) 
         said = Said(f"links.{each}.bandwidth_bytes_per_s", bandwidth, "measured", text)
         draft = draft.with_link(each, link, said, warnings if each == level else ())
     return draft
+
+
+def _hosts(test: Test) -> str:
+    """Return how a run's GPUs are spread; without a list their number is by its two bandwidths."""
+    if not test.hosts:
+        return ", by the ratio of its two bandwidths, on hosts that the file does not name"
+    return f" of {plural(len(test.hosts), 'host')}"
 
 
 def _spanned(test: Test, draft: Draft) -> Level:

@@ -84,11 +84,16 @@ class Names:
         if len(matches) == 1:
             return Match(matches[0], "inferred", f"{shown}, the only one of that name")
         preferred = [name for name in matches if "-sxm-" in name]
-        if len(preferred) == 1 and self._are_alike(matches):
+        usual = [name for name in matches if "-nvl-" not in name]  # which says so in its name
+        if len(preferred) == 1 and self._are_alike(usual):
             others = " or ".join(name for name in matches if name != preferred[0])
             why = f"{shown}, taken for the SXM form"
             return Match(preferred[0], "inferred", why, f"it may be {others} too")
         raise SpecError(f"{where}: {self._unknown(found, matches)}")
+
+    def is_given(self, found: str | None) -> bool:
+        """Whether the user says what a GPU of this name is."""
+        return (found or "") in self.given or "" in self.given
 
     def candidates(self, found: str | None) -> set[str]:
         """Return the GPUs that a name may mean; all of them for none."""

@@ -63,7 +63,9 @@ def select(findings: Findings, names: Names, wanted: Wanted) -> Selection:
             f" ({reasons or without or 'none was listed'}); --all-nodes counts those that are down"
         )
     kinds = _kinds(findings, nodes, names, wanted, left)
-    return Selection(tuple(kinds), tuple(left), tuple(_unused_examples(findings, kinds, names)))
+    return Selection(
+        tuple(kinds), tuple(dict.fromkeys(left)), tuple(_unused_examples(findings, kinds, names))
+    )
 
 
 def refuse_several(kinds: Sequence[Kind]) -> None:
@@ -222,7 +224,10 @@ def _match(node: Node, names: Names, drivers: Sequence[_Driver]) -> Match:
     A scheduler's name is short: gpu:h100 is said of both forms. Raises SpecError if the driver and
     the scheduler name two kinds, or nvidia-smi says several of what the scheduler calls one.
     """
-    possible = names.candidates(node.gpu)
+    if node.means in names.catalogue.gpus and not names.is_given(node.gpu):
+        possible = {node.means}
+    else:
+        possible = names.candidates(node.gpu)
     if node.device is not None:
         by_driver = names.match(node.device, node.memory_bytes, node.where)
         if possible and by_driver.gpu not in possible:
@@ -231,6 +236,8 @@ def _match(node: Node, names: Names, drivers: Sequence[_Driver]) -> Match:
                 f"nvidia-smi says {shorten(node.device)}; expected the same"
             )
         return by_driver
+    if possible == {node.means}:
+        return Match(node.means, "inferred", f"{shorten(node.gpu)}, {node.machine}")
     told = {d.gpu: d for d in drivers if d.gpu in possible and d.may_be(node)}
     if len(possible) == 1 or not told:
         return names.match(node.gpu, node.memory_bytes, node.where)

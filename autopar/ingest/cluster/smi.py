@@ -1,6 +1,7 @@
 """`nvidia-smi --query-gpu=... --format=csv`, or `nvidia-smi -L` -> the GPUs of one node."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopar.errors import SpecError
@@ -11,9 +12,19 @@ QUERY = "nvidia-smi --query-gpu=index,name,memory.total --format=csv"
 _MEMORY = re.compile(r"(\d{1,9}(?:\.\d+)?)\s*(MiB|GiB|MB|GB)?", re.ASCII)
 _UNITS = {None: 2**20, "MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
 _COLUMN = re.compile(r"[a-z][a-z0-9_.]*", re.ASCII)
-_BARE = re.compile(r"\d{1,3}\s*,\s*[^,]*[A-Za-z][^,]*,\s*\d+(?:\.\d+)?\s*MiB", re.ASCII)
 _LISTED = re.compile(r"GPU (\d{1,3}): (.+?) \(UUID: ", re.ASCII)
-_DEFAULT = ("index", "name", "memory.total")
+# Rows of csv,noheader[,nounits] whose columns their values tell. Four digits: MiB of memory, and no
+# share, temperature or power.
+_INDEX, _MEMORY_CELL = r"\d{1,3}", r"\d{4,7}(?:\.\d+)?(?:\s*MiB)?"
+_NAME = r"(?:NVIDIA|Tesla|GeForce|Quadro|[ABHLTV]\d{2,3})\b[^,]*"
+_BARE: Mapping[tuple[str, ...], re.Pattern[str]] = {
+    columns: re.compile(r"\s*,\s*".join(cells), re.ASCII)
+    for columns, cells in (
+        (("index", "name", "memory.total"), (_INDEX, _NAME, _MEMORY_CELL)),
+        (("index", "name"), (_INDEX, _NAME)),
+        (("name", "memory.total"), (_NAME, _MEMORY_CELL)),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +45,20 @@ def columns(line: str) -> tuple[str, ...] | None:
     return words if is_header and ("name" in words or "gpu_name" in words) else None
 
 
+def bare_columns(line: str) -> tuple[str, ...] | None:
+    """Return the columns of a row without a header above it, None where it does not tell."""
+    return next((names for names, row in _BARE.items() if row.fullmatch(line.strip())), None)
+
+
 def is_query(line: str) -> bool:
     """Whether a line starts what is read here."""
-    return columns(line) is not None or bool(_BARE.fullmatch(line) or _LISTED.match(line))
+    is_row = columns(line) is not None or bare_columns(line) is not None
+    return is_row or bool(_LISTED.match(line))
+
+
+def is_row_of_others(line: str) -> bool:
+    """Whether a line looks like a row of a query whose columns nothing tells."""
+    return "," in line and re.search(rf"(?:^|,)\s*{_NAME}(?:,|$)", line) is not None
 
 
 def read_cards(output: Output) -> tuple[Card, ...]:
@@ -49,8 +71,9 @@ def read_cards(output: Output) -> tuple[Card, ...]:
     if not starts:
         raise SpecError(f"{output.label}: found no list of GPUs, expected the output of {QUERY}")
     first = starts[0]
-    names = columns(numbered[first][1])
-    rows = numbered[first + 1 :] if names is not None else numbered[first:]
+    header = columns(numbered[first][1])
+    names = header or bare_columns(numbered[first][1]) or ()
+    rows = numbered[first + 1 :] if header is not None else numbered[first:]
     cards: list[Card] = []
     for number, line in rows:
         if match := _LISTED.match(line):
@@ -62,7 +85,7 @@ def read_cards(output: Output) -> tuple[Card, ...]:
                 continue
             break  # the end of the list: the matrix, or a prompt
         else:
-            cards.append(_card(output, number, line, names or _DEFAULT, len(cards)))
+            cards.append(_card(output, number, line, names, len(cards)))
     if not cards:
         raise SpecError(
             f"{output.at(numbered[first][0])}: found a header and no GPU below it, expected one "

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -12,8 +12,15 @@ from autopar.errors import SpecError, shorten, suggest
 _NUMBER = re.compile(r"-\d+(\.\d+)?", re.ASCII)
 # $NAME, ${NAME}, ${NAME[@]}, $1, $@; $(NAME) of Kubernetes; $(command) and `command`.
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*|[@*#?0-9])[^}]*\}?|\$\(([A-Za-z_]\w*)\)", re.ASCII)
+NOT_HELD = "not read, as a plan holds nothing of it"
+NO_USE = "of no use to a plan"
 _SLIP = 0.85  # of the letters are the same: a letter more, less or changed in ten
+_PORT_DIGITS = 6  # more are no port
 _HIGHEST = 10**9  # of what flags count
+# Flags of older versions under names that are no slip: what took their place.
+_FORMER = {
+    ("vllm", "-O"): "; what older versions took there is the value of --compilation-config (-cc)",
+}
 _FIXTURES = {
     "vllm": "vllm-0.33.0.json",
     "sglang": "sglang-0.5.23.json",
@@ -102,6 +109,14 @@ class Given:
                 f"{self.engine}: {flag}: found {shorten(value)}, expected one of 0 to {count - 1}"
             )
         return int(value)
+
+    def port(self, flag: str, default: int) -> int | None:
+        """Return the port that a server listens on; None where it is a variable, or no number.
+
+        It is no flag that a plan has a use for, and so does not count as read.
+        """
+        text = self.values.get(flag, str(default))
+        return int(text) if text.isdecimal() and len(text) < _PORT_DIGITS else None
 
     def rest(self) -> list[str]:
         """Return flags that the engine knows and nobody asked for."""
@@ -195,7 +210,7 @@ def said_of_unknown(given: Given) -> list[str]:
     ]
     return hidden + [
         f"unknown flag {shorten(flag)}: {known.engine} {known.version} has none of this name"
-        f"{suggest_flag(flag, known.flags)}"
+        f"{_FORMER.get((known.engine, flag)) or suggest_flag(flag, known.flags)}"
         for flag in given.unknown
     ]
 
@@ -208,7 +223,18 @@ def suggest_flag(flag: str, known: Iterable[str]) -> str:
     return suggest(flag, known, cutoff=_SLIP)
 
 
-def said_of_unread(given: Given) -> list[str]:
-    """Return a sentence on flags that the engine knows and nobody asked for."""
+def said_of_unread(given: Given, no_use: Collection[str]) -> list[str]:
+    """Return sentences on flags that the engine knows and nobody asked for.
+
+    no_use: those that bear on no layout, and are said apart.
+    """
     rest = given.rest()
-    return [f"not read, as a plan holds nothing of it: {', '.join(rest)}"] if rest else []
+    return [
+        *said_of(NOT_HELD, [flag for flag in rest if flag not in no_use]),
+        *said_of(NO_USE, [flag for flag in rest if flag in no_use]),
+    ]
+
+
+def said_of(what: str, names: Collection[str]) -> list[str]:
+    """Return the sentence that lists names of flags or keys; nothing without any."""
+    return [f"{what}: {', '.join(names)}"] if names else []

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from autopar.errors import SpecError
+from autopar.errors import SpecError, shorten
 from autopar.ingest.plan.flags import Given, counted, unset_in
 from autopar.specs import LLM
 
+ONE_COPY = "a plan holds every expert once in each replica"  # why redundant experts are refused
 Place = tuple[int, int, int]  # replica of its server, stage, our own rank inside of the stage
 
 
@@ -35,7 +36,8 @@ class Found:
     step_tokens: that one step of a group may hold, running sequences among them if shares_step.
     experts: the file with the map; files: texts that came with the command, by name. place: rank ->
     where it stands. shown: numbers of the node's GPUs that the command sees, in order; None where
-    nothing picks them. base, step: of which it takes the first, and every how manieth.
+    nothing picks them. base, step: of which it takes the first, and every how manieth. port: that
+    it listens on, None where that is not known. host, enclosure: of the command.
     """
 
     engine: str
@@ -59,6 +61,9 @@ class Found:
     shown: tuple[int, ...] | None = None
     base: int = 0
     step: int = 1
+    port: int | None = None
+    host: str = ""
+    enclosure: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -92,11 +97,13 @@ class Found:
 class Bearing:
     """What flags beyond the degrees mean for a plan.
 
-    refused: flags that make another plan than can be written; told: flags that a plan does not
-    hold and that change what it does.
+    refused: flags that make another plan than can be written, if they are sizes above 1 or
+    switches; counts: those of them that are counts above 0. told: flags that a plan does not hold
+    and that change what it does.
     """
 
     refused: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, str] = field(default_factory=dict)
     told: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, given: Given) -> list[str]:
@@ -104,8 +111,9 @@ class Bearing:
 
         Raises SpecError for one that no plan can hold.
         """
-        for flag, why in self.refused.items():
-            if flag in given.values and given.text(flag) not in ("0", "1", "false"):
+        for flag, why in (*self.refused.items(), *self.counts.items()):
+            harmless = ("0",) if flag in self.counts else ("0", "1", "false")
+            if flag in given.values and given.text(flag) not in harmless:
                 raise SpecError(f"{given.engine}: {flag} {given.text(flag)}: {why}".strip())
         return [
             f"{flag}{f' {given.text(flag)[:60]}' if given.text(flag) else ''}: {what}"
@@ -132,6 +140,28 @@ def partition(text: str, pp: int, name: str) -> tuple[int, ...] | None:
             f"{name}: found {text[:60]!r}, expected {pp} numbers of layers, one a stage"
         )
     return split
+
+
+def refuse_another_sum(found: Found, llm: LLM | None) -> None:
+    """Raise SpecError for stages whose layers are not those of the model."""
+    if found.split is None or llm is None or sum(found.split) == llm.num_layers:
+        return
+    listed = shorten(",".join(map(str, found.split)))
+    raise SpecError(
+        f"{found.engine}: layers of stages: found {listed}, {sum(found.split)} in all, but the "
+        f"model {llm.name!r} has {llm.num_layers}; the engine refuses it when it loads the model"
+    )
+
+
+def shared_out(what: str, number: int, parts: int, among: str) -> tuple[int, list[str]]:
+    """Return how many of a number each of several gets, at least 1, and a note if that is rounded.
+
+    what, among: how the note names the number and those who share it.
+    """
+    each = max(1, number // parts)
+    if each * parts == number:
+        return each, []
+    return each, [f"{what} {number} over {parts} {among}: {each} in each, {each * parts} in all"]
 
 
 def expert_degrees(llm: LLM | None, ep: int, etp: int, tp: int) -> tuple[int, int]:

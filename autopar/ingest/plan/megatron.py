@@ -5,7 +5,15 @@ from collections.abc import Mapping, Sequence
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan.beside import Beside
-from autopar.ingest.plan.flags import Given, counted, given_flags, said_of_unknown, unset_in
+from autopar.ingest.plan.flags import (
+    NO_USE,
+    Given,
+    counted,
+    given_flags,
+    said_of,
+    said_of_unknown,
+    unset_in,
+)
 from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees
 from autopar.specs import LLM
 from autopar.specs.base import MAX_LAYERS
@@ -48,12 +56,14 @@ def read(
 
     Raises SpecError for values that are none, and for what no plan can hold.
     """
-    launcher, rest = _launcher(words)
+    launcher, rest, beside_it = _launcher(words)
     given = given_flags("megatron", rest, {})
     nodes = counted("megatron: --nnodes", launcher.get("--nnodes", "1").rpartition(":")[2])
     tp, cp = given.number(_MARK), given.number("--context-parallel-size")
     pp = given.number("--pipeline-model-parallel-size")
-    world = _world(launcher, env, nodes)
+    is_step = any(word.rpartition("/")[2] == "srun" for word in words)
+    job = {name: value for name, value in env.items() if name.startswith("SLURM_")}
+    world = _world(launcher, env, nodes, job if is_step else {})
     notes = [*BEARING.of(given), *said_of_unknown(given)]
     if world is None:
         world = tp * cp * pp * _least_groups(given, tp, cp)
@@ -75,6 +85,7 @@ def read(
     server = launcher.get("--rdzv-endpoint") or (
         f"{launcher.get('--master-addr', '')}:{launcher.get('--master-port', '')}"
     )
+    notes += said_of(NO_USE, [*beside_it, *given.rest()])
     return Found(
         "megatron", "", "", tp, cp, attn_dp, own_ep, own_etp, pp, place,
         replicas=replicas,
@@ -85,8 +96,8 @@ def read(
     )  # fmt: skip
 
 
-def _launcher(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return flags of what starts the processes, and the words after it: a script's arguments.
+def _launcher(words: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return flags of what starts the processes, the words after it, and its flags of no use.
 
     The script is the first word that ends in .py, or the last that -m names; without one, any word
     may be either's.
@@ -103,12 +114,18 @@ def _launcher(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             found[name] = value if equals else following
     if script is None:
         rest = [w for w in rest if w.partition("=")[0].replace("_", "-") not in _LAUNCHERS]
-    return found, rest
+        return found, rest, []
+    names = (word.partition("=")[0] for word in before if word.startswith("-"))
+    others = [n for n in names if n.replace("_", "-") not in _LAUNCHERS and n not in ("-", "-m")]
+    return found, rest, others
 
 
-def _world(launcher: Mapping[str, str], env: Mapping[str, str], nodes: int) -> int | None:
+def _world(
+    launcher: Mapping[str, str], env: Mapping[str, str], nodes: int, job: Mapping[str, str]
+) -> int | None:
     """Return the number of processes; None where nothing says it.
 
+    job: what the job of Slurm sets, of which a step of srun takes what it does not say itself.
     Raises SpecError where it is said and cannot be told, as by a variable that nothing sets.
     """
     if "--nproc-per-node" in launcher:
@@ -121,10 +138,14 @@ def _world(launcher: Mapping[str, str], env: Mapping[str, str], nodes: int) -> i
     for flag in ("-n", "-np", "--ntasks"):
         if flag in launcher:
             return counted(f"megatron: {flag}", launcher[flag])
-    if "--ntasks-per-node" in launcher:
-        machines = launcher.get("--nodes") or launcher.get("-N") or "1"
-        on_node = counted("megatron: --ntasks-per-node", launcher["--ntasks-per-node"])
+    stated = launcher.get("--nodes") or launcher.get("-N")
+    per_node = launcher.get("--ntasks-per-node") or job.get("SLURM_NTASKS_PER_NODE")
+    if "--ntasks-per-node" in launcher or (stated and per_node):
+        machines = stated or job.get("SLURM_NNODES") or "1"
+        on_node = counted("megatron: --ntasks-per-node", per_node or "")
         return on_node * counted("megatron: --nodes", machines)
+    if "SLURM_NTASKS" in job:
+        return counted("megatron: SLURM_NTASKS", job["SLURM_NTASKS"])
     world = env.get("WORLD_SIZE", "")
     return counted("megatron: WORLD_SIZE", world) if world else None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan.found import Found
+from autopar.ingest.plan.sharing import Share, listed, nodes_of, side_by_side
 from autopar.specs.base import MAX_GPUS
 
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
@@ -18,19 +19,11 @@ _MOST_PER_NODE = 1_024  # a higher number is no GPU of one node
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One server: one of its commands, and what those of its nodes are shown, by node."""
+    """One server: one of its commands, and by node what its commands are shown, and their host."""
 
     found: Found
-    shown: Mapping[int, tuple[int, ...] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """The ranks of one server on one node; local: numbers of their GPUs in the node."""
-
-    server: int
-    local: tuple[int, ...]
-    is_alone: bool  # whether no other part of its server is on the same node
+    shown: dict[int, tuple[int, ...] | None]
+    hosts: dict[int, str]
 
 
 def shown_gpus(env: Mapping[str, str]) -> tuple[tuple[int, ...] | None, list[str]]:
@@ -60,36 +53,57 @@ def gpus_of_ranks(
 ) -> tuple[dict[int, tuple[int, ...]], list[str]]:
     """Return the GPU of each rank of each server, by the server's number, and notes.
 
-    node_gpus: GPUs of a node, None where no cluster is given. Where no command picks GPUs, servers
-    take them one after another. Else commands that pick different GPUs share a node, as long as
-    they stand side by side. Raises SpecError if a command is shown fewer GPUs than it has ranks.
+    node_gpus: GPUs of a node, None where no cluster is given. Where no command picks GPUs or names
+    its host, servers take them one after another. Else commands lie on the nodes of their hosts;
+    those without one share a node while they stand side by side and pick different GPUs. Raises
+    SpecError if a command is shown fewer GPUs than it has ranks, and for two commands that take
+    one GPU or one port of a host that they name.
     """
-    if not any(_picks(server) for server in servers):
+    if not any(_picks(server) or any(server.hosts.values()) for server in servers):
         table, first = {}, 0
         for number, server in enumerate(servers):
             table[number] = tuple(range(first, first + server.found.num_ranks))
             first += server.found.num_ranks
-        return table, []
+        return table, side_by_side([server.found for server in servers])
     shares = [s for number, server in enumerate(servers) for s in _shares(number, server)]
-    places = _nodes(shares, node_gpus or _MOST_PER_NODE)
-    highest = max(gpu for share in shares for gpu in share.local)
-    if node_gpus is not None and highest >= node_gpus:
-        raise SpecError(
-            f"CUDA_VISIBLE_DEVICES: found GPU {highest}, expected one of the {node_gpus} of a node "
-            "of the cluster, which are counted from 0"
-        )
-    size = node_gpus or highest + 1
+    _refuse_beyond_node(shares, node_gpus)
+    places, notes = nodes_of(shares, node_gpus or _MOST_PER_NODE)
+    size = node_gpus or max(gpu for share in shares for gpu in share.local) + 1
     found: dict[int, tuple[int, ...]] = {}
     for share, node in zip(shares, places, strict=True):
         mine = tuple(node * size + gpu for gpu in share.local)
         found[share.server] = found.get(share.server, ()) + mine
-    notes = []
-    if places[-1] and node_gpus is None:
+    if max(places) and node_gpus is None:
         notes.append(
             f"nodes are taken to have {size} GPUs, the most that CUDA_VISIBLE_DEVICES shows; "
             "--cluster says how many they have"
         )
     return found, notes
+
+
+def refuse_beyond(table: Mapping[int, Sequence[int]], num_gpus: int | None) -> None:
+    """Raise SpecError for GPUs that a cluster has not.
+
+    table: the GPUs of each server; num_gpus: of the cluster, None where none is given.
+    """
+    beyond = sorted(
+        {gpu for gpus in table.values() for gpu in gpus if gpu >= (num_gpus or gpu + 1)}
+    )
+    if beyond:
+        ranks = sum(map(len, table.values()))
+        raise SpecError(
+            f"{listed(beyond)} of {ranks:,} ranks: not in the cluster, which has {num_gpus:,} "
+            "GPUs, counted from 0"
+        )
+
+
+def _refuse_beyond_node(shares: Sequence[Share], node_gpus: int | None) -> None:
+    beyond = {gpu for share in shares for gpu in share.local if gpu >= (node_gpus or gpu + 1)}
+    if beyond:
+        raise SpecError(
+            f"CUDA_VISIBLE_DEVICES: found {listed(beyond)}, expected some of the {node_gpus} of a "
+            "node of the cluster, which are counted from 0"
+        )
 
 
 def _picks(server: Server) -> bool:
@@ -98,7 +112,7 @@ def _picks(server: Server) -> bool:
     return moved or any(shown is not None for shown in server.shown.values())
 
 
-def _shares(number: int, server: Server) -> list[_Share]:
+def _shares(number: int, server: Server) -> list[Share]:
     """Return the parts of a server on its nodes, in the order of ranks."""
     one = server.found
     known = [shown for shown in server.shown.values() if shown is not None]
@@ -119,22 +133,18 @@ def _shares(number: int, server: Server) -> list[_Share]:
             )
         seen = range(need) if shown is None else shown[:need]
         local = tuple(seen[one.base :: one.step])
-        shares.append(_Share(number, local, one.nodes.are_machines))
+        port = one.port if node == 0 and one.nodes.rank in (0, None) else None
+        shares.append(
+            Share(
+                server=number,
+                local=local,
+                is_alone=one.nodes.are_machines,
+                host=server.hosts.get(node, ""),
+                enclosure=one.enclosure,
+                port=port,
+            )
+        )
     return shares
-
-
-def _nodes(shares: Sequence[_Share], node_gpus: int) -> list[int]:
-    """Return the node of each share: the last one as long as its GPUs are free, else the next."""
-    places: list[int] = []
-    node, used, here = 0, set[int](), set[int]()
-    for share in shares:
-        is_free = not used & set(share.local) and (not share.is_alone or share.server not in here)
-        if places and not (is_free and max(share.local) < node_gpus):
-            node, used, here = node + 1, set(), set()
-        used |= set(share.local)
-        here.add(share.server)
-        places.append(node)
-    return places
 
 
 def refuse_too_many(found: Found) -> None:

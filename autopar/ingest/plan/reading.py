@@ -11,9 +11,16 @@ from autopar.ingest.plan.beside import Beside
 from autopar.ingest.plan.commands import Command, pasted_commands
 from autopar.ingest.plan.commands.containers import env_among
 from autopar.ingest.plan.commands.shell import LOOPS
-from autopar.ingest.plan.found import Found
+from autopar.ingest.plan.flags import NOT_HELD
+from autopar.ingest.plan.found import Found, refuse_another_sum, shared_out
 from autopar.ingest.plan.maps import placement_rows
-from autopar.ingest.plan.places import Server, gpus_of_ranks, refuse_too_many, shown_gpus
+from autopar.ingest.plan.places import (
+    Server,
+    gpus_of_ranks,
+    refuse_beyond,
+    refuse_too_many,
+    shown_gpus,
+)
 from autopar.ingest.plan.routers import router_in
 from autopar.specs import LLM, SCHEMA_VERSION, Workload
 
@@ -33,10 +40,10 @@ class Question:
     """What is known beside the text.
 
     label: how messages name the text; folder: where files that it names are looked for. llm: the
-    model, if it is in a catalogue; llm_name and cluster: names for the plan file, and node_gpus:
-    GPUs of a node of that cluster. ranks: of each server, the GPU of every rank, as an export has
-    them. expert_map: a file for commands that name
-    none, such as the order of a checkpoint's experts.
+    model, if it is in a catalogue; llm_name and cluster: names for the plan file, and num_gpus and
+    node_gpus: GPUs of that cluster and of a node of it. ranks: of each server, the GPU of every
+    rank, as an export has them. expert_map: a file for commands that name none, such as the order
+    of a checkpoint's experts. told: notes on these answers.
     """
 
     label: str
@@ -47,9 +54,11 @@ class Question:
     workload: Workload | None = None
     folder: Path = field(default_factory=Path)
     ranks: Mapping[int, Sequence[int]] | None = None
+    num_gpus: int | None = None
     node_gpus: int | None = None
     batch: int | None = None
     expert_map: str = ""
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,7 @@ def read_plan(text: str, question: Question) -> Reading:
     ordered = [server for role in by_role.values() for server in role]
     try:
         gpus, more = gpus_of_ranks(ordered, question.node_gpus)
+        refuse_beyond(question.ranks or gpus, question.num_gpus)
     except SpecError as error:
         raise SpecError(f"{question.label}: {error}") from None
     if question.ranks is None:
@@ -96,7 +106,7 @@ def read_plan(text: str, question: Question) -> Reading:
         document["roles"], more = _pair(by_role, question, gpus)
     notes += more
     notes += [note for each in found for note in each.notes]
-    kept = tuple(dict.fromkeys(notes))
+    kept = tuple(dict.fromkeys((*question.told, *notes)))
     document["notes"] = [f"read from {question.label}: {note}" for note in kept]
     return Reading(engines[0], document, kept)
 
@@ -131,7 +141,9 @@ def _engine_of(words: Sequence[str]) -> tuple[str, int]:
 def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
     config = trtllm.config_in(text, question.label)
     if config is not None:
-        return [trtllm.of_config(config, question.llm, question.label)], []
+        one = trtllm.of_config(config, question.llm, question.label)
+        refuse_another_sum(one, question.llm)
+        return [one], []
     found: list[Found] = []
     notes: list[str] = []
     for command in pasted_commands(text, question.label):
@@ -154,7 +166,7 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
     if not engine:
         router = router_in(command.words)
         if router:
-            return [], [f"not read, as a plan holds nothing of it: the router {router}"]
+            return [], [f"{NOT_HELD}: the router {router}"]
         return [], [f"not read: the command {shorten(' '.join(command.words), 80)}"]
     if command.inside in LOOPS:
         raise SpecError(
@@ -168,10 +180,15 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
     beside = Beside(question.folder, command.files)
     try:
         one = _ENGINES[engine][1](command.words[place:], env, question.llm, beside)
-        one = _completed(replace(one, files=command.files), env)
+        refuse_another_sum(one, question.llm)
+        one = _completed(_of_command(one, command), env)
         return _copied(one, command.copies), notes
     except SpecError as error:
         raise SpecError(f"{question.label}: {error}") from None
+
+
+def _of_command(one: Found, command: Command) -> Found:
+    return replace(one, files=command.files, host=command.host, enclosure=command.enclosure)
 
 
 def _copied(one: Found, copies: int) -> list[Found]:
@@ -204,17 +221,19 @@ def _completed(one: Found, env: Mapping[str, str]) -> Found:
 def _servers(found: list[Found], label: str) -> list[Server]:
     """Return the servers that commands start; those of the nodes of one must agree."""
     servers: list[Server] = []
-    leaders: dict[tuple[str, str], tuple[Found, dict[int, tuple[int, ...] | None]]] = {}
+    leaders: dict[tuple[str, str], Server] = {}
     for each in found:
         numbers = range(each.nodes.count) if each.nodes.rank is None else (each.nodes.rank,)
         shown: dict[int, tuple[int, ...] | None] = dict.fromkeys(numbers, each.shown)
+        is_one = each.nodes.count == 1 or each.nodes.rank is not None
+        hosts = dict.fromkeys(numbers, each.host) if is_one else {}
         key = (each.role, each.nodes.server)
         if each.nodes.count == 1 or key not in leaders:
-            servers.append(Server(each, shown))
+            servers.append(Server(each, shown, hosts))
             if each.nodes.count > 1:
-                leaders[key] = each, shown
+                leaders[key] = servers[-1]
             continue
-        leader, nodes = leaders[key]
+        leader, nodes = leaders[key].found, leaders[key].shown
         for name, here in {**each.degrees(), "nodes": each.nodes.count}.items():
             there = {**leader.degrees(), "nodes": leader.nodes.count}[name]
             if here != there:
@@ -227,7 +246,8 @@ def _servers(found: list[Found], label: str) -> list[Server]:
             raise SpecError(
                 f"{label}: two commands are node {twice} of the server at {each.nodes.server}"
             )
-        nodes |= shown
+        nodes.update(shown)
+        leaders[key].hosts.update(hosts)
     return servers
 
 
@@ -299,11 +319,13 @@ def _batch(one: Found, question: Question, fields: dict[str, Any]) -> list[str]:
     """Add batch and chunks where they can be told; return what could not."""
     work, notes = question.workload, list[str]()
     if one.resident is not None:
-        fields["batch"] = max(1, one.resident // one.pp)
+        fields["batch"], notes = shared_out(
+            "sequences at once:", one.resident, one.pp, "micro-batches, one a stage"
+        )
         if question.batch not in (None, fields["batch"]):
-            notes = [
+            notes.append(
                 f"--batch {question.batch} is passed over: by the command it is {fields['batch']}"
-            ]
+            )
     elif question.batch is not None:
         fields["batch"] = question.batch
     elif work is None or work.is_open:

@@ -5,7 +5,16 @@ from collections.abc import Mapping, Sequence
 from autopar.errors import SpecError
 from autopar.ingest.plan.beside import Beside, with_config
 from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown, said_of_unread
-from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees, partition
+from autopar.ingest.plan.found import (
+    ONE_COPY,
+    Bearing,
+    Found,
+    Nodes,
+    Place,
+    expert_degrees,
+    partition,
+    shared_out,
+)
 from autopar.specs import LLM
 from autopar.specs.base import MAX_GPUS
 
@@ -31,8 +40,8 @@ BEARING = Bearing(
         "--moe-dp-size": "copies of experts inside of a stage; a plan has one grid of them",
         "--moe-data-parallel-size": "copies of experts inside of a stage; a plan has one grid",
         "--dwdp-size": "experts are fetched, not kept; a plan keeps them",
-        "--ep-num-redundant-experts": "a plan holds every expert once in each replica",
     },
+    counts={"--ep-num-redundant-experts": ONE_COPY},
     told={
         "--enable-eplb": "experts move while the engine runs; a plan places them once",
         "--kv-cache-dtype": "the plan's model says how the cache is stored; see its precisions",
@@ -50,7 +59,9 @@ _FORCE_EP = (  # with these all-to-all backends SGLang takes ep = tp, whatever w
     "deepep", "deepep_v2", "mooncake", "nixl", "flashinfer", "flashinfer_megamoe", "mori", "pplx",
     "megamoe", "ascend_fuseep",
 )  # fmt: skip
-_BESIDE = (
+_GROUPS = "attention groups"
+# Without bearing on a layout, or how SGLang is told to cut as every plan of it is cut.
+_NO_USE = (
     "--context-length", "--port", "--host", "--max-total-tokens", "--served-model-name",
     "--trust-remote-code", "--enable-dp-lm-head", "--moe-dense-tp-size", "--enable-prefill-cp",
     "--cp-strategy", "--enable-kv-cache-sharding", "--disaggregation-bootstrap-port",
@@ -109,11 +120,9 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         copy, rest = divmod(rank, size * pp)
         return (copy, *divmod(rest, size))
 
-    for flag in _BESIDE:
-        flags.text(flag)
     nodes = flags.number("--nnodes")
-    running = flags.optional("--max-running-requests")
-    chunk = _chunk(flags)
+    running, rounded = _of_group("--max-running-requests", flags, attn_dp)
+    chunk, rounded_too = _of_group("--chunked-prefill-size", flags, attn_dp)
     split = partition(env.get("SGLANG_PP_LAYER_PARTITION", ""), pp, "SGLANG_PP_LAYER_PARTITION")
     if split is None and llm is not None and pp > 1:
         split = default_split(llm.num_layers, pp)
@@ -123,13 +132,17 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         tp, cp, attn_dp, ep, etp, pp, place,
         replicas=replicas,
         split=split if pp > 1 else None,
-        resident=None if running is None else max(1, running // attn_dp),
-        step_tokens=None if chunk is None else max(1, chunk // attn_dp),
+        resident=running,
+        step_tokens=chunk,
         experts=_map(flags),
         nodes=Nodes(flags.text("--dist-init-addr"), nodes, flags.index("--node-rank", nodes)),
         base=flags.index("--base-gpu-id", MAX_GPUS) or 0,
         step=flags.number("--gpu-id-step"),
-        notes=(*forced, *_told(flags), *said_of_unknown(flags), *said_of_unread(flags)),
+        port=flags.port("--port", 30000),
+        notes=(
+            *forced, *rounded, *rounded_too, *_told(flags), *said_of_unknown(flags),
+            *said_of_unread(flags, _NO_USE),
+        ),
     )  # fmt: skip
 
 
@@ -168,10 +181,15 @@ def _told(given: Given) -> list[str]:
     return [n for n in BEARING.of(given) if not (sized and n.startswith("--mem-fraction-static"))]
 
 
-def _chunk(given: Given) -> int | None:
-    if given.text("--chunked-prefill-size") == "-1":
-        return None
-    return given.optional("--chunked-prefill-size")
+def _of_group(flag: str, given: Given, attn_dp: int) -> tuple[int | None, list[str]]:
+    """Return what an attention group gets of a number of all, and a note if that is rounded.
+
+    None where the flag is absent, or says that prompts are not cut.
+    """
+    if (flag, given.text(flag)) == ("--chunked-prefill-size", "-1"):
+        return None, []
+    number = given.optional(flag)
+    return (None, []) if number is None else shared_out(flag, number, attn_dp, _GROUPS)
 
 
 def _map(given: Given) -> str:

@@ -9,11 +9,14 @@ from autopar.documents import parse
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan.beside import Beside
 from autopar.ingest.plan.flags import (
+    NO_USE,
+    NOT_HELD,
     Given,
     Known,
     counted,
     given_flags,
     known_flags,
+    said_of,
     said_of_unknown,
     suggest_flag,
 )
@@ -34,10 +37,10 @@ _NUMBERS = (
     "moe_expert_parallel_size", "moe_cluster_parallel_size", "max_batch_size", "max_num_tokens",
     "gpus_per_node",
 )  # fmt: skip
-_BESIDE = (
+_NO_USE = (
     "host", "port", "max_seq_len", "trust_remote_code", "cuda_graph_config",
-    "enable_chunked_prefill",
-    "backend", "log_level", "tokenizer", "print_iter_log", "served_model_name", "server_role",
+    "enable_chunked_prefill", "backend", "log_level", "tokenizer", "print_iter_log",
+    "served_model_name", "kv_cache_config.max_tokens", "cache_transceiver_config.backend",
 )  # fmt: skip
 _TOLD = {
     "free_gpu_memory_fraction": "a share of memory, of which a plan knows nothing",
@@ -56,13 +59,13 @@ _TOLD = {
 _REFUSED = {
     "dwdp_config": "experts are fetched, not kept; a plan keeps them",
 }
-# Keys below others that are read, or that say nothing about a layout.
-_NESTED_BESIDE = (
-    "kv_cache_config.max_tokens", "moe_config.load_balancer", "cache_transceiver_config.backend",
-    "cp_config.cp_type",
+_READ = (
+    *_NUMBERS, "moe_tensor_parallel_size", "pp_partition", "enable_attention_dp", "server_role",
+    "moe_config.load_balancer", "cp_config.cp_type",
 )  # fmt: skip
 # Subcommands whose words are no model: commands/serve.py.
 _NO_SERVERS = ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve")
+_FRONT = ("context_servers", "generation_servers")  # keys of `trtllm-serve disaggregated`
 _OF_OTHERS = {"backend", "dtype", "load_format", "revision", "tokenizer"}  # keys of other programs
 
 
@@ -104,17 +107,40 @@ def read(
         notes = _unknown_keys(data, named)
         options |= data
     found = of_options(options, llm, next(iter(flags.positional), ""))
-    return replace(found, notes=(*found.notes, *said_of_unknown(flags), *notes))
+    return replace(
+        found,
+        port=flags.port("--port", 8000),
+        notes=(*found.notes, *said_of_unknown(flags), *notes),
+    )
 
 
 def config_in(text: str, label: str) -> dict[str, Any] | None:
-    """Return the options in a text that is a YAML file of trtllm-serve; None if it is none."""
+    """Return the options in a text that is a YAML file of trtllm-serve; None if it is none.
+
+    Raises SpecError for the file of its front, which names servers alone.
+    """
     try:
         data = parse(text, label)
     except SpecError:
         return None
+    _refuse_front(data, label)
     keys = known_flags("trtllm").keys - _OF_OTHERS
     return data if any(key in keys for key in data) else None
+
+
+def _refuse_front(data: Mapping[str, Any], label: str) -> None:
+    """Raise SpecError for the file of `trtllm-serve disaggregated`, which is no server's.
+
+    Source: TensorRT-LLM 1.4, llmapi/disagg_utils.py.
+    """
+    if any(key in data for key in _FRONT):
+        raise SpecError(
+            f"{label}: the file of `trtllm-serve disaggregated`, which names servers and not how "
+            "they are laid out; give a script with the commands of all of them, such as "
+            "`trtllm-serve MODEL --server_role CONTEXT --config prefill.yaml` and `trtllm-serve "
+            "MODEL --server_role GENERATION --config decode.yaml`, and the files of --config "
+            "beside it (it may hold this file's command too)"
+        )
 
 
 def of_config(data: dict[str, Any], llm: LLM | None, label: str) -> Found:
@@ -233,14 +259,12 @@ def _told(options: Mapping[str, Any]) -> list[str]:
     """Return what keys beyond the degrees mean for a plan, those below others by their path."""
     known = known_flags("trtllm")
     values = dict(_paths(options, known.nested))
-    read_keys = {*_NUMBERS, *_BESIDE, *_TOLD, *_NESTED_BESIDE, "moe_tensor_parallel_size"}
-    read_keys |= {"pp_partition", "enable_attention_dp"}
     rest = [
         path
         for path in values
-        if path not in read_keys
+        if path not in {*_READ, *_TOLD}
         and path.partition(".")[0] not in _TOLD
-        and _is_known(path, known)
+        and (_is_known(path, known) or f"--{path}" in known.flags)
         and path not in known.nested
     ]
     notes = [f"{key}: {what}" for key, what in _TOLD.items() if values.get(key, "auto") != "auto"]
@@ -249,9 +273,11 @@ def _told(options: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"cp_config.cp_type {kind[:60]}: a plan's cp cuts the cache too, as HELIX does"
         )
-    if rest:
-        notes.append(f"not read, as a plan holds nothing of it: {', '.join(rest)}")
-    return notes
+    return [
+        *notes,
+        *said_of(NOT_HELD, [path for path in rest if path not in _NO_USE]),
+        *said_of(NO_USE, [path for path in rest if path in _NO_USE]),
+    ]
 
 
 def _paths(

@@ -2,11 +2,20 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan.beside import Beside, count_of, with_config, without_dots
 from autopar.ingest.plan.flags import Given, given_flags, said_of_unknown, said_of_unread, unset_in
-from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees, partition
+from autopar.ingest.plan.found import (
+    ONE_COPY,
+    Bearing,
+    Found,
+    Nodes,
+    Place,
+    expert_degrees,
+    partition,
+)
 from autopar.specs import LLM
 
 ALIASES = {
@@ -33,6 +42,7 @@ BEARING = Bearing(
         "its own",
     },
     told={
+        "--eplb-config": "how experts move while the engine runs; a plan places them once",
         "--enable-eplb": "experts move while the engine runs; a plan places them once",
         "--expert-placement-strategy": "a plan's default is linear; round_robin deals experts in "
         "turn",
@@ -46,8 +56,9 @@ BEARING = Bearing(
         "--device-ids": "picks GPUs and is not read; --ranks says which GPU each rank is",
     },
 )  # fmt: skip
-# Read for the order of ranks and for nodes, or without bearing on the layout.
-_BESIDE = (
+_LEVELS = ("0", "1", "2", "3")  # of -O
+# Without bearing on a layout, or read for nodes where there are several.
+_NO_USE = (
     "--max-model-len", "--port", "--host", "--kv-cache-memory-bytes", "--master-addr",
     "--master-port", "--data-parallel-rpc-port", "--served-model-name", "--trust-remote-code",
     "--headless", "--distributed-executor-backend", "--data-parallel-backend",
@@ -70,7 +81,8 @@ def given(words: Sequence[str], beside: Beside) -> Given:
 
     Raises SpecError if that file cannot be read.
     """
-    found = given_flags("vllm", without_dots(with_config("vllm", words, beside)), ALIASES)
+    words = without_dots(_levels(with_config("vllm", words, beside)))
+    found = given_flags("vllm", words, ALIASES)
     budget = "--max-num-batched-tokens"
     if budget in found.values:
         found.values[budget] = count_of(found.values[budget])
@@ -83,6 +95,7 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
     Raises SpecError for values that are none, and for what no plan can hold.
     """
     flags = given(words, beside)
+    _refuse_redundant(flags)
     tp, pp = flags.number("--tensor-parallel-size"), flags.number("--pipeline-parallel-size")
     dp = flags.number("--data-parallel-size")
     is_parallel = flags.has("--enable-expert-parallel")
@@ -96,8 +109,6 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         group, stage = divmod(rest, pp)
         return (group, stage, t) if is_dense else (0, stage, group * tp + t)
 
-    for flag in _BESIDE:
-        flags.text(flag)
     named = flags.text("--model") or next(iter(flags.positional), "")
     model = words[0] if words and not words[0].startswith("-") else named
     split = partition(env.get("VLLM_PP_LAYER_PARTITION", ""), pp, "VLLM_PP_LAYER_PARTITION")
@@ -111,7 +122,8 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         step_tokens=flags.optional("--max-num-batched-tokens"),
         shares_step=True,
         nodes=_nodes(flags, dp, tp * pp),
-        notes=(*BEARING.of(flags), *said_of_unknown(flags), *said_of_unread(flags)),
+        port=flags.port("--port", 8000),
+        notes=(*BEARING.of(flags), *said_of_unknown(flags), *said_of_unread(flags, _NO_USE)),
     )  # fmt: skip
 
 
@@ -158,11 +170,44 @@ def _nodes(given: Given, dp: int, group: int) -> Nodes:
 
 
 def _role(given: Given) -> str:
-    text = given.text("--kv-transfer-config")
-    if not text:
-        return ""
+    role = _json(given, "--kv-transfer-config").get("kv_role")
+    return {"kv_producer": "prefill", "kv_consumer": "decode"}.get(str(role), "")
+
+
+def _refuse_redundant(given: Given) -> None:
+    """Raise SpecError for further copies of experts, which take memory."""
+    number = _json(given, "--eplb-config").get("num_redundant_experts", 0)
+    if number != 0:
+        raise SpecError(f"vllm: --eplb-config: num_redundant_experts {shorten(number)}: {ONE_COPY}")
+
+
+def _json(given: Given, flag: str) -> dict[str, Any]:
+    """Return the object that is the value of a flag; an empty one where it is absent.
+
+    Raises SpecError if it is none.
+    """
+    text = given.text(flag)
     try:
-        role = json.loads(text).get("kv_role")
-    except (ValueError, AttributeError):
-        raise SpecError("vllm: --kv-transfer-config: expected a JSON object") from None
-    return {"kv_producer": "prefill", "kv_consumer": "decode"}.get(role, "")
+        data = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise SpecError(f"vllm: {flag}: found {shorten(text)}, expected a JSON object")
+    return data
+
+
+def _levels(words: Sequence[str]) -> list[str]:
+    """Return words in which -O3, -O=3 and -O 3 are --optimization-level 3.
+
+    Source: vLLM 0.33.0, utils/argparse_utils.py, parse_args. It refuses -O.level and -O '{...}' of
+    older versions.
+    """
+    found: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word == "-O" and following in _LEVELS:
+            found.append("--optimization-level")
+        elif word.startswith("-O") and word[2:].removeprefix("=") in _LEVELS:
+            found += ["--optimization-level", word[2:].removeprefix("=")]
+        else:
+            found.append(word)
+    return found

@@ -41,6 +41,20 @@ def why(document, field):
     return row["how"], row["why"]
 
 
+GOOGLE = {
+    "nvidia-tesla-v100": "v100-sxm-16gb",
+    "nvidia-tesla-a100": "a100-sxm-40gb",
+    "nvidia-a100-80gb": "a100-sxm-80gb",
+    "nvidia-h100-80gb": "h100-sxm-80gb",
+    "nvidia-h100-mega-80gb": "h100-sxm-80gb",
+    "nvidia-h200-141gb": "h200-sxm-141gb",
+    "nvidia-b200": "b200-sxm-180gb",
+    "nvidia-gb200": "gb200-186gb",
+    "nvidia-l4": "l4-24gb",
+    "nvidia-rtx-pro-6000": "rtx-pro-6000-96gb",
+}
+
+
 def bandwidths(document):
     (cluster,) = document["clusters"]
     return [link["bandwidth_bytes_per_s"] / 1e9 for link in cluster["links"].values()]
@@ -248,13 +262,13 @@ def test_two_kinds_in_one_node_are_counted_apart(shapes, save):
 
 
 def test_an_unknown_gpu_is_refused_with_near_ones_and_may_be_named(machine, save):
-    folder = save(machine("NVIDIA H100 NVL", 2, "NV12", 0, 95830))
+    folder = save(machine("NVIDIA H100 CNX", 2, "NV12", 0, 95830))
     message = refused(folder)
     assert (
-        "gpus.csv: line 2: unknown GPU 'NVIDIA H100 NVL'; did you mean 'h100-pcie-80gb' or"
+        "gpus.csv: line 2: unknown GPU 'NVIDIA H100 CNX'; did you mean 'h100-nvl-94gb' or"
         in message
     )
-    document = ok(folder, "--gpu", "NVIDIA H100 NVL=h100-pcie-80gb")
+    document = ok(folder, "--gpu", "NVIDIA H100 CNX=h100-pcie-80gb")
     assert "found 95830 MiB of memory, expected the 81920 MiB" in document["warnings"][0]
     assert "unknown GPU 'h10O'; did you mean" in refused(folder, "--gpu", "h10O")
 
@@ -381,3 +395,69 @@ def test_a_hundred_nodes_are_named_in_few_lines(machine, save):
     assert [source.partition(", and ")[2] for source in cluster["sources"]] == [
         "96 other files"
     ] * 2
+
+
+@pytest.mark.parametrize("label", GOOGLE)
+def test_accelerators_of_gke_are_known_without_a_doubt(shapes, save, label):
+    """The label of nodes on which no GPU feature discovery runs."""
+    labels = {"cloud.google.com/gke-accelerator": label}
+    nodes = [shapes["node"](f"gke-{i}", 4, None, labels=labels) for i in (1, 2)]
+    folder = save({"nodes.json": shapes["kubectl"](*nodes)})
+    document = ok(folder / "nodes.json")
+    assert document["clusters"][0]["gpu"] == GOOGLE[label]
+    assert not any("it may be" in warning for warning in document["warnings"])
+    assert label in why(document, "gpu")[1]
+
+
+def test_an_accelerator_of_gke_that_is_not_in_the_catalogue_is_refused_and_may_be_named(
+    shapes, save
+):
+    labels = {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
+    folder = save({"n.json": shapes["kubectl"](shapes["node"]("g", 4, None, labels=labels))})
+    assert "unknown GPU 'nvidia-tesla-t4'" in refused(folder / "n.json")
+    document = ok(folder / "n.json", "--gpu", "nvidia-tesla-t4=l4-24gb")
+    assert document["clusters"][0]["gpu"] == "l4-24gb"
+
+
+def test_what_the_user_says_of_an_accelerator_of_gke_goes_before_the_table(shapes, save):
+    labels = {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
+    folder = save({"n.json": shapes["kubectl"](shapes["node"]("g", 4, None, labels=labels))})
+    document = ok(folder / "n.json", "--gpu", "h100-pcie-80gb")
+    assert document["clusters"][0]["gpu"] == "h100-pcie-80gb"
+
+
+def test_a_run_without_ranks_says_that_its_hosts_are_not_in_the_file(shapes, save, machine):
+    folder = save(machine())
+    save({"ar.txt": shapes["nccl"]({"n1": 8}, 480.0, ranks=False)}, folder="runs")
+    result = ok(folder, "--bandwidth", f"node={folder.parent / 'runs' / 'ar.txt'}")
+    how, text = why(result, "links.node.bandwidth_bytes_per_s")
+    assert how == "measured"
+    assert "on hosts that the file does not name" in text
+    assert "1 host" not in text
+
+
+def test_a_node_of_two_kinds_is_left_out_once(shapes, save):
+    text = shapes["scontrol"]("n1") + shapes["scontrol"](
+        "n2", gres="gpu:h100:4,gpu:l40s:4", state="DOWN"
+    )
+    result = run(save({"nodes.txt": text}) / "nodes.txt")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("# left out: n2: ") == 1
+    assert result.stderr.count("left out: n2: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "cell", "memory", "gpu", "rate"),
+    [
+        ("NVIDIA H100 NVL", 2, "NV12", 95830, "h100-nvl-94gb", 300),  # a pair with its bridge
+        ("NVIDIA H100 NVL", 8, "NODE", 95830, "h100-nvl-94gb", 64),
+        ("NVIDIA GH200 480GB", 4, "NV6", 97871, "gh200-96gb", 450),
+        ("Tesla V100-SXM2-32GB", 4, "NV2", 32768, "v100-sxm-32gb", 150),
+        ("Tesla V100-SXM2-16GB", 8, "SYS", 16384, "v100-sxm-16gb", 16),
+    ],
+)
+def test_cards_that_are_not_in_hgx_nodes(machine, save, name, count, cell, memory, gpu, rate):
+    """Hand-worked: 12, 18 and 6 links of 25 GB/s; PCIe 5.0 and 3.0 x16."""
+    document = ok(save(machine(name, count, cell, 0, memory)))
+    assert document["clusters"][0]["gpu"] == gpu
+    assert bandwidths(document)[0] == rate

@@ -55,6 +55,7 @@ def test_a_wrong_host_list_is_refused_with_its_place(text, message):
         (["n0", "n1", "n10"], "n[0-1,10]"),
         (["login", "n1"], "login,n1"),
         (["n1-ib", "n2-ib"], "n[1-2]-ib"),
+        (["node005", "node006", "node006", "x", "x"], "node[005-006],x"),
     ],
 )
 def test_names_become_ranges(names, text):

@@ -88,3 +88,15 @@ def test_the_user_may_say_what_a_gpu_is(catalogue):
 def test_no_name_is_refused(catalogue):
     with pytest.raises(SpecError, match="GPUs without a name, expected one in the input, or --gpu"):
         Names(catalogue).match(None, None, "x")
+
+
+def test_a_short_name_is_not_of_the_nvl_card_unless_its_memory_is(catalogue):
+    """gpu:h100 stays what it was for nodes of 8, with a doubt that names the card too."""
+    known = {**catalogue.gpus, "h100-nvl-94gb": 95830 * 2.0**20}
+    names = Names(type(catalogue)(known, DEVICE_NAMES))
+    match = names.match("h100", None, "x")
+    assert match.gpu == "h100-sxm-80gb"
+    assert match.doubt == "it may be h100-pcie-80gb or h100-nvl-94gb too"
+    assert names.match("h100", 95830 * 2.0**20, "x").gpu == "h100-nvl-94gb"
+    assert names.match("NVIDIA H100 NVL", None, "x").gpu == "h100-nvl-94gb"
+    assert names.match("h100_nvl", None, "x").how == "read"

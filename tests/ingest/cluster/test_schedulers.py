@@ -157,7 +157,8 @@ def test_slurm_lists_nodes_and_switches(slurm):
     assert document["nodes"][0]["nodes"] == [f"node00{i}" for i in range(1, 5)]
     assert row(document, "gpu")["how"] == "inferred"
     assert any(
-        "taken for the SXM form; it may be h100-pcie-80gb too" in w for w in document["warnings"]
+        "taken for the SXM form; it may be h100-nvl-94gb or h100-pcie-80gb" in w
+        for w in document["warnings"]
     )
     assert any("below 2 leaf switches" in text for text in document["warnings"])
 

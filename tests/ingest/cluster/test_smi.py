@@ -3,6 +3,7 @@
 import pytest
 
 from autopar.errors import SpecError
+from autopar.ingest.cluster.gather import kinds_of
 from autopar.ingest.cluster.smi import QUERY, read_cards
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -22,6 +23,10 @@ def test_a_query_gives_index_name_and_memory(shapes, output):
         f"name, memory.total [MiB], index\r\n{H100}, 81559 MiB, 0\r\n",
         f"index, name, memory.total [MiB], driver_version\n0, {H100}, 81559 MiB, 550.1\n",
         f"0, {H100}, 81559 MiB\n",
+        f"0, {H100}, 81559\n",
+        f"{H100}, 81559 MiB\n",
+        f"{H100}, 81559\n",
+        f"index, name, memory.total [MiB]\n0, {H100}, 81559\n",
         f"$ {QUERY}\nindex, name, memory.total [MiB]\n0, {H100}, 81559 MiB\n$\n",
         f"index, name, memory.total [MB]\n0, {H100}, 85520 MB\n",
         f"\x1b[1mindex, name, memory.total [MiB]\x1b[0m\n0, {H100}, 81559 MiB\n",
@@ -31,6 +36,32 @@ def test_columns_may_be_in_any_order_and_the_header_may_be_absent(output, text):
     (card,) = read_cards(output(text))
     assert (card.index, card.name) == (0, H100)
     assert card.memory_bytes == pytest.approx(81559 * 2**20, rel=1e-3)
+
+
+def test_rows_without_header_and_units_are_read_where_their_values_tell(output):
+    """csv,noheader,nounits: an index, a name of a driver, MiB."""
+    rows = "".join(f"{i}, {H100}, 81559\n" for i in range(8))
+    assert [c.index for c in read_cards(output(rows))] == list(range(8))
+    assert [c.index for c in read_cards(output(f"{H100}, 81559\n" * 8))] == list(range(8))
+    pairs = "".join(f"{i}, Tesla V100-SXM2-16GB\n" for i in range(4))
+    assert [c.memory_bytes for c in read_cards(output(pairs))] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        f"0, GPU-8932f937, {H100}, 81559",
+        f"{H100}, 0, 81559",
+        f"0, {H100}, 55",
+        f"81559, {H100}",
+        f"0, {H100}, 81559, 550.1",
+        f"{H100}, 55",
+    ],
+)
+def test_rows_without_header_that_do_not_tell_are_refused_with_the_command(output, row):
+    with pytest.raises(SpecError, match="without the header that names its columns") as error:
+        kinds_of(output(f"{row}\n"))
+    assert f"expected the output of nvidia-smi topo -m, {QUERY}" in str(error.value)
 
 
 def test_the_short_list_has_names_alone(output):

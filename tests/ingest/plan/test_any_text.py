@@ -78,6 +78,15 @@ PIECES = (
     "kv_cache_config: {a: 1}\n",
     "spec: {template: {spec: {containers: 3}}, replicas: x}\n",
     "moe_config: {load_balancer: [1]}\n",
+    "ssh a",
+    "srun -w n1",
+    "#SBATCH --nodes=4\n",
+    "$SLURM_NNODES",
+    "-O3",
+    "-O",
+    "--eplb-config.num_redundant_experts",
+    "context_servers: {}\n",
+    "VLLM_PP_LAYER_PARTITION=16,16",
 )
 LLM = load_llm("mixtral-8x7b")
 

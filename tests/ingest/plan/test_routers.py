@@ -50,3 +50,29 @@ def test_what_starts_servers_too_or_only_names_a_router_is_none(text: str) -> No
 def test_a_router_without_servers_is_no_plan() -> None:
     with pytest.raises(SpecError, match=r"no command of an engine.*the router vllm-router"):
         read_plan("vllm-router --port 1", Question("text", "p"))
+
+
+FRONT = """hostname: localhost
+port: 8000
+backend: pytorch
+context_servers: {num_instances: 1, urls: ["localhost:8001"]}
+generation_servers: {num_instances: 1, tensor_parallel_size: 4, urls: ["localhost:8002"]}
+"""
+
+
+def test_the_file_of_a_pair_of_trtllm_alone_is_refused_with_what_is_needed() -> None:
+    with pytest.raises(SpecError, match="file of `trtllm-serve disaggregated`") as error:
+        read_plan(FRONT, Question("disaggregated.yaml", "p"))
+    assert "--server_role CONTEXT" in str(error.value)
+    assert "--server_role GENERATION" in str(error.value)
+
+
+def test_what_is_needed_instead_is_read() -> None:
+    text = (
+        f"cat > disaggregated.yaml <<EOF\n{FRONT}EOF\n"
+        "trtllm-serve m --tp_size 2 --max_batch_size 8 --server_role CONTEXT\n"
+        "trtllm-serve m --tp_size 4 --max_batch_size 8 --server_role GENERATION\n"
+        "trtllm-serve disaggregated -c disaggregated.yaml\n"
+    )
+    roles = read_plan(text, Question("run.sh", "p", llm_name="m")).document["roles"]
+    assert [roles[role]["degrees"]["tp"] for role in ("prefill", "decode")] == [2, 4]

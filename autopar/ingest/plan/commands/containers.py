@@ -8,6 +8,7 @@ SGLang and TensorRT-LLM have none that starts a server.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from autopar.ingest.plan.commands.shell import Command, commands_of
 
@@ -52,6 +53,11 @@ def of_image(image: str, words: Sequence[str]) -> tuple[str, ...]:
     return ("vllm", "serve", *words) if is_server and not starts else tuple(words)
 
 
+def enclosure_of(network: str) -> Literal["", "container"]:
+    """Return what a container is alone in, by its network: that of its host has no own ports."""
+    return "" if network == "host" else "container"
+
+
 def env_among(words: Sequence[str]) -> dict[str, str]:
     """Return the variables that words before a command set: -e A=B, -x A=B, env A=B."""
     found = {}
@@ -79,7 +85,7 @@ def seen_through(devices: str, env: Mapping[str, str]) -> dict[str, str]:
 def _of_docker(command: Command, place: int) -> Command:
     """Return what `docker run` starts; place: of the first word after `run`."""
     words = command.words
-    devices = entrypoint = ""
+    devices = entrypoint = network = ""
     first = place
     while place < len(words) and words[place].startswith("-"):
         name, equals, value = words[place].partition("=")
@@ -89,10 +95,12 @@ def _of_docker(command: Command, place: int) -> Command:
         match = _DEVICES.fullmatch(value)
         devices = match[1] if name == "--gpus" and match is not None else devices
         entrypoint = value if name == "--entrypoint" else entrypoint
+        network = value if name in ("--network", "--net") else network
         place += 1
     env = {**command.env, **env_among(words[first:place])}
     shown = env.pop("NVIDIA_VISIBLE_DEVICES", "")
     devices = devices or (shown if re.fullmatch(r"[\d,]+", shown) else "")
     image, rest = "".join(words[place : place + 1]), words[place + 1 :]
     inner = (entrypoint, *rest) if entrypoint else of_image(image, rest)
-    return replace(command, words=inner, env=seen_through(devices, env))
+    enclosure = enclosure_of(network)
+    return replace(command, words=inner, env=seen_through(devices, env), enclosure=enclosure)

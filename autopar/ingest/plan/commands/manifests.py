@@ -12,7 +12,7 @@ from typing import Any
 
 from autopar.documents import parse
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.commands.containers import of_image, seen_through
+from autopar.ingest.plan.commands.containers import enclosure_of, of_image, seen_through
 from autopar.ingest.plan.commands.expansion import Variables
 from autopar.ingest.plan.commands.lexer import Lexer
 from autopar.ingest.plan.commands.shell import Command, commands_of
@@ -56,7 +56,9 @@ class _Pods:
             if not container.get("command"):
                 words = list(of_image(str(container.get("image", "")), words))
             if words:
-                started = Command((), env, self._files(container), copies=self.copies)
+                started = Command(
+                    (), env, self._files(container), copies=self.copies, enclosure="pod"
+                )
                 yield from commands_of(words, started, self.label)
 
     def _files(self, container: _Data) -> dict[str, str]:
@@ -154,7 +156,9 @@ def _of_compose(document: _Data, label: str) -> Iterator[Command]:
         ids = [str(number) for row in devices for number in row.get("device_ids") or ()]
         copies = _count(deploy if "replicas" in deploy else service, "replicas", label)
         shown = ",".join(ids) if all(number.isdecimal() for number in ids) else ""
-        yield from commands_of(words, Command((), seen_through(shown, env), copies=copies), label)
+        enclosure = enclosure_of(str(service.get("network_mode", "")))
+        started = Command((), seen_through(shown, env), copies=copies, enclosure=enclosure)
+        yield from commands_of(words, started, label)
 
 
 def _environment(given: Any) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from autopar.ingest.plan.commands.containers import started
 from autopar.ingest.plan.commands.manifests import commands_of_manifests
 from autopar.ingest.plan.commands.shell import Command, commands_in
+from autopar.ingest.plan.commands.slurm import job_variables
 
 
 def pasted_commands(text: str, label: str) -> list[Command]:
@@ -13,7 +14,7 @@ def pasted_commands(text: str, label: str) -> list[Command]:
     listed = commands_of_manifests(text, label)
     if listed is None:
         listed = []
-        for command in commands_in(text, label):
+        for command in commands_in(text, label, job_variables(text)):
             applied = "-" in command.files and command.words[0] == "kubectl"
             inner = commands_of_manifests(command.files["-"], label) if applied else None
             listed += [command] if inner is None else inner

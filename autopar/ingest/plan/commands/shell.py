@@ -7,9 +7,11 @@ another shell (bash -c '...', ssh HOST '...') is read as if it stood there.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan.commands.expansion import Variables
+from autopar.ingest.plan.commands.hosts import host_in
 from autopar.ingest.plan.commands.lexer import Lexer, Simple
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.ASCII | re.DOTALL)
@@ -43,7 +45,9 @@ class Command:
     files: texts that stand in the script itself, by the name under which commands find them; - for
     its standard input.
     inside: the loop or the branch that it stands in, such as `for`; empty outside of any. copies:
-    how many of it are started alike, as by the replicas of a Deployment.
+    how many of it are started alike, as by the replicas of a Deployment. host: the machine that it
+    names; empty where none is. enclosure: what it is alone in: a pod has GPUs and ports of its own,
+    a container ports.
     """
 
     words: tuple[str, ...]
@@ -51,6 +55,8 @@ class Command:
     files: Mapping[str, str] = field(default_factory=dict)
     inside: str = ""
     copies: int = 1
+    host: str = ""
+    enclosure: Literal["", "container", "pod"] = ""
 
 
 def commands_in(text: str, label: str, env: Mapping[str, str] | None = None) -> list[Command]:
@@ -78,6 +84,8 @@ def commands_of(words: Sequence[str], command: Command, label: str) -> list[Comm
             files={**command.files, **each.files},
             inside=command.inside or each.inside,
             copies=command.copies,
+            host=each.host or command.host,
+            enclosure=command.enclosure,
         )
         for each in commands_in(script, label, command.env)
     ]
@@ -109,7 +117,7 @@ def _commands(
             continue
         own_files = files if simple.document is None else {**files, "-": simple.document}
         loop = next((block for block in blocks if block in LOOPS), "".join(blocks[:1]))
-        command = Command(tuple(rest), {**exported, **env}, own_files, loop)
+        command = Command(tuple(rest), {**exported, **env}, own_files, loop, host=host_in(rest))
         inner = _said_to_a_shell(rest)
         if inner is None or depth >= _MOST_SHELLS:
             yield command
@@ -118,7 +126,13 @@ def _commands(
         own = Variables({**variables.values})
         for each in _commands(script, label, command.env, own, depth + 1):
             words = (*before, *each.words)
-            yield Command(words, each.env, {**files, **each.files}, loop or each.inside)
+            yield replace(
+                each,
+                words=words,
+                files={**files, **each.files},
+                inside=loop or each.inside,
+                host=each.host or command.host,
+            )
 
 
 def _environment(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -1,0 +1,39 @@
+"""The machine that a command names: `ssh HOST ...`, `srun -w HOST ...`.
+
+Sources: ssh(1), whose options with a value are listed there; srun(1), --nodelist.
+"""
+
+import re
+from collections.abc import Sequence
+
+_WITH_VALUE = frozenset("-" + letter for letter in "BbcDEeFIiJLlmOoPpQRSWw")
+_PLAIN = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # one name: no list of hosts, no variable
+
+
+def host_in(words: Sequence[str]) -> str:
+    """Return the one host that a command is for; empty where it names none, or several."""
+    found = ""
+    starter = words[0].rpartition("/")[2] if words else ""
+    if starter == "ssh":
+        found = _of_ssh(words[1:])
+    elif starter == "srun":
+        found = _of_srun(words[1:])
+    name = found.rpartition("@")[2]
+    return name if _PLAIN.fullmatch(name) else ""
+
+
+def _of_ssh(words: Sequence[str]) -> str:
+    place = 0
+    while place < len(words) and words[place].startswith("-"):
+        place += 2 if words[place] in _WITH_VALUE else 1
+    return "".join(words[place : place + 1])
+
+
+def _of_srun(words: Sequence[str]) -> str:
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word in ("-w", "--nodelist"):
+            return following
+        name, equals, value = word.partition("=")
+        if name == "--nodelist" and equals:
+            return value
+    return ""

@@ -1,0 +1,139 @@
+"""Nothing that a command says is passed over in silence, and nothing is rounded without a word."""
+
+from typing import Any
+
+import pytest
+
+from autopar.catalog import load_llm
+from autopar.errors import SpecError
+from autopar.ingest.plan import Question, Reading, read_plan
+
+SGLANG = "python -m sglang.launch_server --tp 8 --attn-dp-size 8 "
+TORCHRUN = "torchrun --nproc-per-node 16 x.py --tensor-model-parallel-size 8 "
+
+
+def read(text: str, model: str = "deepseek-v3", **more: Any) -> Reading:
+    llm = load_llm(model)
+    return read_plan(text, Question("text", "p", llm_name=llm.name, llm=llm, **more))
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        """--eplb-config '{"num_redundant_experts": 32, "window_size": 100}'""",
+        "--eplb-config.num_redundant_experts 32",
+        "--eplb-config.num_redundant_experts=1",
+    ],
+)
+def test_redundant_experts_of_vllm_are_refused_as_those_of_sglang(flag: str) -> None:
+    with pytest.raises(SpecError, match=r"redundant_experts.*every expert once in each replica"):
+        read(f"vllm serve m -tp 8 --enable-expert-parallel --enable-eplb {flag}")
+    number = flag.rsplit(maxsplit=1)[-1] if "{" not in flag else "32"
+    with pytest.raises(SpecError, match=r"redundant-experts.*every expert once in each replica"):
+        read(
+            "python -m sglang.launch_server --tp 8 --ep 8 --ep-num-redundant-experts "
+            f"{number.rpartition('=')[2]}"
+        )
+
+
+def test_a_load_balancer_without_redundant_experts_is_a_note() -> None:
+    notes = read("vllm serve m -tp 8 --enable-eplb --eplb-config.num_redundant_experts 0").notes
+    assert any(note.startswith("--eplb-config") for note in notes)
+    assert read("python -m sglang.launch_server --tp 8 --ep-num-redundant-experts 0").document
+
+
+@pytest.mark.parametrize("value", ["[1]", "3", "{", "none"])
+def test_a_configuration_that_is_no_object_is_refused(value: str) -> None:
+    with pytest.raises(SpecError, match=r"--eplb-config: found .*expected a JSON object"):
+        read(f"vllm serve m --eplb-config '{value}'")
+
+
+@pytest.mark.parametrize("flag", ["-O3", "-O 3", "-O=3", "--optimization-level 3"])
+def test_a_level_of_optimisation_is_a_known_flag_of_no_layout(flag: str) -> None:
+    """Its value is no model: argparse of vLLM makes --optimization-level 3 of all of them."""
+    notes = read(f"vllm serve m -tp 8 --max-num-seqs 8 {flag}").notes
+    assert notes == ("not read, as a plan holds nothing of it: --optimization-level",)
+
+
+def test_a_server_without_any_words_is_one() -> None:
+    assert read("vllm serve", batch=1).document["degrees"]["tp"] == 1
+
+
+@pytest.mark.parametrize("flag", ["-O.level=3", """-O '{"level": 3}'""", "-O.level 3"])
+def test_what_older_versions_took_behind_o_is_unknown_and_its_successor_said(flag: str) -> None:
+    (note,) = read(f"vllm serve m -tp 8 --max-num-seqs 8 {flag}").notes
+    assert note.startswith("unknown flag '-O'")
+    assert "--compilation-config (-cc)" in note
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("vllm serve m -tp 8 --port 3 --host h --max-num-seqs 4", "--port, --host"),
+        ("python -m sglang.launch_server --tp 8 --port 3 --max-running-requests 4", "--port"),
+        ("trtllm-serve m --tp_size 8 --port 3 --max_batch_size 4", "port"),
+        (
+            TORCHRUN + "--micro-batch-size 1 --lr 3e-4 --train-iters 10 --bf16",
+            "--lr, --train-iters, --bf16",
+        ),
+        (
+            TORCHRUN.replace("x.py", "--rdzv-backend c10d x.py --micro-batch-size 1"),
+            "--rdzv-backend",
+        ),
+    ],
+)
+def test_known_flags_that_bear_on_no_layout_are_said_in_one_line(text: str, flags: str) -> None:
+    notes = [note for note in read(text).notes if note.startswith("of no use to a plan")]
+    assert notes == [f"of no use to a plan: {flags}"]
+
+
+def test_an_option_of_the_command_line_of_trtllm_alone_is_said() -> None:
+    notes = read("trtllm-serve m --tp_size 8 --max_batch_size 4 --tool_parser x").notes
+    assert notes == ("not read, as a plan holds nothing of it: tool_parser",)
+
+
+@pytest.mark.parametrize(
+    ("text", "batch", "words"),
+    [
+        ("vllm serve m -tp 8 -pp 2 --max-num-seqs 9", 4, "9 over 2 micro-batches"),
+        ("vllm serve m -tp 8 -pp 2 --max-num-seqs 1", 1, "1 over 2 micro-batches"),
+        ("vllm serve m -tp 8 -pp 2 --max-num-seqs 8", 4, ""),
+        (
+            SGLANG + "--max-running-requests 20",
+            2,
+            "--max-running-requests 20 over 8 attention groups: 2 in each, 16 in all",
+        ),
+        (
+            SGLANG + "--chunked-prefill-size 9 --max-running-requests 8",
+            1,
+            "--chunked-prefill-size 9 over 8 attention groups: 1 in each, 8 in all",
+        ),
+    ],
+)
+def test_what_is_rounded_is_said(text: str, batch: int, words: str) -> None:
+    """Hand-worked: 9 sequences in 2 micro-batches are 4 each, and one is left over."""
+    reading = read(text)
+    assert reading.document["batch"] == batch
+    assert any(words in note for note in reading.notes) if words else not reading.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("VLLM_PP_LAYER_PARTITION=30,30 vllm serve m -tp 8 -pp 2", "'30,30', 60 in all"),
+        ("VLLM_PP_LAYER_PARTITION=60 vllm serve m -tp 8", "'60', 60 in all"),
+        (
+            "SGLANG_PP_LAYER_PARTITION=31,31 python -m sglang.launch_server --tp 8 --pp 2",
+            "'31,31', 62 in all",
+        ),
+        ("pp_partition: [1, 2]\npipeline_parallel_size: 2\n", "'1,2', 3 in all"),
+        (
+            TORCHRUN + "--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout "
+            "'Et*10|t*10L'",
+            "'10,10', 20 in all",
+        ),
+    ],
+)
+def test_stages_that_do_not_hold_the_layers_of_the_model_are_refused(text: str, found: str) -> None:
+    with pytest.raises(SpecError, match=rf"layers of stages: found {found}.*has 61"):
+        read(text)
