@@ -379,7 +379,7 @@ class Bench:
 
     def _cut_feed_forward_us(self, size: int, num_matrices: int) -> FloatArray:
         return kernels.feed_forward_us(
-            self.turn.rank_tokens,
+            _padded(self.turn.rank_tokens),
             self.ask.hidden,
             self._cut(size),
             num_matrices,
@@ -390,7 +390,7 @@ class Bench:
     def _gemm_us(
         self, rows: FloatArray, inner: int, columns: int, precision: Precision
     ) -> FloatArray:
-        return kernels.gemm_us(rows, inner, columns, precision, self.ask.device)
+        return kernels.gemm_us(_padded(rows), inner, columns, precision, self.ask.device)
 
     def _cut(self, size: int) -> int:
         """Return the largest share of heads or columns that tp cuts."""
@@ -409,3 +409,12 @@ def _mean_context(length: int, window: int | None) -> float:
     """
     full = length if window is None else min(window, length)
     return (full * (full + 1) / 2 + (length - full) * full) / max(length, 1)
+
+
+def _padded(rows: FloatArray) -> FloatArray:
+    """Return the rows of the group that has most of them, for all groups.
+
+    Engines pad the ranks of data-parallel attention to it, and a product with fewer rows may take
+    longer. Source: vLLM, vllm/v1/worker/dp_utils.py; SGLang, DpPaddingMode.MAX_LEN.
+    """
+    return np.full_like(rows, rows.max())
