@@ -72,14 +72,14 @@ def executable() -> str:
     return found
 
 
-def solve(case: Case, mode: str, folder: Path, runs: int = 3, rule: str = "") -> Answer:
-    """Run `autopar solve` on a case, in `mode` agg or disagg, with one more rule if given.
+def solve(case: Case, mode: str, folder: Path, runs: int = 3) -> Answer:
+    """Run `autopar solve` on a case, in `mode` agg or disagg.
 
     Raises AutoparError if it fails otherwise than by proof or limit, or prints no JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     out, err = folder / f"{mode}.json", folder / f"{mode}.log"
-    arguments = case.autopar_arguments(mode, rule)
+    arguments = case.autopar_arguments(mode)
     costs = []
     for _ in range(runs):
         cost = run_timed([executable(), *arguments], out, err, limit_s=LIMIT_S)
@@ -92,7 +92,7 @@ def solve(case: Case, mode: str, folder: Path, runs: int = 3, rule: str = "") ->
         wall_s=median(cost.wall_s for cost in costs),
         cpu_s=median(cost.user_s + cost.system_s for cost in costs),
         peak_rss_bytes=max(cost.peak_rss_bytes for cost in costs),
-        command=case.autopar_command(mode, rule),
+        command=case.autopar_command(mode),
     )
 
 

@@ -53,24 +53,19 @@ class Case:
         """Ways of serving that autopar is asked for: agg, disagg, or both."""
         return list(self.autopar.get("modes", ["agg"]))
 
-    @property
-    def rule(self) -> str:
-        """The batches at which the peer's kernels are fast, as a rule of ours; empty: not asked."""
-        return str(self.autopar.get("rule", ""))
-
-    def autopar_arguments(self, mode: str = "agg", rule: str = "") -> list[str]:
-        """Return the words after `autopar` that solve this case, with one more rule if given."""
+    def autopar_arguments(self, mode: str = "agg") -> list[str]:
+        """Return the words after `autopar` that solve this case."""
         way = self.ways[mode]
+        tpot_ms = self.tpot_ms * way.get("tpot_share", 1.0)
         return [
             "solve",
             *("--model", str(self.autopar["model"])),
             *("--cluster", str(self.autopar["cluster"])),
             *("--workload", str(way["workload"])),
             *("--ttft", f"{self.ttft_ms:g}ms"),
-            *("--tpot", f"{self.tpot_ms * way.get('tpot_share', 1.0):.4g}ms"),
+            *("--tpot", f"{tpot_ms:.4g}ms"),
             *(str(word) for word in self.autopar.get("options", [])),
             *(str(word) for word in way["options"]),
-            *(("--rule", rule) if rule else ()),
             "--json",
         ]
 
@@ -89,9 +84,9 @@ class Case:
             *("--save-dir", save_dir),
         ]
 
-    def autopar_command(self, mode: str = "agg", rule: str = "") -> str:
+    def autopar_command(self, mode: str = "agg") -> str:
         """Return the command as a user types it."""
-        return "autopar " + shlex.join(self.autopar_arguments(mode, rule))
+        return "autopar " + shlex.join(self.autopar_arguments(mode))
 
 
 def load_cases(path: Path = CASES_FILE) -> list[Case]:

@@ -3,7 +3,7 @@
 import datetime as dt
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,10 +135,7 @@ def targets(rows: Sequence["Row"], peer_start_s: float | None) -> list[str]:
         [f"{row.case.name} {row.mode}", *map(_verdict, of_row)]
         for row, of_row in zip(rows, judged, strict=True)
     ]
-    counts = []
-    for column in zip(*judged, strict=True):
-        told = [met for met, _ in column if met is not None]
-        counts.append(f"{sum(told)} of {len(told)}")
+    counts = [_met(column) for column in zip(*judged, strict=True)]
     header = ["case", f"{FASTER}x by walls", f"{FASTER}x by searches"]
     header += [f"at most {AT_MOST_S:g} s", f"within {1 - OF_ITS_BEST:.0%} of its best"]
     note = (
@@ -194,6 +191,12 @@ def _near_its_best(row: "Row") -> _Judged:
     return False, ", ".join(said)
 
 
+def _met(judged: Iterable[_Judged]) -> str:
+    """Return in how many of those that can be told a target is met."""
+    told = [met for met, _ in judged if met is not None]
+    return f"{sum(told)} of {len(told)}"
+
+
 def _verdict(judged: _Judged) -> str:
     met, value = judged
     return NONE if met is None else f"{'met' if met else 'missed'}: {value}"
@@ -226,33 +229,6 @@ def by_the_peer(rows: Sequence["Row"]) -> list[str]:
     note = f"Its evaluator and its command line differ by at most {max(off, default=0.0):.2%} on "
     note += f"throughput, TTFT and TPOT of its {len(off)} winners."
     return ["## Both plans by the peer's evaluator", "", *table(header, lines), note, ""]
-
-
-def ruled(rows: Sequence["Row"]) -> list[str]:
-    """Return the table of our plans that also keep to batches at which the peer's kernels are fast.
-
-    Not counted among the targets: these rules are read off the peer's tables.
-    """
-    if not rows:
-        return []
-    lines = [
-        [
-            f"{row.case.name} {row.mode}",
-            f"`--rule '{row.rule}'`",
-            say_plan(row.plans.get("autopar")) if row.plans.get("autopar") else row.failed[:50],
-            *say_score(row.scores.get("autopar")),
-            _verdict(_near_its_best(row)),
-        ]
-        for row in rows
-    ]
-    header = ["case", "rule", "autopar's plan", "tok/s/GPU", "TTFT ms", "TPOT ms", "limits"]
-    header += [f"within {1 - OF_ITS_BEST:.0%} of its best"]
-    text = (
-        "Our GEMM times are smooth in the rows; the peer's tables are not: results/gemm-rows.md. "
-        "The same commands with a rule that keeps decode to batches at which those kernels are "
-        "fast, read off that table."
-    )
-    return ["## Kept to batches at which its kernels are fast", "", text, "", *table(header, lines)]
 
 
 def every_step(rows: Sequence["Row"]) -> list[str]:
@@ -325,19 +301,17 @@ def write_report(rows: Sequence["Row"], folder: Path, peer_start_s: float | None
         "`benchmarks/peer/cases.yaml`. What the peer's numbers mean, and the command that wrote "
         "this: `benchmarks/peer/README.md`."
     )
-    plain = [row for row in rows if not row.rule]
     lines = [
         "# autopar and aiconfigurator side by side",
         "",
         head,
         "",
-        *targets(plain, peer_start_s),
-        *times(plain, peer_start_s),
-        *by_the_peer(plain),
-        *ruled([row for row in rows if row.rule]),
-        *every_step(plain),
-        *by_autopar(plain),
-        *reasons(plain),
+        *targets(rows, peer_start_s),
+        *times(rows, peer_start_s),
+        *by_the_peer(rows),
+        *every_step(rows),
+        *by_autopar(rows),
+        *reasons(rows),
     ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "side-by-side.md").write_text("\n".join(lines), encoding="utf-8")

@@ -36,7 +36,6 @@ class Row:
 
     case: Case
     mode: str
-    rule: str = ""  # held beside what the case asks for
     answer: ours.Answer | None = None
     failed: str = ""  # why autopar gave no plan
     peer_run: Mapping[str, Any] | None = None
@@ -68,7 +67,7 @@ class Row:
             "mode": self.mode,
             "limits": {"ttft_ms": self.case.ttft_ms, "tpot_ms": self.case.tpot_ms},
             "autopar": {
-                "command": self.case.autopar_command(self.mode, self.rule),
+                "command": self.case.autopar_command(self.mode),
                 "failed": self.failed,
                 **(
                     {
@@ -101,7 +100,7 @@ def ask_autopar(row: Row, options: argparse.Namespace, folder: Path) -> None:
         if options.autopar_runs:
             row.answer = ours.recorded(row.case, row.mode, options.autopar_runs)
         else:
-            row.answer = ours.solve(row.case, row.mode, folder, options.runs, row.rule)
+            row.answer = ours.solve(row.case, row.mode, folder, options.runs)
     except ours.AutoparError as error:
         row.failed = str(error)
         return
@@ -169,10 +168,8 @@ def run(cases: Sequence[Case], options: argparse.Namespace, work: Path) -> list[
     """Run the comparison, one case after the other."""
     python = run_peer.peer_python(options.peer_env)
     rows = [Row(case, mode) for case in cases for mode in case.modes]
-    if not options.autopar_runs:
-        rows += [Row(case, mode, case.rule) for case in cases if case.rule for mode in case.modes]
     for row in rows:
-        folder = work / row.case.name / ("autopar-ruled" if row.rule else "autopar")
+        folder = work / row.case.name / "autopar"
         ask_autopar(row, options, folder)
         ask_peer(row, options, work)
         plans_to_score(row, options.peer_env, work)

@@ -246,20 +246,6 @@ def test_the_report_counts_only_plans_that_keep_the_limits(peer, tmp_path):
     assert json.loads((tmp_path / "side-by-side.json").read_text(encoding="utf-8"))["rows"]
 
 
-def test_an_answer_with_one_more_rule_is_told_apart_from_the_targets(peer, tmp_path):
-    one = case(peer)
-    rows = [peer.side_by_side.Row(one, "agg", rule) for rule in ("", one.rule)]
-    assert f"--rule '{one.rule}'" in one.autopar_command("agg", one.rule)
-    assert "--rule" not in one.autopar_command("agg")
-
-    peer.report.write_report(rows, tmp_path)
-
-    text = (tmp_path / "side-by-side.md").read_text(encoding="utf-8")
-    targets, kept = text.split("## Kept to batches")
-    assert targets.count(f"| {one.name} agg |") == 3  # targets, time, by the peer
-    assert f"| {one.name} agg | `--rule '{one.rule}'` |" in kept
-
-
 def test_every_target_is_told_met_or_missed_case_by_case(peer):
     """The peer took 101.5 s, 1.5 of them to start; we 2.03 s, of which 1 s to search."""
     answer = type("Answer", (), {"wall_s": 2.03, "solve_s": 1.0})()
