@@ -53,6 +53,7 @@ class Best:
 def rows_that_fit(task: Task, *, memory_only: bool = False) -> Iterator[Candidates]:
     """Yield every layout with every batch, until a requirement that grows with it surely fails.
 
+    That is told by bounds over all larger batches, as steps may be faster with more in them.
     memory_only: stop at memory alone, not at TTFT and TPOT.
     """
     growing = [
@@ -67,7 +68,8 @@ def rows_that_fit(task: Task, *, memory_only: bool = False) -> Iterator[Candidat
         layout = layouts.take(np.array([index]))
         for batch in range(1, limit + 1):
             row = with_batch(layout, batch)
-            fits = [c.allowed_rows(task.problem, row) for c in growing]
+            larger = task.problem.over_batches(np.array([limit / batch]))
+            fits = [c.allowed_rows(larger, row) for c in growing]
             if any(passes is not None and not passes.all() for passes in fits):
                 break  # and so does no larger one
             yield row
