@@ -21,6 +21,8 @@ from autopar.objectives import Objective
 from autopar.problem import BoolArray, Candidate, Candidates, FloatArray, IntArray, Problem
 
 _PARTS = 8  # into which an interval is cut
+_LEVELS = 5  # doublings of a batch that are looked at together, as long as they are few:
+_AT_ONCE = 20_000  # intervals whose bounds are computed together: hundredths of a second
 _TRIES = 3  # layouts that are solved for a first plan
 _BATCHES = 3  # of each, before the largest one is searched for by bisection
 _MOST_AT_ONCE = 4096  # batches of one layout that are bounded together for it
@@ -54,6 +56,24 @@ class Intervals:
         return cls(
             *(np.concatenate([none, *(getattr(p, f.name) for p in parts)]) for f in fields(cls))
         )
+
+    @classmethod
+    def doubling(cls, layouts: IntArray, most: IntArray, low: int) -> "tuple[Intervals, int]":
+        """Return intervals [low, 2 low - 1], [2 low, 4 low - 1], ... of layouts, and the next low.
+
+        most: the largest batch of every layout, by its number.
+        """
+        levels = max(1, min(_LEVELS, _AT_ONCE // len(layouts)))
+        layout = np.tile(layouts, levels)
+        lows = np.repeat(low << np.arange(levels), len(layouts))
+        every = cls(layout, lows, np.minimum(2 * lows - 1, most[layout]))
+        return every.take(lows <= most[layout]), low << levels
+
+    def last(self, low: int, most: IntArray) -> IntArray:
+        """Return the layouts that may have batches from `low` on: their last interval is left."""
+        layouts = self.layout[self.low == low // 2]
+        result: IntArray = layouts[most[layouts] >= low]
+        return result
 
     def cut(self) -> "Intervals":
         """Return every interval in equal parts; single batches stay as they are."""
@@ -170,13 +190,11 @@ class _Ask:
         """
         parts, low, layouts = [], 1, np.arange(len(self.rows))
         while len(layouts):
-            high = np.minimum(2 * low - 1, most[layouts])
-            work = Intervals(layouts, np.full_like(layouts, low), high)
-            wide = self.problem.over_batches(most[layouts] / low)
-            grows = self._grows(wide, self.at_low(work))
-            parts.append(work.take(grows))
-            low *= 2
-            layouts = layouts[grows & (most[layouts] >= low)]
+            work, low = Intervals.doubling(layouts, most, low)
+            wide = self.problem.over_batches(most[work.layout] / work.low)
+            kept = work.take(self._grows(wide, self.at_low(work)))
+            parts.append(kept)
+            layouts = kept.last(low, most)
         return self.possible(Intervals.joined(parts))
 
     def possible(self, work: Intervals) -> tuple[Intervals, IntArray, IntArray]:

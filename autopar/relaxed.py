@@ -158,13 +158,11 @@ class _Search:
         most = most_sequences(self._workload, self._layouts.chunks)
         parts = [self._possible(Intervals.joined([]))]
         while len(layouts):
-            high = np.minimum(2 * low - 1, most[layouts])
-            work = Intervals(layouts, np.full_like(layouts, low), high)
-            wide = self._task.problem.over_batches(most[layouts] / low)
-            kept = self._asked(self._grown(wide, work, self._at_low(work)))
-            parts.append(self._possible(work.take(kept)))
-            low *= 2
-            layouts = layouts[kept & (most[layouts] >= low)]
+            work, low = Intervals.doubling(layouts, most, low)
+            wide = self._task.problem.over_batches(most[work.layout] / work.low)
+            kept = work.take(self._asked(self._grown(wide, work, self._at_low(work))))
+            parts.append(self._possible(kept))
+            layouts = kept.last(low, most)
         return _Judged.joined(parts)
 
     def _possible(self, work: Intervals) -> _Judged:
