@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from autopar.api import solve
 from autopar.constraints import PlugIn
 from autopar.errors import InexpressibleError
+from autopar.export.closeness import kept_of
 from autopar.export.exporting import export
 from autopar.export.judging import broken_rules, pack_of
 from autopar.export.options import Options, Target
@@ -58,9 +59,10 @@ class Figure:
 class Nearest:
     """The nearest plan to the one that was asked for, by the costs of the same scenario.
 
-    changes: in what it differs, where it is the same layout. given_up: requirements that no plan of
-    the engine meets. before: metrics of the plan that was asked for; None where it is too broken to
-    be measured. proved: whether no other plan within the engine's rules is better.
+    changes: in what it differs, where it is the same layout. kept: what both have, where it is
+    another one; empty for nothing. given_up: requirements that no plan of the engine meets. before:
+    metrics of the plan that was asked for; None where it is too broken to be measured. proved:
+    whether no other plan within the engine's rules is better, of those that keep as much.
     """
 
     scenario: Scenario
@@ -71,6 +73,7 @@ class Nearest:
     before: Metrics | None
     after: Metrics
     proved: bool = True
+    kept: str = ""
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -134,8 +137,9 @@ def nearest(
 
     First the same layout with its ranks where the engine puts them, or experts where it deals them.
     Else the scenario is solved again with the engine's rule pack, at the same costs, so that the
-    two plans can be compared; where no plan meets all of it, its coverage is weakened, then its own
-    rules are left out. target: what is to be written; the engine's commands by default.
+    two plans can be compared: first for plans that keep most of this one (`closeness`). Where no
+    plan meets all of the scenario, its coverage is weakened, then its own rules are left out.
+    target: what is to be written; the engine's commands by default.
     """
     aim = target or options.engine
     before = second_opinion(scenario, plan).metrics
@@ -145,14 +149,17 @@ def nearest(
             return Nearest(scenario, plan, other, changes, (), before, after)
     searches = []
     for asked, given_up in _questions(scenario, plan, options, aim):
-        solution = solve(asked, plugins=plugins, diagnose=False)
-        why = ""
-        for candidate in _candidates(asked, solution.plan, options):
-            after, refused = _started(asked, candidate, options, aim)
-            if after is not None:
-                proved = solution.status == "optimal"
-                return Nearest(asked, plan, candidate, (), given_up, before, after, proved)
-            why = why or refused
+        for kept in kept_of(asked, plan):
+            near = asked.model_copy(update={"rules": (*asked.rules, *kept.rules)})
+            solution = solve(near, plugins=plugins, diagnose=False)
+            why = ""
+            for candidate in _candidates(asked, solution.plan, options):
+                after, refused = _started(asked, candidate, options, aim)
+                if after is not None:
+                    proved = solution.status == "optimal"
+                    figures = (before, after, proved, kept.words)
+                    return Nearest(asked, plan, candidate, (), given_up, *figures)
+                why = why or refused
         searches.append(Search(given_up, solution.status, solution.plan, why))
     return Unfound(tuple(searches))
 

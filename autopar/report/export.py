@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from autopar.export.closeness import differences
 from autopar.export.launch import Export, Launch, Router, command_text
 from autopar.export.options import NAMES, Engine
 from autopar.report import words
@@ -128,12 +129,17 @@ def _searched(search: "Search", name: str, reasons: Sequence[str]) -> str:
 
 
 def _offer(nearest: "Nearest", name: str) -> str:
-    said = f"the nearest that {name} can start is {words.layout(nearest.plan)}"
+    which = "the nearest" if nearest.changes or nearest.kept else "no near plan but the best"
+    said = f"{which} that {name} can start is {words.layout(nearest.plan)}"
     if nearest.changes:
         changed = " and ".join(nearest.changes)
-        said = f"the nearest that {name} can start is the same with {changed}"
-    elif not nearest.proved:
-        said += " (the best that was found within the solver's limit)"
+        said = f"{which} that {name} can start is the same with {changed}"
+    else:
+        if nearest.kept:
+            said += f", the best that keeps {nearest.kept}"
+        if not nearest.proved:
+            said += " (as far as the solver's limit went)"
+        said += f" ({', '.join(differences(nearest.asked, nearest.plan))})"
     parts = [said, *_costs(nearest)]
     if nearest.given_up:
         parts.append(f"it gives up {' and '.join(nearest.given_up)}")

@@ -73,7 +73,7 @@ def test_what_the_engine_cannot_start_is_an_error_with_an_offer() -> None:
     refused = run("export", DOCUMENT, PLAN, "--to", "vllm")
     assert refused.exit_code == 2
     assert refused.stdout == ""
-    for words in ("vLLM cannot start", "spread is 2", "the nearest that vLLM can start", "gives up",
+    for words in ("vLLM cannot start", "spread is 2", "the best that vLLM can start", "gives up",
                   "--nearest"):  # fmt: skip
         assert words in refused.stderr
     taken = run("export", DOCUMENT, PLAN, "--to", "vllm", "--nearest")

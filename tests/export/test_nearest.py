@@ -8,11 +8,12 @@ import pytest
 from autopar.api import solve, verify
 from autopar.catalog import load_plan, load_scenario
 from autopar.errors import InexpressibleError
+from autopar.export.closeness import differences
 from autopar.export.exporting import completed, export, written
 from autopar.export.nearest import Figure, Nearest, Search, Unfound, nearest
 from autopar.export.options import ENGINES, Options
 from autopar.pairs import explicit_plan
-from autopar.problem import AnyPlan, Metrics, Plan
+from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics, Plan
 from autopar.report.export import nearest_words
 from autopar.specs import Scenario
 
@@ -57,9 +58,10 @@ def test_what_the_nearest_plan_costs_is_measured_by_the_same_costs() -> None:
     found = nearest(scenario, plan, options)
     assert isinstance(found, Nearest)
     assert found.before is not None
-    assert found.after.tokens_per_s == pytest.approx(
-        solve(found.scenario, diagnose=False).objectives[0].value, rel=1e-3
-    )
+    again = verify(found.scenario, found.plan)
+    assert again.ok
+    assert again.metrics is not None
+    assert found.after.tokens_per_s == again.metrics.tokens_per_s
     figures = {figure.name: figure for figure in found.figures}
     assert figures["throughput"].before == found.before.tokens_per_s
     assert figures["throughput"].after == found.after.tokens_per_s
@@ -69,10 +71,58 @@ def test_what_the_nearest_plan_costs_is_measured_by_the_same_costs() -> None:
         8 * hour / (found.after.tokens_per_s * 3600 / 1e6)
     )
     worse = [figure.name for figure in found.figures if figure.is_worse]
-    words = nearest_words(found, "vllm")
-    assert worse
+    costs = nearest_words(found, "vllm").partition("worse: ")[2]
     for name in figures:
-        assert (f"{name} " in words.partition("worse: ")[2]) == (name in worse), name
+        assert (f"{name} " in costs) == (name in worse), name
+
+
+def test_a_plan_of_the_same_stages_is_nearer_than_a_better_one() -> None:
+    """EP4 x ETP2 on four groups of 2 GPUs: vLLM has EP8 or ETP8 there, of as many sequences."""
+    parts = {"llm": "qwen3-235b-a22b", "cluster": "4xhgx-h100", "workload": "chat-4k-1k"}
+    scenario = load_scenario(parts=parts)
+    degrees = {"replicas": 2, "pp": 2, "tp": 2, "attn_dp": 4, "ep": 4, "etp": 2}
+    plan = laid(scenario, degrees, batch=8)
+    assert isinstance(plan, Plan)
+    options = completed(Options(engine="vllm"), scenario)
+    found = nearest(scenario, plan, options)
+    assert isinstance(found, Nearest)
+    assert found.kept == "its replicas, its stages and its sequences"
+    assert isinstance(found.plan, Plan)
+    assert (found.plan.replicas, found.plan.pp) == (2, 2)
+    assert found.plan.batch * found.plan.stages[0].attn_dp <= 8 * 4
+    better = solve(found.scenario, diagnose=False).metrics
+    assert better is not None
+    assert better.tokens_per_s > 2 * found.after.tokens_per_s
+    words = nearest_words(found, "vllm")
+    assert "the best that keeps its replicas, its stages and its sequences (" in words
+    for change in differences(plan, found.plan):
+        assert change in words
+
+
+def test_differences_name_the_degrees_and_the_batch_of_every_role() -> None:
+    scenario = scenario_of("mixtral-8x7b", "1xhgx-h100")
+    one = laid(scenario, {"tp": 8, "ep": 8, "etp": 1}, batch=8)
+    two = laid(scenario, {"tp": 4, "replicas": 2, "ep": 4, "etp": 1}, batch=16)
+    assert differences(one, one) == ()
+    assert differences(one, two) == (
+        "replicas 1 -> 2", "tp 8 -> 4", "ep 8 -> 4", "batch 8 -> 16",
+    )  # fmt: skip
+    assert isinstance(one, Plan)
+    assert isinstance(two, Plan)
+    pair = DisaggregatedPlan("pair", one, two)
+    other = DisaggregatedPlan("pair", one, replace(two, batch=4))
+    assert differences(pair, other) == ("decode batch 16 -> 4",)
+
+
+def test_where_nothing_near_can_be_started_the_best_is_not_called_near() -> None:
+    scenario = load_scenario("moe-16x16-512gpu")
+    plan = explicit_plan(load_plan("ep16-tp2-pp8"), scenario)
+    found = nearest(scenario, plan, completed(Options(engine="vllm"), scenario))
+    assert isinstance(found, Nearest)
+    assert found.kept == ""
+    words = nearest_words(found, "vllm")
+    assert "no near plan but the best that vLLM can start is" in words
+    assert "replicas 1 -> 32, pp 8 -> 1" in words
 
 
 def figure(before: float, after: float, gain: int) -> Figure:
