@@ -137,7 +137,12 @@ def solve(
 def _notes(task: AnyTask, plan: AnyPlan | None, report: VerifyReport | None) -> tuple[str, ...]:
     """Say what was searched, under which costs, and what the second opinion says of the plan."""
     scenario = task.problem.scenario
-    own = (searched(scenario), *task.notes, *loaded.placement_notes(scenario, plan))
+    own = (
+        searched(scenario),
+        *task.notes,
+        *scenario.assumptions_of_parts,
+        *loaded.placement_notes(scenario, plan),
+    )
     return own if report is None else (*own, *report.notes)
 
 
@@ -187,6 +192,7 @@ def verify(
         report = audited(scenario, explicit, plan)
     else:
         explicit, report = plan, second_opinion(scenario, plan)
+    report = replace(report, notes=(*report.notes, *scenario.assumptions_of_parts))
     every_plugin = (*plugin_files.load_installed(), *plugins)
     if not every_plugin:
         return report
