@@ -219,12 +219,13 @@ def _unquantised(config: Mapping[str, Any], name: str | None, base: str) -> tupl
     for text in names:
         said = _FORMATS.search(text)
         if said is not None:
-            return (
+            told = (
                 f"all weights are {base}: the name {shorten_text(text)} speaks of "
                 f"{said.group().upper()}, but config.json has no quantization_config and no "
                 "hf_quant_config.json (of ModelOpt) was found beside it; give the folder that has "
-                "both, or set llm.precisions",
+                "both, or set llm.precisions"
             )
+            return (told,)
     return ()
 
 
