@@ -188,7 +188,7 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
 
 
 def _of_command(one: Found, command: Command) -> Found:
-    return replace(one, files=command.files, host=command.host, enclosure=command.enclosure)
+    return replace(one, files=command.files, hosts=command.hosts, enclosure=command.enclosure)
 
 
 def _copied(one: Found, copies: int) -> list[Found]:
@@ -226,7 +226,11 @@ def _servers(found: list[Found], label: str) -> list[Server]:
         numbers = range(each.nodes.count) if each.nodes.rank is None else (each.nodes.rank,)
         shown: dict[int, tuple[int, ...] | None] = dict.fromkeys(numbers, each.shown)
         is_one = each.nodes.count == 1 or each.nodes.rank is not None
-        hosts = dict.fromkeys(numbers, each.host) if is_one else {}
+        hosts = {}
+        if len(each.hosts) > 1:  # of one command that reaches several machines itself
+            hosts = dict(enumerate(each.hosts))
+        elif each.hosts and is_one:
+            hosts = dict.fromkeys(numbers, each.hosts[0])
         key = (each.role, each.nodes.server)
         if each.nodes.count == 1 or key not in leaders:
             servers.append(Server(each, shown, hosts))
