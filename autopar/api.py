@@ -123,6 +123,7 @@ def solve(
         roles={} if report is None else report.roles,
         objectives=values,
         binding=found.binding,
+        undecided=found.undecided,
         conflict=found.clashes[0] if found.clashes else (),
         repairs=found.repairs,
         uniqueness=outcome.uniqueness,
@@ -137,7 +138,12 @@ def solve(
 def _notes(task: AnyTask, plan: AnyPlan | None, report: VerifyReport | None) -> tuple[str, ...]:
     """Say what was searched, under which costs, and what the second opinion says of the plan."""
     scenario = task.problem.scenario
-    own = (searched(scenario), *task.notes, *loaded.placement_notes(scenario, plan))
+    own = (
+        searched(scenario),
+        *task.notes,
+        *scenario.assumptions_of_parts,
+        *loaded.placement_notes(scenario, plan),
+    )
     return own if report is None else (*own, *report.notes)
 
 
@@ -187,6 +193,7 @@ def verify(
         report = audited(scenario, explicit, plan)
     else:
         explicit, report = plan, second_opinion(scenario, plan)
+    report = replace(report, notes=(*report.notes, *scenario.assumptions_of_parts))
     every_plugin = (*plugin_files.load_installed(), *plugins)
     if not every_plugin:
         return report
@@ -243,6 +250,7 @@ def explain(scenario: Scenario, *, plugins: Sequence[PlugIn] = ()) -> Explanatio
         because=solution.because,
         repairs=solution.repairs,
         binding=solution.binding,
+        undecided=solution.undecided,
         notes=solution.notes,
         runner_up=solution.runner_up,
     )
@@ -271,6 +279,7 @@ class _Findings:
     """What was learnt about an answer after it stood, as far as it went."""
 
     binding: tuple[str, ...] | None = None  # not determined
+    undecided: tuple[str, ...] = ()
     clashes: list[tuple[str, ...]] = field(default_factory=list)
     repairs: tuple[Repair, ...] = ()
     notes: list[str] = field(default_factory=list)
@@ -309,7 +318,7 @@ def _diagnose(
             oriented = task.oriented(outcome.vector)
             budget = _binding_budget(question)
             found.binding, undecided = binding(question, oriented, budget, task=task)
-            found.notes += [f"not decided whether {name} binds" for name in undecided]
+            found.undecided = tuple(undecided)
     except KeyboardInterrupt:
         found.interrupted = True
         found.notes.append("interrupted while asking what binds or clashes; the answer stands")

@@ -4,8 +4,10 @@ Every repair has been tried: a plan exists after it.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from autopar.diagnose import Question, conflicts
 from autopar.lexicographic import Outcome
@@ -17,6 +19,10 @@ from autopar.variables import PairChoice
 
 MOST_FIXES = 6  # changes in one repair
 MOST_TRIES = 64  # sizes of a domain, or numbers of nodes, to try one after another
+# More nodes than are there: each number is a whole question about a larger cluster.
+MOST_TIMES_NODES = 16
+MOST_MORE_GPUS = 4096
+MOST_MORE_TRIES = 8  # one after another, where more nodes are not always better
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,20 @@ def repairs(question: Question, clashes: Sequence[tuple[str, ...]]) -> tuple[Rep
     are repaired one after another, and asked for anew after each, since one repair may cause
     another clash or spare one.
     """
+    if not clashes:  # none that can be left out: not even the structure of a plan fits
+        return ()
     if len(clashes) == 1:
-        return tuple(fix.told(question) for fix in _working(question, clashes[0]))
+        found = _working(question, clashes[0])
+    else:
+        found = _one_after_another(question, clashes)
+    if not any(path == "cluster.num_nodes" for fix in found for path, _ in fix.changes):
+        clashing = dict.fromkeys(name for clash in clashes for name in clash)
+        found = sorted((*found, *_more_nodes(question, tuple(clashing))), key=_size)
+    return tuple(fix.told(question) for fix in found)
+
+
+def _one_after_another(question: Question, clashes: Sequence[tuple[str, ...]]) -> list[_Fix]:
+    """Return one change of several fields, or none where a clash has no repair."""
     fixes: list[_Fix] = []
     repaired, left = question, list(clashes)
     while left and len(fixes) < MOST_FIXES:
@@ -64,13 +82,13 @@ def repairs(question: Question, clashes: Sequence[tuple[str, ...]]) -> tuple[Rep
         ]
         found = _working(repaired.leaving_out(others), left[0])
         if not found:
-            return ()
+            return []
         fixes.append(found[0])
         repaired = found[0].apply(repaired)
         left, _ = conflicts(repaired)
     if not fixes or repaired.feasible() is not True:
-        return ()
-    return (_together(fixes).told(question),)
+        return []
+    return [_together(fixes)]
 
 
 def _working(question: Question, clash: Sequence[str]) -> list[_Fix]:
@@ -83,7 +101,12 @@ def _working(question: Question, clash: Sequence[str]) -> list[_Fix]:
     if not works:
         drops = [_Fix(n, (), f"a plan exists without {n}", dropped=(n,)) for n in clash]
         works = [fix for fix in drops if fix.apply(question).feasible()]
-    return sorted(works, key=lambda f: (f.relative is None, f.relative or 0.0))
+    return sorted(works, key=_size)
+
+
+def _size(fix: _Fix) -> tuple[bool, float]:
+    """Return what fixes are sorted by: the relative change, those of no number last."""
+    return fix.relative is None, fix.relative or 0.0
 
 
 def _together(fixes: Sequence[_Fix]) -> _Fix:
@@ -252,6 +275,45 @@ def _nodes(question: Question) -> Iterator[_Fix]:
                 return
             if tried >= MOST_TRIES:
                 return
+
+
+def _more_nodes(question: Question, clashing: tuple[str, ...]) -> Iterator[_Fix]:
+    """The fewest more nodes, in whole scale-up domains, with which all requirements can hold.
+
+    A plan that may leave GPUs idle is one on more nodes as well: their number is doubled until a
+    plan exists, then halved towards what has none. Other coverages try one number after another.
+    """
+    cluster = question.scenario.cluster
+    have, unit = cluster.num_nodes, max(1, cluster.domain_gpus // cluster.gpus_per_node)
+    if have % unit:
+        unit = 1  # the last domain is a smaller one already
+    most = min(MOST_MORE_GPUS // cluster.gpus_per_node, have * MOST_TIMES_NODES) // unit * unit
+
+    def has_plan(nodes: int) -> bool:
+        return bool(question.changed("cluster.num_nodes", nodes).feasible())
+
+    def search() -> int | None:
+        sizes = range(have + unit, most + 1, unit)
+        if question.scenario.requirements.coverage != "up_to":
+            tiling = (nodes for nodes in sizes if _may_tile(question, nodes))
+            return next((n for n in islice(tiling, MOST_MORE_TRIES) if has_plan(n)), None)
+        below, tried = have, min(2 * have, most)
+        while tried > below and not has_plan(tried):
+            below, tried = tried, min(2 * tried, most)
+        if tried <= below:
+            return None
+        between = range(below + unit, tried, unit)
+        place = bisect_left(between, 1, key=has_plan)
+        return between[place] if place < len(between) else tried
+
+    nodes = search()
+    if nodes is not None:
+        gpus = (nodes - have) * cluster.gpus_per_node
+        text = f"{have} -> {nodes} nodes (+{gpus:,} GPU{'' if gpus == 1 else 's'})"
+        if cluster.links is not None and have <= unit:  # what was idle before
+            text += f", over a fabric of {cluster.links.fabric.bandwidth_bytes_per_s / 1e9:g} GB/s"
+        change = ("cluster.num_nodes", nodes)
+        yield _Fix(" + ".join(clashing), (change,), text, (nodes - have) / have)
 
 
 def _may_tile(question: Question, num_nodes: int) -> bool:

@@ -214,6 +214,7 @@ class Solution:
     roles: dict[str, Metrics] = field(default_factory=dict)  # metrics of each role of the plan
     runner_up: RunnerUp | None = None  # None: not looked for
     robustness: Robustness | None = None  # None: not asked for
+    undecided: tuple[str, ...] = ()  # of which it was not decided within the limits if they bind
 
     def require_plan(self) -> AnyPlan:
         """Return the plan, for callers that cannot go on without one.
@@ -300,3 +301,4 @@ class Explanation:
     binding: tuple[str, ...] | None  # None: not determined
     notes: tuple[str, ...] = field(default=())
     runner_up: RunnerUp | None = None  # None: not looked for
+    undecided: tuple[str, ...] = ()  # of which it was not decided within the limits if they bind

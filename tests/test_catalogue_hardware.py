@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 
+import autopar
 from autopar.catalog import names, read_document
 from autopar.resolve import Library
 from autopar.shelves import KINDS
@@ -240,3 +241,24 @@ def test_clusters_of_one_kind_of_node_differ_in_size_only(name):
     cluster, node = cluster_of(name), name.partition("x")[2]
     same = [cluster_of(other) for other in CLUSTERS if other.partition("x")[2] == node]
     assert all((other.links, other.gpu) == (cluster.links, cluster.gpu) for other in same)
+
+
+@pytest.mark.parametrize("kind", ["gpu", "cluster", "llm"])
+def test_what_nobody_checked_is_an_assumption_which_answers_tell(kind):
+    for name in names(kind):
+        sources = read_document(kind, name).get("sources", [])
+        assert not [text for text in sources if "from memory" in text or "not checked" in text]
+
+
+def test_an_answer_and_a_verdict_tell_what_the_parts_assume():
+    parts = {"llm": "llama-3.1-8b", "cluster": "1x8-ascend-910b", "workload": "chat-1k-256"}
+    scenario = autopar.load_scenario(None, parts=parts)
+    answer = autopar.solve(scenario, diagnose=False)
+    assert answer.plan is not None
+    for notes in (answer.notes, autopar.verify(scenario, answer.plan).notes):
+        told = [note for note in notes if note.startswith("assumed in ")]
+        assert [note.partition(":")[0] for note in told] == [
+            "assumed in cluster 1x8-ascend-910b",
+            "assumed in gpu ascend-910b-64gb",
+        ]
+        assert "memory bandwidth of 1.6 TB/s: from memory" in told[1]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from autopar import oracle, overrides
+from autopar import load_scenario, oracle, overrides
 from autopar.diagnose import Question, binding, conflicts
 from autopar.repairs import repairs
 from autopar.results import Repair
@@ -182,6 +182,53 @@ def test_a_throughput_repair_does_not_round_the_rate_up(document_scenario: Build
     question = Question(document_scenario(SMALL | changes), ())
     for repair in repairs(question, conflicts(question)[0]):
         assert Question(repaired(question.scenario, repair), ()).feasible() is True, repair
+
+
+@pytest.mark.parametrize(
+    ("parts", "changes", "nodes"),
+    [
+        (("llama-3.1-405b", "1xhgx-h100"), ["requirements.max_tpot_us=50ms"], 2),  # 811 of 640 GB
+        (("kimi-k2", "1x8-rtx-4090"), ["requirements.max_tpot_us=50ms"], None),
+        (("llama-3.1-70b", "1xhgx-h100"), ["requirements.min_tokens_per_s=20000"], None),
+        (("deepseek-v3", "1xgb200-nvl72"), ["cluster.gpu.memory_bytes=12e9"], None),
+    ],
+)
+def test_the_fewest_more_nodes_that_admit_a_plan_are_a_repair(
+    parts: tuple[str, str], changes: list[str], nodes: int | None
+) -> None:
+    named = {"llm": parts[0], "cluster": parts[1], "workload": "chat-4k-1k"}
+    scenario = load_scenario(None, parts=named, overrides=changes)
+    question = Question(scenario, ())
+    offered = repairs(question, conflicts(question)[0])
+    (repair,) = (r for r in offered if r.change.startswith("cluster.num_nodes="))
+    found = int(repair.change.partition("=")[2])
+    assert nodes in (None, found)
+    assert Question(repaired(scenario, repair), ()).feasible() is True
+    unit = scenario.cluster.domain_gpus // scenario.cluster.gpus_per_node  # a rack is whole
+    assert found % unit == 0
+    assert question.changed("cluster.num_nodes", found - unit).feasible() is False
+    assert "over a fabric of " in repair.size
+
+
+def test_more_nodes_are_no_repair_where_none_of_them_helps() -> None:
+    named = {"llm": "deepseek-v3", "cluster": "1xhgx-h200", "workload": "chat-4k-1k"}
+    for limit in ("requirements.max_tpot_us=2ms", "requirements.min_tokens_per_s_per_gpu=1e6"):
+        question = Question(load_scenario(None, parts=named, overrides=[limit]), ())
+        offered = repairs(question, conflicts(question)[0])
+        assert offered
+        assert not [r for r in offered if "num_nodes" in r.change]
+
+
+def test_nodes_are_counted_one_after_another_where_none_may_idle() -> None:
+    named = {"llm": "llama-3.1-405b", "cluster": "1xhgx-h100", "workload": "chat-4k-1k"}
+    changes = ["requirements.coverage=every_gpu", "requirements.min_tokens_per_s=2000"]
+    question = Question(load_scenario(None, parts=named, overrides=changes), ())
+    offered = repairs(question, conflicts(question)[0])
+    (repair,) = (r for r in offered if "num_nodes=" in r.change)
+    found = int(repair.change.partition("num_nodes=")[2].partition(" ")[0])
+    assert found > 2
+    for nodes in range(1, found):
+        assert question.changed("cluster.num_nodes", nodes).feasible() is False
 
 
 # Small enough for exhaustive search without any one requirement: 2 layers x 2 experts on 8 GPUs.

@@ -142,7 +142,7 @@ def _head(
         "name": name,
         "description": f"{machine.device_name} as autopar calibrate measured it.",
         "sources": sources,
-        **{key: value for key, value in data.items() if key not in dropped},
+        **{k: v for k, v in data.items() if k not in dropped and (k, v) != ("assumptions", [])},
     }
 
 

@@ -33,8 +33,8 @@ def gpu_text(head: Mapping[str, Any], kernels: Mapping[str, Any], comments: Comm
     """
     lines = ["schema: 1", "kind: gpu"]
     for key, value in head.items():
-        if key == "sources":
-            lines += ["sources:", *(f"  - {_text(source)}" for source in value)]
+        if key in ("sources", "assumptions"):
+            lines += [f"{key}:", *(f"  - {_text(source)}" for source in value)]
         else:
             lines.append(f"{key}: {_quantity(key, value)}")
     lines += [f"# {comments['', '']}", "kernels:"]

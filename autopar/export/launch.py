@@ -14,6 +14,7 @@ class Launch:
     server: which engine process group it belongs to, all of which are named alike in `role`.
     node: of the cluster, counted from 0. gpus: local numbers of the GPUs that it runs on, in the
     order of its ranks. port: where its first node takes requests; 0 where it takes none.
+    other_hosts: those that the command itself reaches, in the order of its ranks, as by mpirun.
     """
 
     server: int
@@ -25,6 +26,7 @@ class Launch:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
+    other_hosts: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -94,9 +96,16 @@ def command_text(launch: Launch | Router) -> str:
     return " \\\n  ".join(lines)
 
 
+def host_line(launch: Launch) -> str:
+    """Return the comment by which `ingest plan` knows the hosts of the command after it."""
+    return f"# autopar: host {_comment(','.join((launch.host, *launch.other_hosts)))}"
+
+
 def script_text(launch: Launch | Router, title: str, lacks: str = "") -> str:
     """Return a shell script with one command."""
     told = [f"# {_comment(text)}" for text in (title, lacks) if text]
+    if isinstance(launch, Launch):
+        told.append(host_line(launch))
     return "\n".join(("#!/bin/sh", *told, f"exec env {command_text(launch)}", ""))
 
 

@@ -13,7 +13,6 @@ from autopar.export.options import NAMES, Options
 from autopar.export.ranks import Rank, sglang_ranks
 from autopar.export.router import BOOTSTRAP_FLAG
 from autopar.export.static_memory import has_own_ratios, static_fraction
-from autopar.specs import DenseFeedForward
 
 _NAME = NAMES["sglang"]
 _DIST_PORT = 20000
@@ -92,7 +91,7 @@ def _common(layout: Layout, options: Options) -> list[str]:
     argv += _attention(layout, options)
     if layout.is_moe:
         argv += ["--ep-size", str(layout.ep)]
-        if layout.stage_gpus > 1 and layout.tp * layout.cp == 1 and _has_dense_layers(layout):
+        if layout.stage_gpus > 1 and layout.tp * layout.cp == 1 and layout.llm.has_dense_layers:
             argv += ["--moe-dense-tp-size", "1"]
     argv += ["--context-length", str(capacity.context_tokens)]
     running = max(1, capacity.resident_sequences) * layout.attn_dp
@@ -125,14 +124,6 @@ def _attention(layout: Layout, options: Options) -> list[str]:
         if layout.role == "prefill":
             argv += ["--enable-kv-cache-sharding"]
     return argv
-
-
-def _has_dense_layers(layout: Layout) -> bool:
-    architecture = layout.llm.architecture
-    if architecture is None:
-        return False
-    kinds = [architecture.feed_forward_of(kind) for kind in architecture.layer_kinds]
-    return any(isinstance(kind, DenseFeedForward) for kind in kinds)
 
 
 def _notes(layout: Layout, files: list[Written]) -> list[str]:

@@ -166,7 +166,10 @@ def _of_server(
             )
     everything = tuple(gpu for share in shares for gpu in share.gpus)
     host = options.host(first.node)
-    launch = Launch(server, layout.role, 0, first.node, host, everything, tuple(argv), env, port)
+    others = tuple(options.host(share.node) for share in shares[1:])
+    launch = Launch(
+        server, layout.role, 0, first.node, host, everything, tuple(argv), env, port, others
+    )
     return launch, hosts, notes
 
 

@@ -32,6 +32,11 @@ MAX_NAME = 120  # as autopar.specs.base.Name
 _MAX_CONTEXT = 10**9  # as autopar.specs.llm.LLM.max_context_tokens
 _MOST_PARAMETERS = 10**14  # a hundred times the largest models
 _OF_A_CLASS = re.compile(r"(For[A-Z]|LMHead|Model$).*")  # LlamaForCausalLM is of the family Llama
+# Formats as repositories write them in names, by whole words: Llama-3.1-8B-Instruct-FP8, -NVFP4.
+_FORMATS = re.compile(
+    r"(?<![a-z0-9])(fp8|nvfp4|mxfp4|fp4|int8|int4|w4a16|w8a8|awq|gptq|modelopt)(?![a-z0-9])",
+    re.IGNORECASE,
+)
 _HASH = re.compile(r"[0-9a-f]{40}")  # a snapshot's folder in the cache of Hugging Face
 
 
@@ -94,6 +99,7 @@ def _llm(
             name=_legal_name(name or model_type),
             description=_description(model_type, count, active_parameters(architecture), remarks),
             sources=(where,),
+            assumptions=_unquantised(config, name, base) if section is None else (),
             num_layers=architecture.num_layers,
             num_experts=architecture.num_experts,
             experts_per_token=architecture.experts_per_token,
@@ -205,6 +211,22 @@ def _unknown(model_type: str | None) -> str:
 def _description(model_type: str, count: int, active: int, remarks: str) -> str:
     share = f", {active:,} of them for one token" if active != count else ""
     return f"{model_type}: {count:,} parameters of the text part{share}.{remarks}"
+
+
+def _unquantised(config: Mapping[str, Any], name: str | None, base: str) -> tuple[str, ...]:
+    """Return an assumption where a name speaks of a format, and nothing says what is stored so."""
+    names = (text for text in (name, _stated_name(config)) if text is not None)
+    for text in names:
+        said = _FORMATS.search(text)
+        if said is not None:
+            told = (
+                f"all weights are {base}: the name {shorten_text(text)} speaks of "
+                f"{said.group().upper()}, but config.json has no quantization_config and no "
+                "hf_quant_config.json (of ModelOpt) was found beside it; give the folder that has "
+                "both, or set llm.precisions"
+            )
+            return (told,)
+    return ()
 
 
 def _stated_name(config: Mapping[str, Any]) -> str | None:

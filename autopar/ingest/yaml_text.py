@@ -25,8 +25,9 @@ def _document(llm: LLM) -> Iterator[str]:
     yield f"name: {_flow(llm.name)}"
     if llm.description:
         yield from ("description: >-", *_wrapped(llm.description.split(), " ", "  ", "  "))
-    if llm.sources:
-        yield from ("sources:", *(f"  - {json.dumps(s, ensure_ascii=False)}" for s in llm.sources))
+    for key, texts in (("sources", llm.sources), ("assumptions", llm.assumptions)):
+        if texts:
+            yield from (f"{key}:", *(f"  - {json.dumps(s, ensure_ascii=False)}" for s in texts))
     for key in ("num_layers", "num_experts", "experts_per_token", "num_parameters"):
         if getattr(llm, key):
             yield f"{key}: {_flow(getattr(llm, key))}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from autopar.export.closeness import differences
-from autopar.export.launch import Export, Launch, Router, command_text
+from autopar.export.launch import Export, Launch, Router, command_text, host_line
 from autopar.export.options import NAMES, Engine
 from autopar.report import words
 from autopar.report.words import quantity
@@ -68,6 +68,7 @@ def print_export(console: Console, export: Export, folder: str) -> None:
     for launch in export.launches:
         role = f"{launch.role} " if launch.role else ""
         _plain(console, f"\n# {role}server {launch.server} on {launch.host}")
+        _plain(console, host_line(launch))
         _plain(console, command_text(launch))
     if export.router is not None:
         _plain(console, f"\n# router on {export.router.host}: takes requests for both roles")

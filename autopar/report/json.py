@@ -62,6 +62,7 @@ def solution_document(solution: Solution) -> Json:
         "idle_gpus": idle,
         "metrics": metrics_document(solution.metrics),
         "binding": None if solution.binding is None else list(solution.binding),
+        "undecided": list(solution.undecided),
         "conflict": list(solution.conflict),
         "repairs": [asdict(r) for r in solution.repairs],
         "runner_up": _runner_up(solution.runner_up),

@@ -48,7 +48,7 @@ def print_solution(console: Console, solution: Solution, *, changed: bool = Fals
         if solution.metrics is not None:
             _print_metrics(console, "Metrics", solution.metrics, scenario, solution.roles)
         _section(console, "Objectives, in order", _objectives(solution.objectives))
-        _binding(console, solution.binding, solution.because)
+        _binding(console, solution)
         _robustness(console, solution)
     remarks(
         console,
@@ -112,7 +112,7 @@ def print_explanation(console: Console, explanation: Explanation, scenario: Scen
     if explanation.status == "infeasible":
         print_conflict(console, explanation.conflict, explanation.because, explanation.repairs)
     else:
-        _binding(console, explanation.binding, explanation.because)
+        _binding(console, explanation)
     second = _runner_up(explanation.runner_up, scenario)
     remarks(console, {"Runner-up": second, "Note": explanation.notes})
 
@@ -387,15 +387,21 @@ def _relaxed(console: Console, solution: Solution, relaxed: Solution) -> None:
         console.print(f"  {weaker}: {words.degrees(relaxed.plan)}")
 
 
-def _binding(console: Console, binding: Sequence[str] | None, because: Mapping[str, str]) -> None:
-    if binding is None:
+def _binding(console: Console, found: Solution | Explanation) -> None:
+    """Print which requirements bind, and of which it was not decided; both may be none."""
+    if found.binding is None:
         remarks(console, {"Binding": ("not determined",)})
         return
-    if not binding:
-        remarks(console, {"Binding": ("no single requirement stands in the way of a better plan",)})
-        return
-    rows = ((name, because.get(name, "")) for name in binding)
-    _pairs(console, "Binding: without it the plan could be better", rows)
+    if found.binding:
+        rows = ((name, found.because.get(name, "")) for name in found.binding)
+        _pairs(console, "Binding: without it the plan could be better", rows)
+    alone = "single requirement stands in the way of a better plan"
+    if found.undecided:
+        names = " or ".join(found.undecided)
+        said = f"not decided within the limits: whether {names} binds; no other {alone}"
+        remarks(console, {"Binding": (said,)})
+    elif not found.binding:
+        remarks(console, {"Binding": (f"no {alone}",)})
 
 
 def _robustness(console: Console, solution: Solution) -> None:

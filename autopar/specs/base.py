@@ -33,6 +33,7 @@ class Document(Spec):
     name: Name
     description: Text = ""
     sources: tuple[Text, ...] = ()
+    assumptions: tuple[Text, ...] = ()  # what nobody checked; told to all who plan with it
 
     @field_validator("schema_version")
     @classmethod

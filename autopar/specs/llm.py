@@ -4,7 +4,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from autopar.specs.architecture import Architecture, ExpertFeedForward, Precision
+from autopar.specs.architecture import (
+    Architecture,
+    DenseFeedForward,
+    ExpertFeedForward,
+    Precision,
+)
 from autopar.specs.base import MAX_EXPERTS, MAX_LAYERS, Document, PositiveInt, Spec
 from autopar.specs.counting import parameters
 from autopar.units import Count
@@ -85,6 +90,14 @@ class LLM(Document):
             for kind in self.architecture.layer_kinds
         ]
         return tuple(i for i, k in enumerate(self.architecture.kind_of_layer) if kinds[k])
+
+    @property
+    def has_dense_layers(self) -> bool:
+        """Whether a layer has a feed-forward without experts, as far as the layers are known."""
+        if self.architecture is None:
+            return False
+        kinds = map(self.architecture.feed_forward_of, self.architecture.layer_kinds)
+        return any(isinstance(kind, DenseFeedForward) for kind in kinds)
 
     @property
     def weight_bytes(self) -> float:

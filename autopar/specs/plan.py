@@ -144,6 +144,7 @@ class PlanSpec(Document):
     objectives: list[dict[str, Any]] | None = None
     metrics: dict[str, Any] | None = None
     binding: list[str] | None = None
+    undecided: list[str] | None = None
     conflict: list[str] | None = None
     repairs: list[dict[str, Any]] | None = None
     runner_up: dict[str, Any] | None = None

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from autopar.specs.base import Document, Name, PositiveInt, Spec, Text
+from autopar.specs.base import Document, Name, PositiveInt, Spec
 from autopar.specs.cluster import Cluster
 from autopar.specs.engine import Engine
 from autopar.specs.factors import CostFactors
@@ -72,7 +72,6 @@ class Scenario(Document):
     engine: Engine | None = None  # whose host time is charged; none without it
     cost_factors: CostFactors = CostFactors()
     recipe: Recipe
-    assumptions: tuple[Text, ...] = ()
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -127,6 +126,20 @@ class Scenario(Document):
     def absent_time(self) -> tuple[str, str] | None:
         """The time that the workload does not have: its key and its words."""
         return _ABSENT_TIMES.get(self.workload.phase)
+
+    @property
+    def assumptions_of_parts(self) -> tuple[str, ...]:
+        """What the documents of model, cluster, GPU, workload and engine assume, with their names.
+
+        The scenario's own assumptions are not among them.
+        """
+        parts = (self.llm, self.cluster, self.cluster.gpu, self.workload, self.engine)
+        return tuple(
+            f"assumed in {part.kind} {part.name}: {said}"
+            for part in parts
+            if part is not None
+            for said in part.assumptions
+        )
 
     @property
     def all_rules(self) -> tuple[RuleSpec, ...]:

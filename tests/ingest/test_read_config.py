@@ -9,6 +9,7 @@ import pytest
 from autopar.documents import parse
 from autopar.errors import SpecError
 from autopar.ingest import llm_from_config, read_config
+from autopar.ingest.yaml_text import yaml_text
 from autopar.specs import LLM
 
 LLAMA = {
@@ -76,6 +77,34 @@ def test_the_quantisation_that_modelopt_keeps_beside_the_config_is_read(tmp_path
         assert read_config(path).precisions.kv_cache == "fp8"
     own = LLAMA | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
     assert read_config(write(file, own)).precisions.attention == "int4"
+
+
+@pytest.mark.parametrize(
+    ("place", "stated", "said"),
+    [
+        ("nvidia--Tiny-FP8.json", None, "the name Tiny-FP8 speaks of FP8"),
+        ("Tiny-NVFP4/config.json", None, "the name Tiny-NVFP4 speaks of NVFP4"),
+        ("Tiny/config.json", "nvidia/Tiny-fp8", "the name Tiny-fp8 speaks of FP8"),
+        ("Tiny-BF16/config.json", "/checkpoints/Tiny/", None),
+        ("Tinyfp80.json", None, None),
+    ],
+)
+def test_a_name_that_speaks_of_a_format_that_no_file_states_is_an_assumption(
+    tmp_path, place, stated, said
+):
+    fields = LLAMA if stated is None else LLAMA | {"_name_or_path": stated}
+    llm = read_config(write(tmp_path / place, fields))
+    assert llm.precisions.attention == "bf16"
+    assert [said in text for text in llm.assumptions] == ([] if said is None else [True])
+    assert LLM.model_validate(parse(yaml_text(llm), "x")).assumptions == llm.assumptions
+
+
+def test_a_format_that_a_file_states_is_no_assumption(tmp_path):
+    own = LLAMA | {"quantization_config": {"quant_method": "fp8"}}
+    assert read_config(write(tmp_path / "Tiny-FP8.json", own)).assumptions == ()
+    file = write(tmp_path / "Tiny-FP8" / "config.json")
+    write(file.parent / "hf_quant_config.json", {"quantization": {"quant_algo": "FP8"}})
+    assert read_config(file.parent).assumptions == ()
 
 
 def test_a_slip_beside_the_config_names_its_own_file(tmp_path):

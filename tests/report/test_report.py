@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from autopar import api
 from autopar.api import compare, explain, robustness, solve, verify
 from autopar.catalog import load_plan, load_scenario
 from autopar.report import certainty, text, words
@@ -281,6 +282,33 @@ def test_an_optimum_that_nothing_binds_says_so(printed):
     free = Explanation("optimal", (), {}, (), ())
     said = printed(text.print_explanation, free, load_scenario("moe-16x16-512gpu"))
     assert "no single requirement stands in the way" in said
+
+
+@pytest.mark.parametrize("binding", [(), ("memory",)])
+def test_what_was_not_decided_is_not_said_to_leave_a_better_plan_open(binding, printed):
+    because = {"memory": "it must fit"}
+    open_ones = Explanation(
+        "optimal", (), because, (), binding, undecided=("coverage", "max_spread")
+    )
+    said = printed(text.print_explanation, open_ones, load_scenario("moe-16x16-512gpu"))
+    assert "not decided within the limits: whether coverage or max_spread binds" in said
+    assert "no other single requirement stands in the way" in said
+    assert "no single requirement" not in said
+    assert ("Binding: without it" in said) == bool(binding)
+    assert documents.explanation_document(open_ones)["undecided"] == ["coverage", "max_spread"]
+
+
+def test_what_is_beyond_the_budget_is_told_with_what_binds(monkeypatch, document_scenario, printed):
+    monkeypatch.setattr(api, "BINDING_BUDGET", 0)
+    answer = solve(document_scenario())
+    assert answer.binding == ()
+    assert "coverage" in answer.undecided
+    said = printed(text.print_solution, answer)
+    assert "not decided within the limits: whether " in said
+    assert "no single requirement stands" not in said
+    document = documents.solution_document(answer)
+    assert document["undecided"] == list(answer.undecided)
+    assert not [note for note in answer.notes if "not decided" in note]
 
 
 BANDS = {"share", "tokens_per_s", "tokens_per_s_per_gpu", "ttft_ms", "tpot_ms", "biased"}

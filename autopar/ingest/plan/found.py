@@ -37,7 +37,7 @@ class Found:
     experts: the file with the map; files: texts that came with the command, by name. place: rank ->
     where it stands. shown: numbers of the node's GPUs that the command sees, in order; None where
     nothing picks them. base, step: of which it takes the first, and every how manieth. port: that
-    it listens on, None where that is not known. host, enclosure: of the command.
+    it listens on, None where that is not known. hosts, enclosure: of the command.
     """
 
     engine: str
@@ -62,7 +62,7 @@ class Found:
     base: int = 0
     step: int = 1
     port: int | None = None
-    host: str = ""
+    hosts: tuple[str, ...] = ()
     enclosure: str = ""
     notes: tuple[str, ...] = ()
 

@@ -33,6 +33,7 @@ _ENGINES: dict[str, tuple[Callable[[Sequence[str]], int | None], _Reader]] = {
 }
 _GIVEN = {"trtllm": trtllm.given, "vllm": vllm.given, "sglang": sglang.given}
 _ROLES = ("prefill", "decode")
+PASSED_OVER = "passed over, as "  # how a note on a batch that the workload gives itself begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
 
 
 def _of_command(one: Found, command: Command) -> Found:
-    return replace(one, files=command.files, host=command.host, enclosure=command.enclosure)
+    return replace(one, files=command.files, hosts=command.hosts, enclosure=command.enclosure)
 
 
 def _copied(one: Found, copies: int) -> list[Found]:
@@ -226,7 +227,11 @@ def _servers(found: list[Found], label: str) -> list[Server]:
         numbers = range(each.nodes.count) if each.nodes.rank is None else (each.nodes.rank,)
         shown: dict[int, tuple[int, ...] | None] = dict.fromkeys(numbers, each.shown)
         is_one = each.nodes.count == 1 or each.nodes.rank is not None
-        hosts = dict.fromkeys(numbers, each.host) if is_one else {}
+        hosts = {}
+        if len(each.hosts) > 1:  # of one command that reaches several machines itself
+            hosts = dict(enumerate(each.hosts))
+        elif each.hosts and is_one:
+            hosts = dict.fromkeys(numbers, each.hosts[0])
         key = (each.role, each.nodes.server)
         if each.nodes.count == 1 or key not in leaders:
             servers.append(Server(each, shown, hosts))
@@ -331,14 +336,31 @@ def _batch(one: Found, question: Question, fields: dict[str, Any]) -> list[str]:
     elif work is None or work.is_open:
         return ["the most sequences at once are not stated, so the plan has no batch; see --batch"]
     if work is not None and not work.is_open:
-        fields.pop("batch", None)  # the workload gives it
-        return []
+        fields.pop("batch", None)
+        return _passed_over(one, question.batch, work)
     if one.step_tokens is None or work is None or work.phase == "decode" or one.role == "decode":
         return notes
     serves = work.phase == "serving"
     budget = one.step_tokens - (fields["batch"] if one.shares_step and serves else 0)
     fields["chunks"] = max(1, -(-(work.input_tokens or 1) // max(1, budget)))
     return notes
+
+
+def _passed_over(one: Found, batch: int | None, work: Workload) -> list[str]:
+    """Return a note on what a workload that gives the batch itself makes idle, if anything.
+
+    batch: that an option gives.
+    """
+    here = 0 if one.resident is None else one.resident * one.attn_dp
+    there = work.num_sequences
+    idle = [] if batch is None else [f"--batch {batch}"]
+    if here and here != there:
+        fewer = ", fewer than that" * (here < there)
+        idle.append(f"{here:,} sequences at once in a replica{fewer}")
+    if one.step_tokens is not None:
+        idle.append(f"{one.step_tokens:,} tokens in a step")
+    given = f"workload {work.name} gives the batch, {there:,.6g} sequences in a replica"
+    return [f"{PASSED_OVER}{given}: {'; '.join(idle)}"] if idle else []
 
 
 def _explicit(

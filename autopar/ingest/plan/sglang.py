@@ -60,6 +60,7 @@ _FORCE_EP = (  # with these all-to-all backends SGLang takes ep = tp, whatever w
     "megamoe", "ascend_fuseep",
 )  # fmt: skip
 _GROUPS = "attention groups"
+OTHERWISE = "the plan cuts"  # how notes begin on what SGLang does otherwise than every plan of it
 # Without bearing on a layout, or how SGLang is told to cut as every plan of it is cut.
 _NO_USE = (
     "--context-length", "--port", "--host", "--max-total-tokens", "--served-model-name",
@@ -140,7 +141,8 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         step=flags.number("--gpu-id-step"),
         port=flags.port("--port", 30000),
         notes=(
-            *forced, *rounded, *rounded_too, *_told(flags), *said_of_unknown(flags),
+            *forced, *rounded, *rounded_too, *_told(flags),
+            *_counted_otherwise(flags, llm, tp, attn_dp, size), *said_of_unknown(flags),
             *said_of_unread(flags, _NO_USE),
         ),
     )  # fmt: skip
@@ -179,6 +181,31 @@ def _told(given: Given) -> list[str]:
     """Return what a plan does not hold; a share of memory matters only where no size is given."""
     sized = given.has("--max-total-tokens")
     return [n for n in BEARING.of(given) if not (sized and n.startswith("--mem-fraction-static"))]
+
+
+def _counted_otherwise(
+    given: Given, llm: LLM | None, tp: int, attn_dp: int, size: int
+) -> list[str]:
+    """Return where SGLang cuts what every plan cuts over the tensor ranks of an attention group.
+
+    tp: of them; size: --tp-size, all ranks of a stage. Sources: docs/model.md, "Memory of a
+    stage"; SGLang 0.5.23, server_args.py, help of --moe-dense-tp-size and --enable-dp-lm-head.
+    """
+    notes = []
+    if llm is not None and llm.is_moe and llm.has_dense_layers:
+        cut = given.number("--moe-dense-tp-size") if given.has("--moe-dense-tp-size") else size
+        if cut != tp:
+            notes.append(
+                f"{OTHERWISE} dense layers over {tp}, the tensor ranks of an attention group; "
+                f"SGLang cuts them over {cut} (--moe-dense-tp-size): memory and time of dense "
+                "layers differ"
+            )
+    if attn_dp > 1 and not given.has("--enable-dp-lm-head"):
+        notes.append(
+            f"{OTHERWISE} the head over {tp}, the tensor ranks of an attention group; SGLang cuts "
+            f"it over all {size} ranks without --enable-dp-lm-head: its memory and time differ"
+        )
+    return notes
 
 
 def _of_group(flag: str, given: Given, attn_dp: int) -> tuple[int | None, list[str]]:

@@ -1,12 +1,15 @@
 """Nothing that a command says is passed over in silence, and nothing is rounded without a word."""
 
+import re
 from typing import Any
 
 import pytest
 
-from autopar.catalog import load_llm
+from autopar.catalog import load_llm, read_document
 from autopar.errors import SpecError
 from autopar.ingest.plan import Question, Reading, read_plan
+from autopar.ingest.plan.sglang import OTHERWISE
+from autopar.specs import Workload
 
 SGLANG = "python -m sglang.launch_server --tp 8 --attn-dp-size 8 "
 TORCHRUN = "torchrun --nproc-per-node 16 x.py --tensor-model-parallel-size 8 "
@@ -137,3 +140,59 @@ def test_what_is_rounded_is_said(text: str, batch: int, words: str) -> None:
 def test_stages_that_do_not_hold_the_layers_of_the_model_are_refused(text: str, found: str) -> None:
     with pytest.raises(SpecError, match=rf"layers of stages: found {found}.*has 61"):
         read(text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "batch", "idle"),
+    [
+        ("--max-num-seqs 64", None, "64 sequences at once in a replica, fewer than that"),
+        ("--max-num-seqs 256", None, ""),
+        (
+            "--max-num-seqs 512 --max-num-batched-tokens 2048",
+            None,
+            "512 sequences at once in a replica; 2,048 tokens in a step",
+        ),
+        ("", 4, "--batch 4"),
+        ("", None, ""),
+    ],
+)
+def test_a_batch_of_the_command_that_the_workload_makes_idle_is_said(
+    flags: str, batch: int | None, idle: str
+) -> None:
+    work = Workload.model_validate(read_document("workload", "decode-256x4k"))
+    reading = read(f"vllm serve m -tp 8 {flags}", workload=work, batch=batch)
+    assert "batch" not in reading.document
+    given = "workload decode-256x4k gives the batch, 256 sequences in a replica"
+    assert reading.notes == ((f"passed over, as {given}: {idle}",) if idle else ())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        # attention over 1 rank: a plan keeps dense layers and head whole
+        ("--attn-dp-size 8 --moe-dense-tp-size 1 --enable-dp-lm-head", []),
+        ("--attn-dp-size 8 --enable-dp-lm-head", ["dense layers over 1, SGLang cuts over 8"]),
+        ("--attn-dp-size 8 --moe-dense-tp-size 1", ["head over 1, SGLang cuts over 8"]),
+        (
+            "--dp-size 4 --enable-dp-attention",
+            ["dense layers over 2, SGLang cuts over 8", "head over 2, SGLang cuts over 8"],
+        ),
+        ("", []),
+        ("--enable-dp-lm-head", []),  # one attention group is all ranks
+        ("--moe-dense-tp-size 1", ["dense layers over 8, SGLang cuts over 1"]),
+    ],
+)
+def test_what_sglang_cuts_otherwise_than_a_plan_is_said(flags: str, said: list[str]) -> None:
+    """DeepSeek-V3 has three dense layers; a plan cuts them, and the head, over its tp."""
+    text = f"python -m sglang.launch_server --tp 8 --max-running-requests 64 {flags}"
+    notes = [note for note in read(text).notes if note.startswith(OTHERWISE)]
+    assert len(notes) == len(said)
+    for note, words in zip(notes, said, strict=True):
+        ours, theirs = words.split(", SGLang cuts over ")
+        assert ours in note
+        assert re.search(rf"SGLang cuts (it|them) over (all )?{theirs}\b", note)
+
+
+def test_a_model_without_dense_layers_has_none_that_are_cut_otherwise() -> None:
+    text = "python -m sglang.launch_server --tp 4 --moe-dense-tp-size 1 --max-running-requests 4"
+    assert not [n for n in read(text, "qwen3-30b-a3b").notes if n.startswith(OTHERWISE)]

@@ -140,3 +140,26 @@ def test_the_cluster_of_the_command_line_is_the_one_that_counts(tmp_path: Path) 
     assert result.exit_code == 2
     assert "GPU 8, 9, 10, 11, 12, 13, 14, 15 of 16 ranks" in result.stderr
     assert CliRunner().invoke(main, [*arguments, "2xhgx-h100"]).exit_code == 0
+
+
+def test_a_comment_of_an_export_names_the_host_of_the_commands_after_it() -> None:
+    scripts = [f"#!/bin/sh\n# autopar: host {host}\n" for host in ("b", "a", "b")]
+    text = scripts[0] + line("0,1", 1) + scripts[1] + line("0,1", 1) + scripts[2] + line("2,3", 2)
+    reading = read(text, node_gpus=8)
+    assert gpus(reading) == [[0, 1], [8, 9], [2, 3]]
+    assert not said(reading)
+    with pytest.raises(SpecError, match="two commands take GPU 0, 1 of the host b"):
+        read(scripts[0] + line("0,1", 1) + scripts[2] + line("0,1", 2))
+
+
+def test_the_next_script_is_on_no_host_that_the_one_before_named() -> None:
+    scripts = ("#!/bin/sh\n# autopar: host b\n", "#!/bin/sh\n")
+    reading = read("".join(script + line("0,1") for script in scripts), node_gpus=8)
+    assert gpus(reading) == [[0, 1], [8, 9]]
+
+
+@pytest.mark.parametrize("comment", ["# autopar: host $H", "# host: b", "# autopar: host a b", "#"])
+def test_other_comments_name_no_host(comment: str) -> None:
+    reading = read(f"{comment}\n{line('0,1')}{comment}\n{line('0,1', 8001)}", node_gpus=8)
+    (note,) = said(reading)
+    assert "each is laid on another node, as no command names its host" in note

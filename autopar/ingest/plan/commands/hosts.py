@@ -1,5 +1,7 @@
-"""The machine that a command names: `ssh HOST ...`, `srun -w HOST ...`.
+"""The machines that a command names: `ssh HOST ...`, `srun -w HOST ...`, or a comment of ours.
 
+Scripts that are exported say `# autopar: host HOST` above their command, or `host HOST,HOST` where
+it reaches several itself, in the order of its ranks (autopar/export/launch.py).
 Sources: ssh(1), whose options with a value are listed there; srun(1), --nodelist.
 """
 
@@ -8,6 +10,21 @@ from collections.abc import Sequence
 
 _WITH_VALUE = frozenset("-" + letter for letter in "BbcDEeFIiJLlmOoPpQRSWw")
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # one name: no list of hosts, no variable
+
+
+_STATED = re.compile(r"# *autopar: host +(\S+) *")
+
+
+def stated_hosts(comment: str) -> tuple[str, ...] | None:
+    """Return the hosts that a comment states for commands after it.
+
+    None where it is no such comment; the first line of a script, `#!`, ends what was stated before.
+    """
+    if comment.startswith("#!"):
+        return ()
+    match = _STATED.fullmatch(comment)
+    names = tuple(match[1].split(",")) if match is not None else ()
+    return names if names and all(_PLAIN.fullmatch(name) for name in names) else None
 
 
 def host_in(words: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan.commands.expansion import MOST_CHARACTERS, Variables, closing
+from autopar.ingest.plan.commands.hosts import stated_hosts
 
 MOST_WORDS = 100_000
 _ENDS = ";&|\n"
@@ -24,7 +25,7 @@ class Simple:
     """One simple command: its words, where it starts, and what is read or written by it.
 
     arrays: of assignments such as NAME=(a b). target: the file that its output goes to; document:
-    its here-document.
+    its here-document. hosts: that a comment above it states.
     """
 
     line: int
@@ -32,6 +33,7 @@ class Simple:
     arrays: dict[str, list[str]] = field(default_factory=dict)
     target: str = ""
     document: str | None = None
+    hosts: tuple[str, ...] = ()
 
 
 class Lexer:
@@ -43,6 +45,7 @@ class Lexer:
         self.variables = variables
         self.place = 0
         self.count = 0
+        self.hosts: tuple[str, ...] = ()
         self.pending: list[tuple[str, bool, bool, Simple]] = []  # here-documents that are to come
 
     def commands(self) -> Iterator[Simple]:
@@ -57,7 +60,10 @@ class Lexer:
                 self.place += 1
             elif char == "#":
                 end = self.text.find("\n", self.place)
-                self.place = len(self.text) if end < 0 else end
+                end = len(self.text) if end < 0 else end
+                stated = stated_hosts(self.text[self.place : end])
+                self.hosts = self.hosts if stated is None else stated
+                self.place = end
             elif self._redirected(command):
                 continue
             elif char in _ENDS or char in "()":
@@ -68,7 +74,8 @@ class Lexer:
                     yield command
                 command = Simple(self._line())
             else:
-                command.line = command.line if command.words else self._line()
+                if not command.words:
+                    command.line, command.hosts = self._line(), self.hosts
                 self._word(command)
         if command.words or command.arrays:
             yield command

@@ -45,9 +45,9 @@ class Command:
     files: texts that stand in the script itself, by the name under which commands find them; - for
     its standard input.
     inside: the loop or the branch that it stands in, such as `for`; empty outside of any. copies:
-    how many of it are started alike, as by the replicas of a Deployment. host: the machine that it
-    names; empty where none is. enclosure: what it is alone in: a pod has GPUs and ports of its own,
-    a container ports.
+    how many of it are started alike, as by the replicas of a Deployment. hosts: the machines that
+    it names, in the order of its ranks; empty where it names none. enclosure: what it is alone in:
+    a pod has GPUs and ports of its own, a container ports.
     """
 
     words: tuple[str, ...]
@@ -55,7 +55,7 @@ class Command:
     files: Mapping[str, str] = field(default_factory=dict)
     inside: str = ""
     copies: int = 1
-    host: str = ""
+    hosts: tuple[str, ...] = ()
     enclosure: Literal["", "container", "pod"] = ""
 
 
@@ -84,7 +84,7 @@ def commands_of(words: Sequence[str], command: Command, label: str) -> list[Comm
             files={**command.files, **each.files},
             inside=command.inside or each.inside,
             copies=command.copies,
-            host=each.host or command.host,
+            hosts=each.hosts or command.hosts,
             enclosure=command.enclosure,
         )
         for each in commands_in(script, label, command.env)
@@ -117,7 +117,9 @@ def _commands(
             continue
         own_files = files if simple.document is None else {**files, "-": simple.document}
         loop = next((block for block in blocks if block in LOOPS), "".join(blocks[:1]))
-        command = Command(tuple(rest), {**exported, **env}, own_files, loop, host=host_in(rest))
+        named = host_in(rest)
+        hosts = (named,) if named else simple.hosts
+        command = Command(tuple(rest), {**exported, **env}, own_files, loop, hosts=hosts)
         inner = _said_to_a_shell(rest)
         if inner is None or depth >= _MOST_SHELLS:
             yield command
@@ -131,7 +133,7 @@ def _commands(
                 words=words,
                 files={**files, **each.files},
                 inside=loop or each.inside,
-                host=each.host or command.host,
+                hosts=each.hosts or command.hosts,
             )
 
 
