@@ -149,6 +149,7 @@ def nearest(
             return Nearest(scenario, plan, other, changes, (), before, after)
     searches = []
     for asked, given_up in _questions(scenario, plan, options, aim):
+        searched: list[Search] = []
         for kept in kept_of(asked, plan):
             near = asked.model_copy(update={"rules": (*asked.rules, *kept.rules)})
             solution = solve(near, plugins=plugins, diagnose=False)
@@ -160,7 +161,8 @@ def nearest(
                     figures = (before, after, proved, kept.words)
                     return Nearest(asked, plan, candidate, (), given_up, *figures)
                 why = why or refused
-        searches.append(Search(given_up, solution.status, solution.plan, why))
+            searched.append(Search(given_up, solution.status, solution.plan, why))
+        searches += searched[-1:]  # the last one keeps nothing, and so speaks for the others
     return Unfound(tuple(searches))
 
 
