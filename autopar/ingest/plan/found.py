@@ -31,13 +31,15 @@ class Nodes:
 class Found:
     """One server as one of its commands describes it.
 
-    role: in a disaggregated service. replicas: of the model in this server. split: layers of each
+    role: in a disaggregated service. connector: what hands caches over in a server that has either
+    role and does not say which. replicas: of the model in this server. split: layers of each
     stage; None where nothing says. resident: sequences of one attention group in all micro-batches;
     step_tokens: that one step of a group may hold, running sequences among them if shares_step.
     experts: the file with the map; files: texts that came with the command, by name. place: rank ->
     where it stands. shown: numbers of the node's GPUs that the command sees, in order; None where
     nothing picks them. base, step: of which it takes the first, and every how manieth. port: that
-    it listens on, None where that is not known. host, enclosure: of the command.
+    it listens on, None where that is not known; address: the one it listens at, empty where that is
+    any of its machine's. host, enclosure: of the command.
     """
 
     engine: str
@@ -62,6 +64,8 @@ class Found:
     base: int = 0
     step: int = 1
     port: int | None = None
+    address: str = ""
+    connector: str = ""
     host: str = ""
     enclosure: str = ""
     notes: tuple[str, ...] = ()

@@ -21,7 +21,8 @@ from autopar.ingest.plan.places import (
     refuse_too_many,
     shown_gpus,
 )
-from autopar.ingest.plan.routers import router_in
+from autopar.ingest.plan.roles import Routed, with_roles
+from autopar.ingest.plan.routers import Address, addresses_in, router_in
 from autopar.specs import LLM, SCHEMA_VERSION, Workload
 
 _Reader = Callable[[Sequence[str], Mapping[str, str], LLM | None, Beside], Found]
@@ -76,11 +77,12 @@ def read_plan(text: str, question: Question) -> Reading:
     Raises SpecError if there is no command of a known engine, if servers differ in what a plan has
     once, or for what no plan can hold.
     """
-    found, notes = _commands(text, question)
+    found, notes, routed = _commands(text, question)
     engines = sorted({each.engine for each in found})
     if len(engines) > 1:
         raise SpecError(f"{question.label}: commands of {' and '.join(engines)}; expected of one")
-    servers = _servers(found, question.label)
+    servers, more = with_roles(_servers(found, question.label), routed, question.label)
+    notes += more
     by_role = {role: [s for s in servers if s.found.role == role] for role in ("", *_ROLES)}
     document: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
@@ -138,18 +140,23 @@ def _engine_of(words: Sequence[str]) -> tuple[str, int]:
     return "", 0
 
 
-def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
+def _commands(text: str, question: Question) -> tuple[list[Found], list[str], Routed]:
+    """Return what commands say, what was passed over, and the addresses that routers reach."""
     config = trtllm.config_in(text, question.label)
     if config is not None:
         one = trtllm.of_config(config, question.llm, question.label)
         refuse_another_sum(one, question.llm)
-        return [one], []
+        return [one], [], {}
     found: list[Found] = []
     notes: list[str] = []
+    routed: dict[str, list[Address]] = {role: [] for role in _ROLES}
     for command in pasted_commands(text, question.label):
         each, said = _read(command, question)
         found += each
         notes += said
+        if not each:
+            for role, addresses in addresses_in(command.words).items():
+                routed[role] += addresses
     if not found:
         raise SpecError(
             f"{question.label}: no command of an engine; expected `vllm serve`, "
@@ -157,7 +164,7 @@ def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
             "Megatron's arguments, in a script, a manifest of Kubernetes or a compose file"
             f"{'; ' * bool(notes)}{'; '.join(notes[:3])}"
         )
-    return found, notes
+    return found, notes, routed
 
 
 def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]:

@@ -69,7 +69,7 @@ def test_what_older_versions_took_behind_o_is_unknown_and_its_successor_said(fla
 @pytest.mark.parametrize(
     ("text", "flags"),
     [
-        ("vllm serve m -tp 8 --port 3 --host h --max-num-seqs 4", "--port, --host"),
+        ("vllm serve m -tp 8 --port 3 --host 0.0.0.0 --max-num-seqs 4", "--port, --host"),
         ("python -m sglang.launch_server --tp 8 --port 3 --max-running-requests 4", "--port"),
         ("trtllm-serve m --tp_size 8 --port 3 --max_batch_size 4", "port"),
         (
