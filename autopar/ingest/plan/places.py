@@ -13,7 +13,7 @@ from autopar.ingest.plan.found import Found
 from autopar.ingest.plan.sharing import Share, listed, nodes_of, side_by_side
 from autopar.specs.base import MAX_GPUS
 
-_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+SHOWN_BY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 _MOST_PER_NODE = 1_024  # a higher number is no GPU of one node
 
 
@@ -31,7 +31,7 @@ def shown_gpus(env: Mapping[str, str]) -> tuple[tuple[int, ...] | None, list[str
 
     None where it shows all, or does not say which. Raises SpecError for a number twice.
     """
-    name = next((name for name in _VARIABLES if name in env), "")
+    name = next((name for name in SHOWN_BY if name in env), "")
     text = env.get(name, "")
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     if not name:

@@ -11,6 +11,7 @@ from autopar.ingest.plan.beside import Beside
 from autopar.ingest.plan.commands import Command, pasted_commands
 from autopar.ingest.plan.commands.containers import env_among
 from autopar.ingest.plan.commands.shell import LOOPS
+from autopar.ingest.plan.environment import said_of_variables
 from autopar.ingest.plan.flags import NOT_HELD
 from autopar.ingest.plan.found import Found, refuse_another_sum, shared_out
 from autopar.ingest.plan.maps import placement_rows
@@ -215,13 +216,14 @@ def _copied(one: Found, copies: int) -> list[Found]:
 
 
 def _completed(one: Found, env: Mapping[str, str]) -> Found:
-    """Return what a command says together with the GPUs that its environment shows."""
+    """Return what a command says together with the GPUs and the variables of its environment."""
     refuse_too_many(one)
     shown, notes = shown_gpus(env)
     if one.nodes.rank is None and one.nodes.count > 1:
         notes.append(
             f"no number says which node it is: the command stands for all {one.nodes.count} nodes"
         )
+    notes += said_of_variables(env, one.engine)
     return replace(one, shown=shown, notes=(*one.notes, *notes))
 
 
