@@ -1,6 +1,6 @@
 """What one command of an engine says about a plan."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopar.errors import SpecError, shorten
@@ -155,6 +155,21 @@ def refuse_another_sum(found: Found, llm: LLM | None) -> None:
         f"{found.engine}: layers of stages: found {listed}, {sum(found.split)} in all, but the "
         f"model {llm.name!r} has {llm.num_layers}; the engine refuses it when it loads the model"
     )
+
+
+def refuse_several_models(servers: Sequence[Found], label: str) -> None:
+    """Raise SpecError for servers whose models have different names; folders may be any."""
+    models: dict[str, str] = {}
+    for server in servers:
+        name = server.model.rstrip("/").rpartition("/")[2].lower()
+        if name and not unset_in(name):
+            models.setdefault(name, server.model)
+    if len(models) > 1:
+        listed = " and ".join(map(shorten, list(models.values())[:3]))
+        raise SpecError(
+            f"{label}: the commands load {listed}; a plan is of one model: keep the commands of "
+            "one, or name it alike in all if it is one"
+        )
 
 
 def shared_out(what: str, number: int, parts: int, among: str) -> tuple[int, list[str]]:

@@ -13,7 +13,12 @@ from autopar.ingest.plan.commands.containers import env_among
 from autopar.ingest.plan.commands.shell import LOOPS
 from autopar.ingest.plan.environment import said_of_variables
 from autopar.ingest.plan.flags import NOT_HELD
-from autopar.ingest.plan.found import Found, refuse_another_sum, shared_out
+from autopar.ingest.plan.found import (
+    Found,
+    refuse_another_sum,
+    refuse_several_models,
+    shared_out,
+)
 from autopar.ingest.plan.maps import placement_rows
 from autopar.ingest.plan.places import (
     Server,
@@ -82,6 +87,7 @@ def read_plan(text: str, question: Question) -> Reading:
     engines = sorted({each.engine for each in found})
     if len(engines) > 1:
         raise SpecError(f"{question.label}: commands of {' and '.join(engines)}; expected of one")
+    refuse_several_models(found, question.label)
     servers, more = with_roles(_servers(found, question.label), routed, question.label)
     notes += more
     by_role = {role: [s for s in servers if s.found.role == role] for role in ("", *_ROLES)}
@@ -117,11 +123,16 @@ def read_plan(text: str, question: Question) -> Reading:
 def models_in(text: str, folder: Path = Path()) -> list[str]:
     """Return what the commands of a text load, as they name it; nothing where it is none.
 
-    folder: where files that they name are looked for.
+    folder: where files that they name are looked for. Raises SpecError if no command is an
+    engine's, and the text is no options of one.
     """
     label = "the commands"
     found = []
-    for command in pasted_commands(text, label):
+    commands = pasted_commands(text, label)
+    others = [command for command in commands if not _engine_of(command.words)[0]]
+    if len(others) == len(commands) and trtllm.config_in(text, label) is None:
+        raise _no_command(label, [_not_read(command) for command in others])
+    for command in commands:
         engine, place = _engine_of(command.words)
         if engine in _GIVEN:
             words = command.words[place:]
@@ -159,12 +170,7 @@ def _commands(text: str, question: Question) -> tuple[list[Found], list[str], Ro
             for role, addresses in addresses_in(command.words).items():
                 routed[role] += addresses
     if not found:
-        raise SpecError(
-            f"{question.label}: no command of an engine; expected `vllm serve`, "
-            "`python -m sglang.launch_server`, `trtllm-serve` (or its YAML) or torchrun with "
-            "Megatron's arguments, in a script, a manifest of Kubernetes or a compose file"
-            f"{'; ' * bool(notes)}{'; '.join(notes[:3])}"
-        )
+        raise _no_command(question.label, notes)
     return found, notes, routed
 
 
@@ -172,10 +178,7 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
     """Return what a command says, if it is an engine's, and what of it was passed over."""
     engine, place = _engine_of(command.words)
     if not engine:
-        router = router_in(command.words)
-        if router:
-            return [], [f"{NOT_HELD}: the router {router}"]
-        return [], [f"not read: the command {shorten(' '.join(command.words), 80)}"]
+        return [], [_not_read(command)]
     if command.inside in LOOPS:
         raise SpecError(
             f"{question.label}: {engine}: a command inside of `{command.inside}`, which may start "
@@ -193,6 +196,23 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
         return _copied(one, command.copies), notes
     except SpecError as error:
         raise SpecError(f"{question.label}: {error}") from None
+
+
+def _not_read(command: Command) -> str:
+    router = router_in(command.words)
+    if router:
+        return f"{NOT_HELD}: the router {router}"
+    return f"not read: the command {shorten(' '.join(command.words), 80)}"
+
+
+def _no_command(label: str, notes: Sequence[str]) -> SpecError:
+    """Return the error of a text without a command of an engine; notes: on what is there."""
+    return SpecError(
+        f"{label}: no command of an engine; expected `vllm serve`, "
+        "`python -m sglang.launch_server`, `trtllm-serve` (or its YAML) or torchrun with "
+        "Megatron's arguments, in a script, a manifest of Kubernetes or a compose file"
+        f"{'; ' * bool(notes)}{'; '.join(notes[:3])}"
+    )
 
 
 def _of_command(one: Found, command: Command) -> Found:
