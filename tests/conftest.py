@@ -6,7 +6,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from hypothesis import assume
+from hypothesis import assume, settings
 from hypothesis import strategies as st
 
 from autopar.calibration.cases import Case
@@ -20,6 +20,11 @@ from autopar.problem import Candidate
 from autopar.specs import LLM, Architecture, Cluster, Gpu, Link, Links, Recipe, Scenario, Workload
 from autopar.specs.counting import parameters
 from autopar.specs.kernels import GEMM_ROWS
+
+
+# No test asserts a time, as machines differ and are shared.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def _small_cluster(num_nodes: int, speed: float) -> Cluster:

@@ -123,7 +123,11 @@ def _llm(
             return load_llm(name, catalogs=catalogs), notes
     near = [name for path in loaded for name in nearest_names(path, known)][:3]
     hint = f"; the nearest are {', '.join(near)}: is it of the same shapes?" if near else ""
-    found = ", ".join(map(repr, loaded)) or "no model"
+    if not loaded:
+        raise SpecError(
+            "the commands name no model; give --model (autopar catalog llms lists them)"
+        )
+    found = ", ".join(map(repr, loaded))
     raise SpecError(
         f"the commands load {found[:200]}, which no model of the catalogue is named after{hint}; "
         "give --model (autopar catalog llms lists them)"

@@ -80,10 +80,16 @@ def _refuse_uneven(kind: Kind, nodes: Sequence[Node], wirings: Sequence[Wiring])
     if broken:
         node, found = broken[0]
         gpus = ", ".join(f"GPU{gpu}" for gpu in found.weak[:_MANY])
+        how = f"{gpus} reach fewer GPUs over it than the others"
+        if not gpus:
+            how = (
+                f"each GPU reaches {found.reach} of the {node.num_gpus - 1} others over it, with "
+                f"{found.nvlinks} links"
+            )
         names = compress(n.name for n, _ in broken)
+        leave = f"leave the node out by --without {names}, or " * (len(broken) < len(kind.nodes))
         raise SpecError(
-            f"{_matrix_of(node)}: NVLink of node {node.name} is not whole: {gpus} reach fewer GPUs "
-            f"over it than the others; leave the node out by --without {names}, or state the "
+            f"{_matrix_of(node)}: NVLink of node {node.name} is not whole: {how}; {leave}state the "
             "bandwidth that you plan with by --node-bandwidth"
         )
     shapes = {w.kind for w in wirings if w.kind != "alone"}
@@ -102,6 +108,7 @@ def _refuse_uneven(kind: Kind, nodes: Sequence[Node], wirings: Sequence[Wiring])
 _WORDS = {
     "switched": "NVLink between all GPUs",
     "mesh": "NVLink between all GPUs, without a switch",
+    "cube": "NVLink from each GPU to some of the others",
     "parts": "NVLink in groups",
     "pcie": "no NVLink",
 }
@@ -122,7 +129,7 @@ def _node(question: _Question, nodes: Sequence[Node], wirings: Sequence[Wiring])
         where += f", taken for all {len(kind.nodes)} nodes"
     elif len(nodes) > 1:
         where += f", and {plural(len(nodes) - 1, 'other node')}"
-    if first.kind in ("switched", "mesh"):
+    if first.kind in ("switched", "mesh", "cube"):
         return _nvlink(question, nodes, wirings, where)
     if first.kind == "alone":
         return _assumed(question, "node", "one GPU per node, so that the link is idle")
@@ -158,13 +165,21 @@ def _nvlink(
         notes.warnings.append(
             f"{where}: {fewest} NVLinks per GPU, {gpu} has {known.number}; the {fewest} are taken"
         )
+    is_cube = wirings[0].kind == "cube"
+    if is_cube:
+        notes.warnings.append(
+            f"{where}: a hybrid cube mesh: NVLink from each GPU to {wirings[0].reach} others, and "
+            "to the rest over one of these or PCIe; the bandwidth is that of all NVLinks of a GPU "
+            "together, which rings of all-reduce use, and all-to-all gets less: state or measure "
+            "it where that counts (--node-bandwidth, --bandwidth node=FILE)"
+        )
     is_mesh = wirings[0].kind == "mesh"
     if is_mesh:
         notes.warnings.append(
             f"{where}: no NVLink switch; the bandwidth is that of all NVLinks of a GPU together, "
             "which all-to-all uses, and a message between two GPUs does not"
         )
-    shape = f"{fewest} NVLinks in sum" if is_mesh else f"NV{fewest}"
+    shape = f"{fewest} NVLinks in sum" if is_mesh or is_cube else f"NV{fewest}"
     why = f"{shape} x {known.bytes_per_s / 1e9:.0f} GB/s per link and direction; {where}"
     return _Found(fewest * known.bytes_per_s, "inferred", why)
 

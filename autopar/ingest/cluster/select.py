@@ -58,9 +58,11 @@ def select(findings: Findings, names: Names, wanted: Wanted) -> Selection:
     if not nodes:
         reasons = "; ".join(f"{compress(ns)}: {why}" for why, ns in _by_reason(left).items())
         without = f"{plural(findings.idle_nodes, 'node')} without GPUs" * bool(findings.idle_nodes)
+        down = any(LeftOut(node.name, node.down or "") in left for node in findings.nodes)
         raise SpecError(
             f"{_first_file(findings)}: no node with GPUs is left, expected one"
-            f" ({reasons or without or 'none was listed'}); --all-nodes counts those that are down"
+            f" ({reasons or without or 'none was listed'})"
+            f"{'; --all-nodes counts those that are down' * down}"
         )
     kinds = _kinds(findings, nodes, names, wanted, left)
     return Selection(

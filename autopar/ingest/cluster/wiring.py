@@ -15,18 +15,21 @@ class Wiring:
     """The links of one node.
 
     switched: all GPUs see each other over `nvlinks` NVLinks. mesh: all do, and the NVLinks of one
-    GPU are dealt out to the others, `nvlinks` in sum. parts: NVLink joins groups of `part_gpus`.
-    uneven: some GPUs have NVLink and some have not, or not to all. pcie: none has. alone: one GPU.
-    worst: the longest way over PCIe between two GPUs, empty where all have NVLink. weak: the GPUs
-    with fewer NVLinks than the others. num_nics: network cards near a GPU, or all where none is.
+    GPU are dealt out to the others, `nvlinks` in sum. cube: they are dealt out to `reach` of the
+    others, all of every GPU, and join all GPUs, as in the hybrid cube mesh of DGX-1. parts: NVLink
+    joins groups of `part_gpus`. uneven: some GPUs have NVLink and some have not, or not to all.
+    pcie: none has. alone: one GPU. worst: the longest way over PCIe between two GPUs, empty where
+    all have NVLink. weak: the GPUs with fewer NVLinks than the others. num_nics: network cards
+    near a GPU, or all where none is.
     """
 
-    kind: Literal["switched", "mesh", "parts", "uneven", "pcie", "alone"]
+    kind: Literal["switched", "mesh", "cube", "parts", "uneven", "pcie", "alone"]
     nvlinks: int | None = 0
     part_gpus: int = 0
     worst: str = ""
     weak: tuple[int, ...] = ()
     num_nics: int | None = None
+    reach: int = 0
 
 
 def wiring(node: Node, links_of_gpu: int | None) -> Wiring | None:
@@ -63,7 +66,11 @@ def wiring(node: Node, links_of_gpu: int | None) -> Wiring | None:
         return Wiring("parts", fewest, size, worst, num_nics=nics)
     reached = [sum(cell.startswith("NV") for cell in row) for row in cells]
     weak = tuple(gpu for gpu, n in zip(gpus, reached, strict=True) if n < max(reached))
-    return Wiring("uneven", worst=worst, weak=weak or tuple(gpus), num_nics=nics)
+    sums = {sum(num_nvlinks(c) or 0 for c in row if c.startswith("NV")) for row in cells}
+    shape: Literal["cube", "uneven"] = "uneven"
+    if len(parts) == 1 and not weak and sums == {links_of_gpu}:
+        shape = "cube"
+    return Wiring(shape, min(sums), reach=max(reached), worst=worst, weak=weak, num_nics=nics)
 
 
 def _complete(

@@ -14,6 +14,8 @@ _NUMBER = re.compile(r"-\d+(\.\d+)?", re.ASCII)
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*|[@*#?0-9])[^}]*\}?|\$\(([A-Za-z_]\w*)\)", re.ASCII)
 NOT_HELD = "not read, as a plan holds nothing of it"
 NO_USE = "of no use to a plan"
+LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")  # noqa: S104  of any machine
+_MACHINE = re.compile(r"[A-Za-z0-9][\w.:-]*", re.ASCII)
 _SLIP = 0.85  # of the letters are the same: a letter more, less or changed in ten
 _PORT_DIGITS = 6  # more are no port
 _HIGHEST = 10**9  # of what flags count
@@ -117,6 +119,16 @@ class Given:
         """
         text = self.values.get(flag, str(default))
         return int(text) if text.isdecimal() and len(text) < _PORT_DIGITS else None
+
+    def address(self, flag: str) -> str:
+        """Return the machine whose address a server listens at; empty where it names none.
+
+        The flag counts as read only where it names one.
+        """
+        text = self.values.get(flag, "")
+        if text in LOCAL or _MACHINE.fullmatch(text) is None:
+            return ""
+        return self.text(flag)
 
     def rest(self) -> list[str]:
         """Return flags that the engine knows and nobody asked for."""

@@ -1,6 +1,6 @@
 """What one command of an engine says about a plan."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopar.errors import SpecError, shorten
@@ -31,13 +31,15 @@ class Nodes:
 class Found:
     """One server as one of its commands describes it.
 
-    role: in a disaggregated service. replicas: of the model in this server. split: layers of each
+    role: in a disaggregated service. connector: what hands caches over in a server that has either
+    role and does not say which. replicas: of the model in this server. split: layers of each
     stage; None where nothing says. resident: sequences of one attention group in all micro-batches;
     step_tokens: that one step of a group may hold, running sequences among them if shares_step.
     experts: the file with the map; files: texts that came with the command, by name. place: rank ->
     where it stands. shown: numbers of the node's GPUs that the command sees, in order; None where
     nothing picks them. base, step: of which it takes the first, and every how manieth. port: that
-    it listens on, None where that is not known. hosts, enclosure: of the command.
+    it listens on, None where that is not known; address: the one it listens at, empty where that is
+    any of its machine's. hosts, enclosure: of the command.
     """
 
     engine: str
@@ -63,6 +65,8 @@ class Found:
     step: int = 1
     port: int | None = None
     hosts: tuple[str, ...] = ()
+    address: str = ""
+    connector: str = ""
     enclosure: str = ""
     notes: tuple[str, ...] = ()
 
@@ -151,6 +155,21 @@ def refuse_another_sum(found: Found, llm: LLM | None) -> None:
         f"{found.engine}: layers of stages: found {listed}, {sum(found.split)} in all, but the "
         f"model {llm.name!r} has {llm.num_layers}; the engine refuses it when it loads the model"
     )
+
+
+def refuse_several_models(servers: Sequence[Found], label: str) -> None:
+    """Raise SpecError for servers whose models have different names; folders may be any."""
+    models: dict[str, str] = {}
+    for server in servers:
+        name = server.model.rstrip("/").rpartition("/")[2].lower()
+        if name and not unset_in(name):
+            models.setdefault(name, server.model)
+    if len(models) > 1:
+        listed = " and ".join(map(shorten, list(models.values())[:3]))
+        raise SpecError(
+            f"{label}: the commands load {listed}; a plan is of one model: keep the commands of "
+            "one, or name it alike in all if it is one"
+        )
 
 
 def shared_out(what: str, number: int, parts: int, among: str) -> tuple[int, list[str]]:

@@ -6,14 +6,14 @@ is the same for AMD.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan.found import Found
 from autopar.ingest.plan.sharing import Share, listed, nodes_of, side_by_side
 from autopar.specs.base import MAX_GPUS
 
-_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+SHOWN_BY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 _MOST_PER_NODE = 1_024  # a higher number is no GPU of one node
 
 
@@ -31,7 +31,7 @@ def shown_gpus(env: Mapping[str, str]) -> tuple[tuple[int, ...] | None, list[str
 
     None where it shows all, or does not say which. Raises SpecError for a number twice.
     """
-    name = next((name for name in _VARIABLES if name in env), "")
+    name = next((name for name in SHOWN_BY if name in env), "")
     text = env.get(name, "")
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     if not name:
@@ -59,6 +59,7 @@ def gpus_of_ranks(
     SpecError if a command is shown fewer GPUs than it has ranks, and for two commands that take
     one GPU or one port of a host that they name.
     """
+    servers = [_at_address(server, node_gpus) for server in servers]
     if not any(_picks(server) or any(server.hosts.values()) for server in servers):
         table, first = {}, 0
         for number, server in enumerate(servers):
@@ -74,9 +75,10 @@ def gpus_of_ranks(
         mine = tuple(node * size + gpu for gpu in share.local)
         found[share.server] = found.get(share.server, ()) + mine
     if max(places) and node_gpus is None:
+        is_shown = any(shown is not None for server in servers for shown in server.shown.values())
+        why = "the most that CUDA_VISIBLE_DEVICES shows" if is_shown else "the most that one takes"
         notes.append(
-            f"nodes are taken to have {size} GPUs, the most that CUDA_VISIBLE_DEVICES shows; "
-            "--cluster says how many they have"
+            f"nodes are taken to have {size} GPUs, {why}; --cluster says how many they have"
         )
     return found, notes
 
@@ -104,6 +106,19 @@ def _refuse_beyond_node(shares: Sequence[Share], node_gpus: int | None) -> None:
             f"CUDA_VISIBLE_DEVICES: found {listed(beyond)}, expected some of the {node_gpus} of a "
             "node of the cluster, which are counted from 0"
         )
+
+
+def _at_address(server: Server, node_gpus: int | None) -> Server:
+    """Return a server on the host whose address it listens at, where nothing else names one.
+
+    In a container that is no address of the host; one with more ranks than a node runs on several.
+    """
+    one = server.found
+    ranks = one.nodes.ranks or -(-one.num_ranks // one.nodes.count)
+    is_there = one.nodes.rank == 0 and not one.enclosure and ranks <= (node_gpus or ranks)
+    if not one.address or not is_there or server.hosts.get(0):
+        return server
+    return replace(server, hosts={**server.hosts, 0: one.address})
 
 
 def _picks(server: Server) -> bool:

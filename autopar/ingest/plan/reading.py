@@ -11,8 +11,14 @@ from autopar.ingest.plan.beside import Beside
 from autopar.ingest.plan.commands import Command, pasted_commands
 from autopar.ingest.plan.commands.containers import env_among
 from autopar.ingest.plan.commands.shell import LOOPS
+from autopar.ingest.plan.environment import said_of_variables
 from autopar.ingest.plan.flags import NOT_HELD
-from autopar.ingest.plan.found import Found, refuse_another_sum, shared_out
+from autopar.ingest.plan.found import (
+    Found,
+    refuse_another_sum,
+    refuse_several_models,
+    shared_out,
+)
 from autopar.ingest.plan.maps import placement_rows
 from autopar.ingest.plan.places import (
     Server,
@@ -21,7 +27,8 @@ from autopar.ingest.plan.places import (
     refuse_too_many,
     shown_gpus,
 )
-from autopar.ingest.plan.routers import router_in
+from autopar.ingest.plan.roles import Routed, with_roles
+from autopar.ingest.plan.routers import Address, addresses_in, router_in
 from autopar.specs import LLM, SCHEMA_VERSION, Workload
 
 _Reader = Callable[[Sequence[str], Mapping[str, str], LLM | None, Beside], Found]
@@ -77,11 +84,13 @@ def read_plan(text: str, question: Question) -> Reading:
     Raises SpecError if there is no command of a known engine, if servers differ in what a plan has
     once, or for what no plan can hold.
     """
-    found, notes = _commands(text, question)
+    found, notes, routed = _commands(text, question)
     engines = sorted({each.engine for each in found})
     if len(engines) > 1:
         raise SpecError(f"{question.label}: commands of {' and '.join(engines)}; expected of one")
-    servers = _servers(found, question.label)
+    refuse_several_models(found, question.label)
+    servers, more = with_roles(_servers(found, question.label), routed, question.label)
+    notes += more
     by_role = {role: [s for s in servers if s.found.role == role] for role in ("", *_ROLES)}
     document: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
@@ -115,11 +124,16 @@ def read_plan(text: str, question: Question) -> Reading:
 def models_in(text: str, folder: Path = Path()) -> list[str]:
     """Return what the commands of a text load, as they name it; nothing where it is none.
 
-    folder: where files that they name are looked for.
+    folder: where files that they name are looked for. Raises SpecError if no command is an
+    engine's, and the text is no options of one.
     """
     label = "the commands"
     found = []
-    for command in pasted_commands(text, label):
+    commands = pasted_commands(text, label)
+    others = [command for command in commands if not _engine_of(command.words)[0]]
+    if len(others) == len(commands) and trtllm.config_in(text, label) is None:
+        raise _no_command(label, [_not_read(command) for command in others])
+    for command in commands:
         engine, place = _engine_of(command.words)
         if engine in _GIVEN:
             words = command.words[place:]
@@ -139,36 +153,33 @@ def _engine_of(words: Sequence[str]) -> tuple[str, int]:
     return "", 0
 
 
-def _commands(text: str, question: Question) -> tuple[list[Found], list[str]]:
+def _commands(text: str, question: Question) -> tuple[list[Found], list[str], Routed]:
+    """Return what commands say, what was passed over, and the addresses that routers reach."""
     config = trtllm.config_in(text, question.label)
     if config is not None:
         one = trtllm.of_config(config, question.llm, question.label)
         refuse_another_sum(one, question.llm)
-        return [one], []
+        return [one], [], {}
     found: list[Found] = []
     notes: list[str] = []
+    routed: dict[str, list[Address]] = {role: [] for role in _ROLES}
     for command in pasted_commands(text, question.label):
         each, said = _read(command, question)
         found += each
         notes += said
+        if not each:
+            for role, addresses in addresses_in(command.words).items():
+                routed[role] += addresses
     if not found:
-        raise SpecError(
-            f"{question.label}: no command of an engine; expected `vllm serve`, "
-            "`python -m sglang.launch_server`, `trtllm-serve` (or its YAML) or torchrun with "
-            "Megatron's arguments, in a script, a manifest of Kubernetes or a compose file"
-            f"{'; ' * bool(notes)}{'; '.join(notes[:3])}"
-        )
-    return found, notes
+        raise _no_command(question.label, notes)
+    return found, notes, routed
 
 
 def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]:
     """Return what a command says, if it is an engine's, and what of it was passed over."""
     engine, place = _engine_of(command.words)
     if not engine:
-        router = router_in(command.words)
-        if router:
-            return [], [f"{NOT_HELD}: the router {router}"]
-        return [], [f"not read: the command {shorten(' '.join(command.words), 80)}"]
+        return [], [_not_read(command)]
     if command.inside in LOOPS:
         raise SpecError(
             f"{question.label}: {engine}: a command inside of `{command.inside}`, which may start "
@@ -186,6 +197,23 @@ def _read(command: Command, question: Question) -> tuple[list[Found], list[str]]
         return _copied(one, command.copies), notes
     except SpecError as error:
         raise SpecError(f"{question.label}: {error}") from None
+
+
+def _not_read(command: Command) -> str:
+    router = router_in(command.words)
+    if router:
+        return f"{NOT_HELD}: the router {router}"
+    return f"not read: the command {shorten(' '.join(command.words), 80)}"
+
+
+def _no_command(label: str, notes: Sequence[str]) -> SpecError:
+    """Return the error of a text without a command of an engine; notes: on what is there."""
+    return SpecError(
+        f"{label}: no command of an engine; expected `vllm serve`, "
+        "`python -m sglang.launch_server`, `trtllm-serve` (or its YAML) or torchrun with "
+        "Megatron's arguments, in a script, a manifest of Kubernetes or a compose file"
+        f"{'; ' * bool(notes)}{'; '.join(notes[:3])}"
+    )
 
 
 def _of_command(one: Found, command: Command) -> Found:
@@ -209,13 +237,14 @@ def _copied(one: Found, copies: int) -> list[Found]:
 
 
 def _completed(one: Found, env: Mapping[str, str]) -> Found:
-    """Return what a command says together with the GPUs that its environment shows."""
+    """Return what a command says together with the GPUs and the variables of its environment."""
     refuse_too_many(one)
     shown, notes = shown_gpus(env)
     if one.nodes.rank is None and one.nodes.count > 1:
         notes.append(
             f"no number says which node it is: the command stands for all {one.nodes.count} nodes"
         )
+    notes += said_of_variables(env, one.engine)
     return replace(one, shown=shown, notes=(*one.notes, *notes))
 
 

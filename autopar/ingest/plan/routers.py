@@ -1,11 +1,14 @@
-"""Commands that send requests on to servers: a plan holds nothing of them.
+"""Commands that send requests on to servers: a plan holds of them only who prefills and decodes.
 
 Sources: console scripts and modules of vllm-router 0.1.17 and sglang-router 0.3.2, whose
 `launch_server` and `smg server` start servers too and are no routers alone; TensorRT-LLM 1.4,
-commands/serve.py.
+commands/serve.py. Addresses: vllm-router 0.1.17 and sglang-router 0.3.2, --prefill and --decode;
+vLLM, tests/v1/kv_connector/nixl_integration/toy_proxy_server.py, --prefiller-hosts and its like.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 # A program, and the word behind it that makes it a router; - is any flag. A name alone may be that
@@ -20,6 +23,22 @@ _STARTS = {
     "amg": "launch",
     "trtllm-serve": "disaggregated",
 }
+_URL = re.compile(
+    r"(?:(\w+)://)?(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9][\w.-]*)(?::(\d{1,5}))?(?:[:/].*)?", re.ASCII
+)
+_HTTP_PORT = 80  # RFC 9110, 4.2.1
+_PROXIES = {"prefill": "prefiller", "decode": "decoder"}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a router reaches a server."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
 
 
 def router_in(words: Sequence[str]) -> str:
@@ -31,4 +50,43 @@ def router_in(words: Sequence[str]) -> str:
             return name
         if expected and behind == expected:
             return f"{name} {behind}"
+    if all(addresses_in(words).values()):
+        return next((word for word in words if word.endswith(".py")), words[0])
     return ""
+
+
+def addresses_in(words: Sequence[str]) -> Mapping[str, Sequence[Address]]:
+    """Return the addresses that a command sends prompts and their continuations to, by role."""
+    found: dict[str, list[Address]] = {}
+    for role, name in _PROXIES.items():
+        urls = [_address(value) for value in _values(words, (f"--{role}",))]
+        hosts = _values(words, (f"--{name}-hosts", f"--{name}-host"))
+        ports = _values(words, (f"--{name}-ports", f"--{name}-port"))
+        pairs = zip(hosts or ["localhost"] * len(ports), ports, strict=False)
+        listed = [Address(host, int(port)) for host, port in pairs if port.isdecimal()]
+        found[role] = [url for url in urls if url is not None] + listed
+    return found
+
+
+def _values(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return all values of a flag, which may be given several times and take several."""
+    return [value for flag, value in _flag_values(words) if flag in flags]
+
+
+def _flag_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    flag = ""
+    for word in words:
+        if word.startswith("-"):
+            flag, equals, value = word.partition("=")
+            if equals:
+                yield flag, value
+        elif flag:
+            yield flag, word
+
+
+def _address(text: str) -> Address | None:
+    """Return the address in a URL or in HOST:PORT; None for another word, as a bootstrap port."""
+    match = _URL.fullmatch(text)
+    if match is None or (match[1] is None and match[3] is None):
+        return None
+    return Address(match[2].strip("[]"), int(match[3] or _HTTP_PORT))

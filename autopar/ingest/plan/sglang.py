@@ -140,6 +140,7 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         base=flags.index("--base-gpu-id", MAX_GPUS) or 0,
         step=flags.number("--gpu-id-step"),
         port=flags.port("--port", 30000),
+        address=flags.address("--host"),
         notes=(
             *forced, *rounded, *rounded_too, *_told(flags),
             *_counted_otherwise(flags, llm, tp, attn_dp, size), *said_of_unknown(flags),

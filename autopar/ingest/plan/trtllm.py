@@ -207,6 +207,13 @@ def _experts(options: Mapping[str, Any], grid: int, ep: int | None) -> tuple[int
     etp = _number(options, "moe_tensor_parallel_size")
     if ep is None and etp is None:
         return 1, grid
+    given = {"moe_expert_parallel_size": ep, "moe_tensor_parallel_size": etp}
+    for key, value in given.items():
+        if value is not None and grid % value:
+            raise SpecError(
+                f"trtllm: {key} {value} does not divide {grid}, the GPUs of a stage; TensorRT-LLM "
+                "refuses it"
+            )
     ep = ep if ep is not None else grid // (etp or 1)
     etp = etp if etp is not None else grid // ep
     if ep * etp != grid:

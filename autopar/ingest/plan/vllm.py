@@ -56,6 +56,14 @@ BEARING = Bearing(
         "--device-ids": "picks GPUs and is not read; --ranks says which GPU each rank is",
     },
 )  # fmt: skip
+# kv_role -> the role in a plan: config/kv_transfer.py, KVRole.
+_KV_ROLES = {"kv_producer": "prefill", "kv_consumer": "decode", "kv_both": ""}
+# Connectors that bring a cache from one server to another, of those in
+# distributed/kv_transfer/kv_connector/factory.py; P2pNcclConnector is one of older versions.
+_HANDS_OVER = (
+    "NixlConnector", "NixlPullConnector", "NixlPushConnector", "MooncakeConnector",
+    "MoRIIOConnector", "P2pNcclConnector",
+)  # fmt: skip
 _LEVELS = ("0", "1", "2", "3")  # of -O
 # Without bearing on a layout, or read for nodes where there are several.
 _NO_USE = (
@@ -114,8 +122,9 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
     split = partition(env.get("VLLM_PP_LAYER_PARTITION", ""), pp, "VLLM_PP_LAYER_PARTITION")
     if split is None and llm is not None and pp > 1:
         split = default_split(llm.num_layers, pp)
+    role, connector, handed = _transfer(flags)
     return Found(
-        "vllm", model, _role(flags), tp, 1, attn_dp, ep, etp, pp, place,
+        "vllm", model, role, tp, 1, attn_dp, ep, etp, pp, place,
         replicas=replicas,
         split=split,
         resident=flags.optional("--max-num-seqs"),
@@ -123,7 +132,11 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         shares_step=True,
         nodes=_nodes(flags, dp, tp * pp),
         port=flags.port("--port", 8000),
-        notes=(*BEARING.of(flags), *said_of_unknown(flags), *said_of_unread(flags, _NO_USE)),
+        address=flags.address("--host"),
+        connector=connector,
+        notes=(
+            *BEARING.of(flags), *handed, *said_of_unknown(flags), *said_of_unread(flags, _NO_USE),
+        ),
     )  # fmt: skip
 
 
@@ -169,9 +182,38 @@ def _nodes(given: Given, dp: int, group: int) -> Nodes:
     return Nodes()
 
 
-def _role(given: Given) -> str:
-    role = _json(given, "--kv-transfer-config").get("kv_role")
-    return {"kv_producer": "prefill", "kv_consumer": "decode"}.get(str(role), "")
+def _transfer(given: Given) -> tuple[str, str, list[str]]:
+    """Return the role of a server, or the connector of one that has either, and notes.
+
+    Raises SpecError for a role that vLLM does not have.
+    """
+    config = _json(given, "--kv-transfer-config")
+    asked = config.get("kv_role", "")
+    if asked not in ("", *_KV_ROLES):
+        raise SpecError(
+            f"vllm: --kv-transfer-config: kv_role: found {shorten(asked)}, expected one of "
+            f"{', '.join(_KV_ROLES)}"
+        )
+    names = _connectors(config)
+    hands_over = next((name for name in names if name in _HANDS_OVER), "")
+    role = _KV_ROLES.get(asked, "")
+    beside = [name for name in names if name not in _HANDS_OVER and not role]
+    notes = [
+        f"--kv-transfer-config {shorten(name)}: keeps or fetches caches beside the GPUs, and a "
+        "plan holds nothing of it"
+        for name in beside
+    ]
+    return role, hands_over if asked == "kv_both" else "", notes
+
+
+def _connectors(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of connectors; those of a MultiConnector are below it."""
+    extra = config.get("kv_connector_extra_config")
+    inner = extra.get("connectors") if isinstance(extra, dict) else None
+    name = str(config.get("kv_connector") or "")
+    if name != "MultiConnector" or not isinstance(inner, list):
+        return [name] * bool(name)
+    return [str(each.get("kv_connector")) for each in inner if isinstance(each, dict)]
 
 
 def _refuse_redundant(given: Given) -> None:

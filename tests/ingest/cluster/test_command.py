@@ -461,3 +461,34 @@ def test_cards_that_are_not_in_hgx_nodes(machine, save, name, count, cell, memor
     document = ok(save(machine(name, count, cell, 0, memory)))
     assert document["clusters"][0]["gpu"] == gpu
     assert bandwidths(document)[0] == rate
+
+
+# NVLinks between GPUs of DGX-1 with V100: two fours, each GPU of one with its like of the other.
+CUBE = {
+    (0, 1): 1, (0, 2): 1, (0, 3): 2, (0, 4): 2, (1, 2): 2, (1, 3): 1, (1, 5): 2, (2, 3): 2,
+    (2, 6): 1, (3, 7): 1, (4, 5): 1, (4, 6): 1, (4, 7): 2, (5, 6): 2, (5, 7): 1, (6, 7): 2,
+}  # fmt: skip
+
+
+def cube(machine, save, **broken):
+    cells = {pair: f"NV{number}" for pair, number in CUBE.items()} | broken.get("cells", {})
+    return save(machine("Tesla V100-SXM2-32GB", 8, "SYS", 0, 32768, cells=cells), "n1")
+
+
+def test_the_hybrid_cube_mesh_of_dgx_1_is_taken_with_all_links_and_that_is_said(machine, save):
+    """6 links of 25 GB/s, as in 1x8-v100-32gb of the catalogue."""
+    document = ok(cube(machine, save))
+    assert bandwidths(document)[0] == 150
+    (warning,) = [text for text in document["warnings"] if "hybrid cube mesh" in text]
+    assert "NVLink from each GPU to 4 others" in warning
+    assert "all-to-all gets less" in warning
+
+
+def test_a_cube_mesh_that_lacks_links_is_refused_without_naming_all_gpus(machine, save):
+    thin = dict.fromkeys(CUBE, "NV1")
+    message = refused(cube(machine, save, cells=thin))
+    assert "is not whole: each GPU reaches 4 of the 7 others over it, with 4 links;" in message
+    assert "; state the bandwidth that you plan with by --node-bandwidth" in message
+    assert "--without" not in message
+    lost = refused(cube(machine, save, cells={(0, 4): "SYS"}))
+    assert "GPU0, GPU4 reach fewer GPUs over it than the others; state" in lost

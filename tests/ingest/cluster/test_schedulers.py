@@ -128,7 +128,9 @@ def test_sliced_nodes_are_left_out(kubectl, shapes):
     mig = shapes["node"]("m1", 56, "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", memory=9728)
     document = ok(kubectl(mig, shapes["node"]("a1")))
     assert document["left_out"][0]["why"].startswith("its GPUs are cut into MIG slices")
-    assert "no node with GPUs is left" in refused(kubectl(mig))
+    message = refused(kubectl(mig))
+    assert "no node with GPUs is left" in message
+    assert "--all-nodes" not in message  # which would not count it
 
 
 def test_a_node_with_a_sick_gpu_is_refused_with_its_name(kubectl, shapes):

@@ -206,7 +206,11 @@ def test_a_share_of_memory_is_told_only_where_the_size_of_the_cache_is_not_given
         ("python -m sglang.launch_server --tp-size 8 --attn-dp-size 3", "refuses"),
         ("python -m sglang.launch_server --tp 8 --moe-dp-size 2", "one grid"),
         ("python -m sglang.launch_server --tp 8 --ep 8 --ep-num-redundant-experts 8", "once"),
-        ("trtllm-serve m --tp_size 8 --ep_size 3", "refuses"),
+        ("trtllm-serve m --tp_size 8 --ep_size 3", "expert_parallel_size 3 does not divide 8"),
+        ("trtllm-serve m --tp_size 4 --ep_size 8", "expert_parallel_size 8 does not divide 4"),
+        ("tensor_parallel_size: 4\nmoe_tensor_parallel_size: 3\n", "_size 3 does not divide 4"),
+        (("tensor_parallel_size: 8\nmoe_tensor_parallel_size: 2\nmoe_expert_parallel_size: 2\n"),
+         r"2 \* moe_tensor_parallel_size 2 is not 8"),
         ("trtllm-serve m --cluster_size 2", "clusters"),
         ("pp_partition: [61]\npipeline_parallel_size: 2\n", "2 numbers"),
         (("torchrun --nnodes 3 --nproc-per-node 8 x.py --tensor-model-parallel-size 1 "
@@ -219,12 +223,20 @@ def test_a_share_of_memory_is_told_only_where_the_size_of_the_cache_is_not_given
         ("echo hello", "no command"),
         ("vllm serve 'm", "not closed"),
         ("vllm serve m -tp 2\nvllm serve m -tp 4", "servers differ"),
+        ("vllm serve a/M -tp 2\nvllm serve b/N -tp 4", "load 'a/M' and 'b/N'; a plan is of one"),
+        ("vllm serve a/M -tp 2\nvllm serve b/N -tp 2", "load 'a/M' and 'b/N'; a plan is of one"),
         ("vllm serve m\npython -m sglang.launch_server --tp 1", "expected of one"),
     ],
 )  # fmt: skip
 def test_what_no_plan_can_hold_is_refused(text: str, words: str) -> None:
     with pytest.raises(SpecError, match=words):
         read(text)
+
+
+def test_folders_of_a_model_may_be_any_and_variables_are_none() -> None:
+    text = "vllm serve {} -tp 2 --max-num-seqs 8\n"
+    models = ("org/Model", "/data/model/", "$MODEL")
+    assert degrees("".join(map(text.format, models)))["replicas"] == 3
 
 
 def test_a_dense_model_has_copies_where_a_mixture_has_attention_groups() -> None:

@@ -69,10 +69,41 @@ def test_what_older_versions_took_behind_o_is_unknown_and_its_successor_said(fla
     assert "--compilation-config (-cc)" in note
 
 
+POD = (
+    "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: vllm-openai, env: [{name: VLLM_X, "
+    "value: secret}, {name: NCCL_DEBUG, value: INFO}, {name: MINE, value: a}], args: [m, -tp, '8', "
+    "--max-num-seqs, '4']}]}\n"
+)
+SERVER = "vllm serve m -tp 8 --max-num-seqs 4"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"VLLM_X=secret NCCL_DEBUG=INFO MINE=a {SERVER}",
+        f"export VLLM_X=secret MINE=a\nexport NCCL_DEBUG=INFO\n{SERVER}",
+        f"srun env NCCL_DEBUG=INFO VLLM_X=secret {SERVER}",
+        f"docker run -e VLLM_X=secret -e NCCL_DEBUG=INFO vllm-openai {SERVER[11:]}",
+        POD,
+    ],
+)
+def test_variables_of_engines_that_are_not_read_are_named_without_their_values(text: str) -> None:
+    assert read(text).notes == (
+        "not read, as a plan holds nothing of it: $VLLM_X",
+        "of no use to a plan: $NCCL_DEBUG",
+    )
+
+
+def test_variables_that_are_read_are_not_said_to_be_unread() -> None:
+    env = "CUDA_VISIBLE_DEVICES=0,1 VLLM_PP_LAYER_PARTITION=30,31 SGLANG_PP_LAYER_PARTITION=1,2"
+    notes = read(f"{env} vllm serve m -pp 2 --max-num-seqs 4").notes
+    assert notes == ("not read, as a plan holds nothing of it: $SGLANG_PP_LAYER_PARTITION",)
+
+
 @pytest.mark.parametrize(
     ("text", "flags"),
     [
-        ("vllm serve m -tp 8 --port 3 --host h --max-num-seqs 4", "--port, --host"),
+        ("vllm serve m -tp 8 --port 3 --host 0.0.0.0 --max-num-seqs 4", "--port, --host"),
         ("python -m sglang.launch_server --tp 8 --port 3 --max-running-requests 4", "--port"),
         ("trtllm-serve m --tp_size 8 --port 3 --max_batch_size 4", "port"),
         (

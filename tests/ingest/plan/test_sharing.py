@@ -163,3 +163,36 @@ def test_other_comments_name_no_host(comment: str) -> None:
     reading = read(f"{comment}\n{line('0,1')}{comment}\n{line('0,1', 8001)}", node_gpus=8)
     (note,) = said(reading)
     assert "each is laid on another node, as no command names its host" in note
+
+
+def test_the_address_that_a_server_listens_at_names_its_host() -> None:
+    text = "".join(line(port=port).strip() + f" --host 10.0.0.{port}\n" for port in (1, 4, 1))
+    with pytest.raises(SpecError, match=r"two commands take GPU 0, 1 of the host 10\.0\.0\.1"):
+        read(text)
+    reading = read("".join(text.splitlines(keepends=True)[:2]), node_gpus=8)
+    assert gpus(reading) == [[0, 1], [8, 9]]
+    assert not any("names its host" in note for note in said(reading))
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "localhost", "$HOST", "::"])
+def test_an_address_of_any_machine_names_no_host(address: str) -> None:
+    (note,) = said(read((line().strip() + f" --host {address}\n") * 2))
+    assert "no command picks GPUs or names its host" in note
+
+
+def test_a_server_that_spans_nodes_of_the_cluster_is_on_no_single_host() -> None:
+    """Ray starts the 16 ranks of one command on two nodes."""
+    text = "vllm serve m -tp 8 -pp 2 --max-num-seqs 8 --host a\n"
+    assert not said(read(text, node_gpus=8))
+
+
+@pytest.mark.parametrize(
+    ("env", "why"),
+    [
+        ("", "2 GPUs, the most that one takes"),
+        ("4,5", "6 GPUs, the most that CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_where_the_gpus_of_nodes_come_from_is_said(env: str, why: str) -> None:
+    notes = said(read(line(env, host="a") + line(env, host="b")))
+    assert any(note.startswith(f"nodes are taken to have {why}") for note in notes)

@@ -94,6 +94,8 @@ class Variables:
             return [self._default(default, depth)], False
         if index in ("[@]", "[*]"):
             return values, True
+        if index and any(map(_is_command, values)):
+            return [word], False  # which of the words that a command would give
         number = int(index[1:-1]) if index else 0
         return values[number : number + 1], False
 
@@ -127,6 +129,36 @@ class Variables:
             return _evaluated(ast.parse(plain.strip(), mode="eval").body)
         except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
             return None
+
+
+def fields(value: str) -> list[str]:
+    """Return the words of a value, as a shell splits it at blanks.
+
+    What it would have to run, in $(...) or backquotes, is not known and stays in one word.
+    """
+    if "$(" not in value and "`" not in value:
+        return value.split()
+    found: list[str] = []
+    word = ""
+    place = 0
+    while place < len(value):
+        end = place + 1
+        if value.startswith("$(", place):
+            end = closing(value, place + 1)
+        elif value[place] == "`":
+            end = (value.find("`", place + 1) + 1) or len(value)
+        elif value[place].isspace():
+            found += [word] * bool(word)
+            word = ""
+            place = end
+            continue
+        word += value[place:end]
+        place = end
+    return [*found, *[word] * bool(word)]
+
+
+def _is_command(value: str) -> bool:
+    return value.startswith(("$(", "`")) and not value.startswith("$((")
 
 
 def closing(text: str, start: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from autopar.errors import SpecError, shorten
-from autopar.ingest.plan.commands.expansion import MOST_CHARACTERS, Variables, closing
+from autopar.ingest.plan.commands.expansion import MOST_CHARACTERS, Variables, closing, fields
 from autopar.ingest.plan.commands.hosts import stated_hosts
 
 MOST_WORDS = 100_000
@@ -178,11 +178,11 @@ class Lexer:
         self.place = end
         if literal or (word is not None and _ASSIGNED.match(word)):
             return (word or "") + " ".join(values)
-        fields = values if is_array else [part for value in values for part in value.split()]
-        for part in fields[:-1]:
+        parts = values if is_array else [part for value in values for part in fields(value)]
+        for part in parts[:-1]:
             self._add(command, (word or "") + part)
             word = None
-        return (word or "") + fields[-1] if fields else word
+        return (word or "") + parts[-1] if parts else word
 
     def _is_whole(self, end: int) -> bool:
         """Whether an expansion that reaches the end of the text is closed."""

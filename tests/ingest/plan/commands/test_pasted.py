@@ -184,6 +184,40 @@ def test_commands_substituted_and_backquoted_are_words() -> None:
     assert command.words[:4] == ("x", "$(a b $(c))", "`d e`", "$((1 + f))")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n1)",
+        '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
+        "`scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1`",
+    ],
+)
+@pytest.mark.parametrize(
+    "server",
+    ["SERVER ${HEAD}:5000 -q", "bash -c 'SERVER '$HEAD':5000 -q'", 'SERVER "$HEAD:5000" -q'],
+)
+def test_what_a_variable_holds_of_a_command_stays_one_word(command: str, server: str) -> None:
+    """The first node of a Slurm job, as its batch scripts have it."""
+    (found,) = commands_in(f"HEAD={command}\nsrun {server}", "text")
+    shown = command if command[0] == "`" else command.strip('"')
+    assert found.words == ("srun", "SERVER", f"{shown}:5000", "-q")
+
+
+def test_the_head_node_of_slurm_is_no_flag_of_the_server() -> None:
+    text = (
+        "head_node=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n1)\nsrun python3 -m "
+        "sglang.launch_server --model-path m --tp 16 --nnodes 2 --node-rank $SLURM_NODEID "
+        "--dist-init-addr ${head_node}:5000"
+    )
+    assert not [note for note in read(text).notes if "unknown" in note]
+
+
+def test_which_word_of_a_command_an_array_has_is_not_known() -> None:
+    text = "A=$(hosts)\nB=($A)\nC=($(hosts) x)\ny ${B[0]} ${B[1]}:5 ${C[1]} ${C[@]} -z"
+    (found,) = commands_in(text, "text")
+    assert found.words == ("y", "${B[0]}", "${B[1]}:5", "${C[1]}", "$(hosts)", "x", "-z")
+
+
 def test_a_text_cannot_grow_without_bound() -> None:
     text = "A=aaaaaaaaaa\n" + "A=$A$A$A$A$A$A$A$A$A$A\n" * 30 + "x $A"
     (command,) = commands_in(text, "text")
