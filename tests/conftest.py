@@ -21,7 +21,6 @@ from autopar.specs import LLM, Architecture, Cluster, Gpu, Link, Links, Recipe, 
 from autopar.specs.counting import parameters
 from autopar.specs.kernels import GEMM_ROWS
 
-
 # No test asserts a time, as machines differ and are shared.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
