@@ -224,7 +224,14 @@ def compare(
         own = second_opinion(scenario, solution.plan)
         compared.append(ComparedPlan("autopar", solution.plan, own, {}))
     every = (*plugin_files.load_installed(), *plugins)
-    bounds = lone_bounds(Question(loaded.bounding(scenario), every))
+    bounds: dict[str, float] = {}
+    relaxed = None
+    if not solution.interrupted:
+        try:
+            bounds = lone_bounds(Question(loaded.bounding(scenario), every))
+            relaxed = _weaker(scenario, solution, plugins)
+        except KeyboardInterrupt:
+            solution = replace(solution, interrupted=True)
     beyond = {p.name: outside(p.plan, scenario) for p in compared}
     compared = [
         p if beyond[p.name] else replace(p, gaps=gaps(task, p.report.metrics, bounds))
@@ -237,7 +244,7 @@ def compare(
         best=leaders(task, compared),
         bounds=bounds,
         notes=(*beyond_notes(beyond), *load_note(compared)),
-        relaxed=_weaker(scenario, solution, plugins),
+        relaxed=relaxed,
     )
 
 

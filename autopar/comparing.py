@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from autopar.diagnose import Question
 from autopar.errors import VerificationError
-from autopar.planning import AnyTask, objectives_of, optimise, prepare
+from autopar.planning import AnyTask, answered, objectives_of, prepare
 from autopar.problem import Metrics
 from autopar.results import ComparedPlan
 
@@ -14,7 +14,7 @@ def lone_bounds(question: Question) -> dict[str, float]:
     bounds = {}
     for objective in objectives_of(question.task()):
         task = question.aiming_at(objective.name)
-        outcome = optimise(task, prepare(task, ties=False))
+        outcome = answered(task, prepare(task, ties=False))
         if outcome.bounds is not None:
             bounds[objective.name] = objective.value(outcome.bounds[0])
     return bounds

@@ -1,14 +1,16 @@
 """One CP-SAT model with its solver: limits, seed, interruption, progress, status."""
 
+import atexit
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from autopar.errors import AutoparError
-from autopar.ortools_loader import load_cp_model
+from autopar.ortools_loader import SEARCH_THREAD, load_cp_model
 from autopar.results import Progress, Status
 from autopar.specs import CpSatParameters
 
@@ -20,6 +22,15 @@ logger = logging.getLogger("autopar.solver")
 Report = Callable[[Progress], None]
 
 _POLL_S = 0.05
+# CP-SAT looks at a stop between steps of its presolve, which take seconds where a model has a
+# million Booleans (7 s of them, OR-Tools 9.15). Longer than this nobody waits for it.
+_GRACE_S = 1.0
+
+# Stands for a solver that was asked to stop and has not: nothing is known of its search.
+_SILENT = SimpleNamespace(
+    response_proto=SimpleNamespace(status=SimpleNamespace(name="UNKNOWN")),
+    best_objective_bound=-math.inf,
+)
 
 
 class Session:
@@ -38,6 +49,7 @@ class Session:
         self.tuning = tuning or {}
         self.deterministic_time = 0.0
         self.interrupted = False
+        self.abandoned = False  # a search that goes on after it was asked to stop
         self.started = time.perf_counter()
 
     def solve(
@@ -48,6 +60,7 @@ class Session:
     ) -> Any:
         """Solve the model as it stands and return the solver; Ctrl-C ends the search, not us.
 
+        Where CP-SAT does not heed it within a second, what is returned knows nothing.
         at_most: deterministic seconds, where fewer than the recipe's limit leaves.
         """
         solver = self.cp.CpSolver()
@@ -70,6 +83,8 @@ class Session:
         if on_bound is not None:
             solver.best_bound_callback = on_bound
         self._run(solver, callback)
+        if self.abandoned:
+            return _SILENT
         self.deterministic_time += solver.deterministic_time
         return solver
 
@@ -90,9 +105,12 @@ class Session:
             guarded.set()
             work()
         else:
-            thread = threading.Thread(target=work, name="cp-sat", daemon=True)
+            thread = threading.Thread(target=work, name=SEARCH_THREAD, daemon=True)
             thread.start()
             self._wait(solver, guarded, done)
+            if self.abandoned:
+                atexit.register(thread.join)  # C++ may not run on while Python takes itself apart
+                return
             thread.join()
         if failure:
             raise failure[0]
@@ -105,15 +123,17 @@ class Session:
         thread stands. Not thread.join(): interrupted, it takes a running thread for a finished one
         (CPython 3.11, threading.Thread._wait_for_tstate_lock).
         """
-        waiting = True
+        waiting, latest = True, math.inf
         while waiting:
             try:
                 guarded.set()
-                while not done.wait(_POLL_S):
+                while not self.abandoned and not done.wait(_POLL_S):
                     if self.interrupted:  # before CP-SAT had begun, the first stop had no effect
                         solver.stop_search()
+                        self.abandoned = time.monotonic() > latest
                 waiting = False
             except KeyboardInterrupt:
+                latest = min(latest, time.monotonic() + _GRACE_S)
                 self.interrupted = True
                 solver.stop_search()
 

@@ -13,7 +13,7 @@ from autopar.disaggregated.relaxed import LeftPair, PairAnswer, better_pair, bet
 from autopar.disaggregated.search import prepare_pair
 from autopar.errors import SolveLimitError
 from autopar.lexicographic import Vector
-from autopar.planning import AnyPrepared, AnyTask, make_task, optimise
+from autopar.planning import AnyPrepared, AnyTask, answered, make_task
 from autopar.relaxed import Answer, Left, better_plan, better_without
 from autopar.search import SHAPES_TABLE, Task
 from autopar.specs import Scenario
@@ -163,7 +163,7 @@ def _decided(answer: Answer | PairAnswer, optimum: Vector) -> bool | None:
 
 
 def _solved(task: AnyTask, prepared: AnyPrepared, optimum: Vector) -> bool | None:
-    outcome = optimise(task, prepared)
+    outcome = answered(task, prepared)
     if outcome.vector is not None and task.oriented(outcome.vector) < optimum:
         return True
     return False if outcome.status in ("optimal", "infeasible") else None
@@ -180,5 +180,5 @@ def _feasible(task: AnyTask) -> bool | None:
 
 
 def _has_plan(task: AnyTask, prepared: AnyPrepared) -> bool | None:
-    status = optimise(task, prepared).status
+    status = answered(task, prepared).status
     return None if status == "unknown" else status != "infeasible"

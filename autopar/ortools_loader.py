@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+SEARCH_THREAD = "cp-sat"  # the name of threads in which CP-SAT searches
+
 _lock = threading.Lock()
 
 

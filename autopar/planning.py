@@ -60,6 +60,18 @@ def optimise(
     return solver.optimise(task, prepared, report=report, uniqueness=uniqueness)
 
 
+def answered(task: AnyTask, prepared: AnyPrepared) -> Outcome:
+    """Return the optimum where it answers one of many questions: Ctrl-C ends all of them.
+
+    CP-SAT takes the signal and keeps its plan, so that the next question would go on.
+    Raises KeyboardInterrupt for it.
+    """
+    outcome = optimise(task, prepared)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    return outcome
+
+
 def interrupted(task: AnyTask, prepared: AnyPrepared) -> Outcome:
     """Return the outcome of a solve that ended before CP-SAT began: incumbent and bounds."""
     if isinstance(task, PairTask):

@@ -12,7 +12,7 @@ from itertools import islice
 from autopar.diagnose import Question, conflicts
 from autopar.lexicographic import Outcome
 from autopar.objectives import OBJECTIVES
-from autopar.planning import optimise, prepare
+from autopar.planning import answered, prepare
 from autopar.results import Repair
 from autopar.units import format_bytes, format_rate, format_us
 from autopar.variables import PairChoice
@@ -147,7 +147,7 @@ def _fixes(question: Question, name: str) -> Iterator[_Fix]:
 def _best(question: Question, name: str) -> tuple[float, Outcome] | None:
     """Return the best value of a metric, in its unit, when its own limit is left out."""
     task = question.aiming_at(name, [name])
-    outcome = optimise(task, prepare(task, ties=False))
+    outcome = answered(task, prepare(task, ties=False))
     if outcome.vector is None:
         return None
     return OBJECTIVES[name].value(outcome.vector[0]), outcome

@@ -21,7 +21,7 @@ from autopar.errors import SolveLimitError, SpecError
 from autopar.layouts import Layout, all_degrees, layouts_of, layouts_of_degrees, only
 from autopar.lexicographic import Outcome
 from autopar.measurable import operations
-from autopar.planning import AnyTask, make_task, optimise, prepare
+from autopar.planning import AnyTask, answered, make_task, optimise, prepare
 from autopar.problem import AnyPlan
 from autopar.results import Degrees, Doubt, Measurement, Move, Progress, Robustness, RunnerUp
 from autopar.runner_up import lead
@@ -243,11 +243,9 @@ def _best_of(task: AnyTask, layouts: tuple[Layout, ...]) -> Vector | None:
     """Return what some layouts alone reach, turned so that less is better; None without a plan."""
     own = only(task, layouts)
     try:
-        found = optimise(own, prepare(own, ties=False))
+        found = answered(own, prepare(own, ties=False))
     except SolveLimitError:
         return None
-    if found.interrupted:  # CP-SAT has taken the signal
-        raise KeyboardInterrupt
     return None if found.vector is None else task.oriented(found.vector)
 
 

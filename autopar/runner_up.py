@@ -11,7 +11,7 @@ from autopar.errors import SolveLimitError
 from autopar.expected import band_of
 from autopar.layouts import Layout, all_degrees, degrees_of, layouts_of, only, pairs_beside
 from autopar.lexicographic import Outcome
-from autopar.planning import AnyPrepared, AnyTask, objectives_of, optimise
+from autopar.planning import AnyPrepared, AnyTask, answered, objectives_of
 from autopar.planning import prepare as prepare_any
 from autopar.problem import Candidate, DisaggregatedPlan, Metrics
 from autopar.results import RunnerUp
@@ -63,7 +63,7 @@ def next_best_pair(task: PairTask, plan: DisaggregatedPlan, metrics: Metrics) ->
     first = task.objectives[0]
     try:
         own, *others = (
-            optimise(part, prepare_any(part, ties=False))
+            answered(part, prepare_any(part, ties=False))
             for part in (only(task, layouts), *pairs_beside(task, layouts))
         )
     except SolveLimitError:

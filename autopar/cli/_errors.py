@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from autopar.errors import AutoparError
+from autopar.ortools_loader import SEARCH_THREAD
 
 INTERRUPTED = 130
 _STREAM_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -47,6 +48,8 @@ def run(command: Callable[[], Any]) -> NoReturn:
     code = _flushed(_code_of(command))
     if before is not None:
         signal.signal(signal.SIGTERM, before)
+    if any(thread.name == SEARCH_THREAD for thread in threading.enumerate()):
+        os._exit(code)  # all is said and written; CP-SAT has not heeded the stop
     sys.exit(code)
 
 

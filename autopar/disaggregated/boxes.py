@@ -55,7 +55,13 @@ class Boxes:
     @property
     def single(self) -> BoolArray:
         """Which boxes hold one candidate."""
-        result: BoolArray = (self.low == self.high) & (self.fewest == self.most)
+        result: BoolArray = (self.low == self.high) & self.has_one_size
+        return result
+
+    @property
+    def has_one_size(self) -> BoolArray:
+        """Which boxes hold one number of replicas, so that their GPUs are known."""
+        result: BoolArray = self.fewest == self.most
         return result
 
     def take(self, index: IntArray | BoolArray) -> "Boxes":

@@ -46,8 +46,9 @@ def narrowed(
         first = np.zeros(len(table.first), dtype=np.int64)
         others = partner.take(first)
         through = _through(task, role, row, table, best)
-        optimistic = _optimistic(task, _in_order(role, best, partner), vector)
-        good = _as_good(task, _in_order(role, through, others), vector, optimistic)
+        columns = task.unbeaten(vector, *in_order(role, best, partner))
+        optimistic = [int(column[0]) for column in columns]
+        good = _as_good(task, in_order(role, through, others), vector, optimistic)
         if good.all():
             return table, best
         table = table.keep(good)
@@ -81,13 +82,9 @@ def anything() -> Values:
     return replace(Values(*(none,) * 8), rate=none + _LARGEST)
 
 
-def _in_order(role: int, mine: Values, others: Values) -> tuple[Values, Values]:
+def in_order(role: int, mine: Values, others: Values) -> tuple[Values, Values]:
+    """Return the values of a role and of the other one as those of prefill and of decode."""
     return (mine, others) if role == 0 else (others, mine)
-
-
-def _optimistic(task: PairTask, pair: tuple[Values, Values], vector: Vector) -> list[int]:
-    queue, least = task.queue_of(vector), task.least_rates(vector, *pair)
-    return [int(o.unbeaten(*pair, queue, least)[0]) for o in task.objectives]
 
 
 def _as_good(
@@ -100,9 +97,9 @@ def _as_good(
     next objective either; so on, up to the first in which the candidate might be better.
     """
     good = np.ones(len(pair[0].rate), dtype=np.bool_)
-    queue, least = task.queue_of(vector), task.least_rates(vector, *pair)
-    for objective, value, bound in zip(task.objectives, vector, optimistic, strict=True):
-        good &= objective.unbeaten(*pair, queue, least) <= value
+    columns = task.unbeaten(vector, *pair)
+    for column, value, bound in zip(columns, vector, optimistic, strict=True):
+        good &= column <= value
         if bound != value:
             break
     return good

@@ -19,6 +19,7 @@ from autopar.objectives import Objective, objectives_for
 from autopar.problem import IntArray, Metrics, Problem
 
 _FINER = 1000  # a rate per GPU is counted in thousandths of a rate's quantum
+_OF_GPUS = {"throughput_per_gpu", "cost", "gpus"}
 
 Combine = Callable[[Values, Values, IntArray], IntArray]
 Express = Callable[[PairVariables], Any]
@@ -63,6 +64,11 @@ class PairObjective:
     def says(self) -> str:
         """What it means to lead in it."""
         return self.single.says
+
+    @property
+    def counts_gpus(self) -> bool:
+        """Whether the GPUs of both roles are part of its value."""
+        return self.name in _OF_GPUS
 
     def value(self, integer: int) -> float:
         """Return an integer value in `unit`."""

@@ -162,13 +162,15 @@ class PairProgram:
         return -least if self._task.objectives[level].sense == "max" else least
 
     def is_proven(self, level: int) -> bool:
-        """Whether the search proves the start, from TTFT on: it knows nothing that is better.
+        """Whether the search proves the start, from TTFT or a quotient on: nothing is better.
 
-        A sum that is counted in nanoseconds may take CP-SAT minutes, and what follows it as long.
-        What a plug-in posts and checks is left to CP-SAT, which shows whether they agree.
+        A sum that is counted in nanoseconds may take CP-SAT minutes, and what follows it as long;
+        so may a rate over GPUs. What a plug-in posts and checks is left to CP-SAT, which shows
+        whether they agree.
         """
-        names = [objective.name for objective in self.objectives[: level + 1]]
-        return "ttft" in names and self._prepared.is_proven and not self.plugins
+        names = {objective.name for objective in self.objectives[: level + 1]}
+        hard = bool(names & {"ttft", "throughput_per_gpu", "cost"})
+        return hard and self._prepared.is_proven(level + 1) and not self.plugins
 
     def described(self, choice: PairChoice) -> str:
         """Return a pair in a line: degrees, and layers per stage, of both roles."""

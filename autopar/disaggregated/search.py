@@ -21,6 +21,7 @@ from autopar.batches import not_after
 from autopar.disaggregated.boxes import Bounded, Boxes, Side
 from autopar.disaggregated.compatible import Compatibility
 from autopar.disaggregated.pairing import Pairing
+from autopar.disaggregated.sizes import reach
 from autopar.disaggregated.task import PairTask
 from autopar.disaggregated.values import Values
 from autopar.errors import SolveLimitError
@@ -36,6 +37,7 @@ _MORE = 64  # where these make no pair
 _NUMBERS = 32  # of replicas that a layout is looked at with for it
 _TO_END = 4096  # boxes of a role whose layouts are looked at with it
 _MOST_TIES = 12  # boxes that may be exactly as good as the best pair, to ask whether it is unique
+_FAR_FEWER = 8  # times as many candidates has the other role
 MOST_SOLVED = 20_000  # candidates that are solved one by one: half a minute
 
 
@@ -44,9 +46,10 @@ class PreparedPair:
     """What enters the CP-SAT model, and what is known before it starts.
 
     rows and tables: of prefill and of decode. incumbent and its vector: None where none was found.
-    optimistic: shape (candidates in the model, objectives), turned so that less is better; all of
-    them have a path. has_ties: whether candidates that may be as good as the incumbent, but not
-    better, are in the model too.
+    optimistic: shape (candidates in the model, objectives), turned so that less is better, each
+    objective for itself; all of them have a path. best: what no pair beats by the order of the
+    objectives; None where the model is empty. has_ties: whether candidates that may be as good as
+    the incumbent, but not better, are in the model too.
     """
 
     num_candidates: int
@@ -55,6 +58,7 @@ class PreparedPair:
     incumbent: PairChoice | None
     vector: Vector | None
     optimistic: IntArray
+    best: Vector | None
     has_path: BoolArray
     has_ties: bool
 
@@ -63,20 +67,20 @@ class PreparedPair:
         """Candidates of both roles that bounds could not rule out."""
         return len(self.rows[0]) + len(self.rows[1])
 
-    @property
-    def is_proven(self) -> bool:
-        """Whether no pair in the model, and so no pair at all, can be better than the incumbent."""
-        if self.vector is None:
+    def is_proven(self, levels: int) -> bool:
+        """Whether no pair is better than the incumbent by so many of the first objectives."""
+        if self.vector is None or self.best is None:
             return False
-        return self.vector <= min(map(tuple, self.optimistic.tolist()))
+        return self.vector[:levels] <= self.best[:levels]
 
 
 @dataclass  # without slots, for what is worked out when it is first asked for
 class State:
     """The boxes of both roles that may be part of an optimum, and the best pair so far.
 
-    vectors: of each role's boxes, shape (boxes, objectives). places: of the boxes that are left, in
-    what was found.
+    vectors: of each role's boxes, shape (boxes, objectives): the best by their order. columns: what
+    no pair of a box beats in each objective for itself. places: of the boxes that are left, in what
+    was found.
     first: whether the first pair, better than the known one if there is one, ends the search.
     ties: whether boxes stay that may be as good as the best pair, but not better.
     """
@@ -88,6 +92,7 @@ class State:
     first: bool = False
     ties: bool = True
     vectors: list[IntArray] = field(default_factory=list)
+    columns: list[IntArray] = field(default_factory=list)
     places: list[IntArray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -107,13 +112,39 @@ class State:
         self.vectors = [
             np.zeros((len(found), len(self.task.objectives)), np.int64) for found in self.found
         ]
+        self.columns = list(self.vectors)
         while True:
             before = sum(map(len, self.found))
             for role in (0, 1):
                 possible, self.vectors[role] = self._vectors_of(role)
+                self.columns[role] = self.vectors[role]
                 self.keep(role, possible)
             if sum(map(len, self.found)) == before:
-                return
+                break
+        if self.task.objectives[0].counts_gpus and self.pairing.vector is not None:
+            for role in (0, 1):
+                self._weigh_sizes(role, self.pairing.vector)
+
+    def _weigh_sizes(self, role: int, known: Vector) -> None:
+        """Drop boxes that no size of partner completes to a pair as good as the best known.
+
+        Only those that have one size themselves: of others it tells little.
+        """
+        one_size = np.flatnonzero(self.found[role].boxes.has_one_size)
+        if not len(one_size) or not len(self.found[1 - role]):
+            return
+        both = [found.take(one_size) if r == role else found for r, found in enumerate(self.found)]
+        kinds = None
+        if self.task.compatibility is not None:
+            kinds = [of[f.boxes.layout] for of, f in zip(self._kinds, both, strict=True)]
+        left = reach(self.task, role, both, kinds, known)
+        possible = np.ones(len(self.found[role]), dtype=np.bool_)
+        possible[one_size] = False
+        possible[one_size[left.place]] = True
+        self.columns[role] = self.columns[role].copy()  # until here they are the same
+        self.columns[role][one_size[left.place]] = left.columns
+        self.vectors[role][one_size[left.place]] = left.vectors
+        self.keep(role, self._not_after(self.vectors[role], possible, known))
 
     def _vectors_of(self, role: int) -> tuple[BoolArray, IntArray]:
         """Return which boxes of a role may stay, and the vectors of all of them."""
@@ -125,15 +156,18 @@ class State:
         pair = (mine, partner) if role == 0 else (partner, mine)
         for constraint in self.task.pair:
             possible &= constraint.may_hold(*pair)
-        task, known = self.task, self.pairing.vector
-        queue, least = task.queue_of(known), task.least_rates(known, *pair)
-        vectors = np.stack([o.unbeaten(*pair, queue, least) for o in task.objectives], axis=1)
-        if self.pairing.vector is None:
-            return possible, vectors
-        equal = (vectors == np.array(self.pairing.vector)).all(axis=1)
+        known = self.pairing.vector
+        vectors = np.stack(self.task.unbeaten(known, *pair), axis=1)
+        if known is not None:
+            possible = self._not_after(vectors, possible, known)
+        return possible, vectors
+
+    def _not_after(self, vectors: IntArray, possible: BoolArray, known: Vector) -> BoolArray:
+        """Return which boxes may hold a better pair, or one as good where these are few."""
+        equal = (vectors == np.array(known)).all(axis=1)
         self.ties &= int((equal & possible).sum()) <= _MOST_TIES
-        possible &= not_after(vectors, self.pairing.vector)
-        return possible if self.ties else possible & ~equal, vectors
+        good = possible & not_after(vectors, known)
+        return good if self.ties else good & ~equal
 
     def partners(self, role: int) -> tuple[IntArray, Values]:
         """Return, for each box, the best of the other role on the GPUs that it leaves.
@@ -190,6 +224,7 @@ class State:
         """Keep the boxes of a role that `index` selects."""
         self.found[role] = self.found[role].take(index)
         self.vectors[role] = self.vectors[role][index]
+        self.columns[role] = self.columns[role][index]
         self.places[role] = self.places[role][index]
 
     @property
@@ -392,11 +427,18 @@ def _solve_each(state: State) -> tuple[list[SegmentTable], list[SegmentTable]]:
 
 
 def _unsolved(state: State, known: Sequence[_Solved], most: int) -> list[tuple[int, int]]:
-    """Return role and index of the candidates that are not solved yet, best first; so many."""
+    """Return role and index of the candidates that are not solved yet, best first; so many.
+
+    Where one role has far fewer left, they come first: what they can do is soon known, and tells
+    of every candidate of the other role whether it is worth a look.
+    """
     indices = [
         np.flatnonzero(~solved.is_known[places])
         for solved, places in zip(known, state.places, strict=True)
     ]
+    for few, many in ((0, 1), (1, 0)):
+        if 0 < len(indices[few]) * _FAR_FEWER <= len(indices[many]):
+            indices[many] = indices[many][:0]
     index = np.concatenate(indices)
     role = np.repeat([0, 1], [len(i) for i in indices])
     vectors = np.concatenate([v[i] for v, i in zip(state.vectors, indices, strict=True)])
@@ -414,12 +456,14 @@ def prepared(state: State) -> PreparedPair:
         list(side.candidates(found.boxes, found.boxes.fewest))
         for side, found in zip(state.sides, state.found, strict=True)
     ]
-    vectors = [list(map(tuple, vectors.tolist())) for vectors in state.vectors]
+    columns = [list(map(tuple, columns.tolist())) for columns in state.columns]
+    vectors = [tuple(vector) for vectors in state.vectors for vector in vectors.tolist()]
     for role, solved in enumerate(state.pairing.best or ()):
         if solved.candidate not in rows[role]:
             rows[role].append(solved.candidate)
             tables[role].append(solved.table)
-            vectors[role].append(state.pairing.vector or ())
+            columns[role].append(state.pairing.vector or ())
+            vectors.append(state.pairing.vector or ())
     incumbent = None
     if state.pairing.best is not None:
         prefill, decode = (
@@ -429,7 +473,7 @@ def prepared(state: State) -> PreparedPair:
         load = state.task.load(*(solved.values for solved in state.pairing.best))
         incumbent = PairChoice(prefill, decode, int(load[0]))
     logger.info("%d candidates in the model", sum(map(len, rows)))
-    matrix = np.array([*vectors[0], *vectors[1]], dtype=np.int64).reshape(
+    matrix = np.array([*columns[0], *columns[1]], dtype=np.int64).reshape(
         -1, len(state.task.objectives)
     )
     return PreparedPair(
@@ -439,6 +483,7 @@ def prepared(state: State) -> PreparedPair:
         incumbent=incumbent,
         vector=state.pairing.vector,
         optimistic=matrix,
+        best=min(vectors, default=None),
         has_path=np.ones(len(matrix), dtype=np.bool_),
         has_ties=state.ties,
     )

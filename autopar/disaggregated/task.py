@@ -104,24 +104,28 @@ class PairTask:
             return -vector[0]
         return max((c.least_rate() for c in self.pair), default=0)
 
-    def least_rates(self, vector: Vector | None, prefill: Values, decode: Values) -> IntArray:
-        """Return the rates that pairs need to be as good as one of a known vector.
+    def unbeaten(
+        self, vector: Vector | None, prefill: Values, decode: Values, levels: int | None = None
+    ) -> list[IntArray]:
+        """Return what no pair beats in each objective that is as good as one of a known vector.
 
-        prefill, decode: values that no role beats.
+        prefill, decode: values that no role beats. levels: of the objectives, all if None.
+        Where all objectives before are no better than the known ones, a rate among them is one that
+        a pair must have, which tells how busy prefill is.
         """
-        least = np.full(len(prefill.rate), self.least_rate(None))
-        first = self.objectives[0]
-        if vector is None or first.needed is None:
-            return least
-        needed: IntArray = first.needed(abs(vector[0]), prefill.gpus + decode.gpus)
-        rates: IntArray = np.maximum(least, needed)
-        return rates
-
-    def queue_of(self, vector: Vector | None) -> Queue:
-        """Return the queue of pairs that are as good as one of a known vector."""
-        if vector is None or self.objectives[0].name != "ttft":
-            return self.queue
-        return self.queue.within(vector[0])
+        queue, gpus = self.queue, prefill.gpus + decode.gpus
+        if vector is not None and self.objectives[0].name == "ttft":
+            queue = queue.within(vector[0])
+        least = np.full(len(gpus), self.least_rate(None))
+        equal, columns = np.ones(len(gpus), dtype=np.bool_), []
+        for level, objective in enumerate(self.objectives[:levels]):
+            if vector is not None and objective.needed is not None:
+                needed = objective.needed(abs(vector[level]), gpus)
+                least = np.where(equal, np.maximum(least, needed), least)
+            columns.append(objective.unbeaten(prefill, decode, queue, least))
+            if vector is not None:
+                equal &= columns[-1] == vector[level]
+        return columns
 
     def load(self, prefill: Values, decode: Values) -> IntArray:
         """Return the loads of prefill that are best for pairs of exact values."""

@@ -53,3 +53,8 @@ class Values:
         """Return for each place the best of every value up to it: what no earlier one beats."""
         least = {f.name: np.minimum.accumulate(getattr(self, f.name)) for f in fields(self)}
         return Values(**least | {"rate": np.maximum.accumulate(self.rate)})
+
+    def best_of_runs(self, start: IntArray) -> "Values":
+        """Return the best of every value in each run of places, which begin at `start`."""
+        least = {f.name: np.minimum.reduceat(getattr(self, f.name), start) for f in fields(self)}
+        return Values(**least | {"rate": np.maximum.reduceat(self.rate, start)})
