@@ -224,8 +224,7 @@ def compare(
         own = second_opinion(scenario, solution.plan)
         compared.append(ComparedPlan("autopar", solution.plan, own, {}))
     every = (*plugin_files.load_installed(), *plugins)
-    bounds: dict[str, float] = {}
-    relaxed = None
+    bounds, relaxed = dict[str, float](), None
     if not solution.interrupted:
         try:
             bounds = lone_bounds(Question(loaded.bounding(scenario), every))

@@ -108,13 +108,7 @@ def _layout_of(
         chunks=plan.chunks,
         gpus=plan.gpus,
         experts=(None,) * len(plan.gpus),
-        capacity=capacity_of(
-            plan,
-            scenario.workload,
-            asked.workload,
-            metrics.get(role),
-            asked.requirements.max_memory_fraction * scenario.cluster.gpu.memory_bytes,
-        ),
+        capacity=capacity_of(plan, scenario.workload, asked.workload, metrics.get(role)),
     )
     if not llm.is_moe:
         return _folded(layout), []
