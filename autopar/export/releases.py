@@ -60,6 +60,7 @@ FIRST_RELEASES: dict[Engine, dict[str, str]] = {
         "--node-rank": "0.4.1",
         "--port": "0.4.1",
         "--pp-size": "0.4.7",
+        "--prefill-max-requests": "0.5.7",
         "--tp-size": "0.4.1",
     },
 }
