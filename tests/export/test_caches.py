@@ -138,6 +138,30 @@ def test_random_plans_for_vllm_have_room_for_one_request_by_its_own_rule(plans: 
     assert looked > 40
 
 
+def starved(layout: Layout) -> Layout:
+    """The layout of a plan that keeps one page and leaves no memory free."""
+    few = {"kv_tokens": 16, "kv_bytes": 16 * 1000, "kept_sequences": 1, "spare_bytes": 0.0}
+    return replace(layout, capacity=replace(layout.capacity, **few))  # type: ignore[arg-type]
+
+
+def test_what_vllm_asks_for_is_written_also_where_a_plan_has_no_room(plans: ModuleType) -> None:
+    looked = 0
+    for seed in range(100):
+        drawn = plans.draw(seed, "vllm")
+        if drawn is None:
+            continue
+        layouts = [starved(layout) for layout in plans.layouts(*drawn)]
+        try:
+            made = written(layouts, "vllm", completed(Options(engine="vllm"), drawn[0]))
+        except InexpressibleError:
+            continue
+        for launch in made.launches:
+            needed = vllm_needs(drawn[0], launch, layouts[0].split)
+            assert number(launch, "--kv-cache-memory-bytes") >= needed
+        looked += 1
+    assert looked > 40
+
+
 @pytest.mark.parametrize("split", [(36,), (18, 18), (10, 13, 13)])
 @pytest.mark.parametrize("batch", [1, 2, 7])
 @pytest.mark.parametrize("workload", ["chat-1k-256", "chat-4k-1k", "prefill-8k"])
@@ -154,6 +178,10 @@ def test_windows_are_charged_with_the_tokens_in_flight(
     document = {"schema": 1, "kind": "plan", "name": "p", "llm": scenario.llm.name, **layout}
     plan = explicit_plan(load_plan(document), scenario)
     (launch,) = exported(scenario, plan, "vllm").launches
+    assert number(launch, "--kv-cache-memory-bytes") >= vllm_needs(scenario, launch, split)
+    layouts, _ = layouts_of(plan, scenario, {})
+    options = completed(Options(engine="vllm"), scenario)
+    (launch,) = written([starved(layouts[0])], "vllm", options).launches
     assert number(launch, "--kv-cache-memory-bytes") >= vllm_needs(scenario, launch, split)
 
 
