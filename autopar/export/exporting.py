@@ -20,7 +20,7 @@ from autopar.export.options import (
     version_of,
 )
 from autopar.export.ranks import Rank
-from autopar.export.releases import notes_of_version
+from autopar.export.releases import of_release
 from autopar.export.router import reached, router_of
 from autopar.pairs import explicit_plan
 from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics, Plan
@@ -68,13 +68,15 @@ def written(
 ) -> Export:
     """Return layouts in the words of an engine.
 
-    Raises InexpressibleError if it has none for them.
+    Raises InexpressibleError if it has none for them; SpecError if the version asked for lacks
+    what they need.
     """
     cluster = layouts[0].cluster
     own = placed_for_pods(options, cluster.num_nodes) if target == "lws" else options
     launches, files, ranks, more = _parts(layouts, own)
     roles = _roles(launches)
-    more = [*notes_of_version(options, launches), *more]
+    launches, of_version = of_release(options, launches)
+    more = [*of_version, *more]
     router = None
     if target == "lws":
         name = layouts[0].name

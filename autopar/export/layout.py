@@ -108,7 +108,13 @@ def _layout_of(
         chunks=plan.chunks,
         gpus=plan.gpus,
         experts=(None,) * len(plan.gpus),
-        capacity=capacity_of(plan, scenario.workload, asked.workload, metrics.get(role)),
+        capacity=capacity_of(
+            plan,
+            scenario.workload,
+            asked.workload,
+            metrics.get(role),
+            asked.requirements.max_memory_fraction * scenario.cluster.gpu.memory_bytes,
+        ),
     )
     if not llm.is_moe:
         return _folded(layout), []

@@ -1,7 +1,9 @@
-"""Which flags are younger than the engine that an export is asked for."""
+"""Commands for the release that an export is asked for, whose flags may be fewer."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from autopar.errors import SpecError
 from autopar.export.launch import Launch
 from autopar.export.options import NAMES, VERSIONS, Engine, Options, version_of
 
@@ -60,32 +62,84 @@ FIRST_RELEASES: dict[Engine, dict[str, str]] = {
         "--node-rank": "0.4.1",
         "--port": "0.4.1",
         "--pp-size": "0.4.7",
+        "--prefill-max-requests": "0.5.7",
         "--tp-size": "0.4.1",
     },
 }
 
 
-def notes_of_version(options: Options, launches: Sequence[Launch]) -> list[str]:
-    """Return what is not sure of the flags of commands for another version than the one read."""
+# Flags that younger releases alone have and commands can do without, and what is other then.
+_LEFT_OUT = {
+    "--kv-cache-memory-bytes": "vLLM then sizes the cache by --gpu-memory-utilization: see in its "
+    "log that it holds what the plan keeps",
+    "--enable-dp-lm-head": "the head is then cut over all ranks of attention",
+}
+_AS_WITHOUT = {"--pp-size": "1"}  # values with which a flag says what holds without it
+# vLLM: "NixlConnector got released in 0.9.0" (ai-dynamo/dynamo, pull request 1345).
+_PAIRS_OF_VLLM = (0, 9)
+# trtllm-serve started TensorRT engines by default until then, which read other options (pull
+# requests 5312 and 5717 of NVIDIA/TensorRT-LLM, after 0.21 was branched off; issue 8223).
+_PYTORCH_OF_TRTLLM = (1, 0)
+
+
+def of_release(options: Options, launches: Sequence[Launch]) -> tuple[list[Launch], list[str]]:
+    """Return commands for the version that is asked for, and what is not sure of them.
+
+    Raises SpecError where it lacks what the commands cannot do without.
+    """
     read, version = VERSIONS[options.engine], options.version
     asked, known = version_of(version), version_of(read)
     if asked == known:
-        return []
-    checked = f"flags were checked against {NAMES[options.engine]} {read} alone; {version} is"
+        return list(launches), []
+    name = NAMES[options.engine]
+    checked = f"flags were checked against {name} {read} alone; {version} is"
     if asked > known:
-        return [f"{checked} newer and may have renamed or dropped some"]
+        return list(launches), [f"{checked} newer and may have renamed or dropped some"]
     since = FIRST_RELEASES.get(options.engine, {})
     oldest = min(since.values(), key=version_of, default=read)
+    younger = _younger(since, oldest, asked, launches)
+    kept = [_without(launch, younger) for launch in launches]
+    lacking = _younger(since, oldest, asked, kept)
+    reasons = [f"{flag} (first in {first})" for flag, first in lacking.items()]
+    reasons += _of_engine(options, asked, launches)
+    if reasons:
+        raise SpecError(
+            f"--engine-version {version}: {name} {version} lacks what these commands need, by "
+            f"the releases that were read: {', '.join(reasons)}; expected a later version, or "
+            "another plan"
+        )
     beyond = (
         f" (no release before {oldest} was read)" if since and asked < version_of(oldest) else ""
     )
-    differs = f"{checked} older{beyond} and may read some otherwise"
-    younger = _younger(since, oldest, asked, launches)
-    if not younger:
-        return [differs]
-    listed = ", ".join(f"{flag} (first in {first})" for flag, first in younger.items())
-    too_old = f"{NAMES[options.engine]} {version} is too old for flags of these commands"
-    return [f"{too_old}, by the releases that were read: {listed}", differs]
+    notes = [
+        f"{name} {version} has no {flag} (first in {younger[flag]}), which is left out; {what}"
+        for flag, what in _LEFT_OUT.items()
+        if flag in younger
+    ]
+    return kept, [*notes, f"{checked} older{beyond} and may read some otherwise"]
+
+
+def _of_engine(options: Options, asked: tuple[int, ...], launches: Sequence[Launch]) -> list[str]:
+    """Return what a version lacks that no flag says."""
+    if options.engine == "trtllm" and asked < _PYTORCH_OF_TRTLLM:
+        return ["options of PyTorch, with which trtllm-serve starts by default (first in 1.0)"]
+    if options.engine == "vllm" and asked < _PAIRS_OF_VLLM and any(x.role for x in launches):
+        return ["NixlConnector, by which roles of a pair hand caches over (first in 0.9.0)"]
+    return []
+
+
+def _without(launch: Launch, younger: Mapping[str, str]) -> Launch:
+    """Return a command without those flags that it can do without, and their values."""
+    kept: list[str] = []
+    words = list(launch.argv)
+    while words:
+        word = words.pop(0)
+        value = words[0] if words and not words[0].startswith("--") else None
+        if word in younger and (word in _LEFT_OUT or value == _AS_WITHOUT.get(word, "")):
+            del words[: value is not None]
+        else:
+            kept.append(word)
+    return replace(launch, argv=tuple(kept))
 
 
 def _younger(

@@ -6,6 +6,7 @@ What maps to what, and where it was read: docs/engines/sglang.md.
 from dataclasses import replace
 
 from autopar.errors import InexpressibleError
+from autopar.export.cache_room import cache_tokens, hand_over_factor, hand_over_notes
 from autopar.export.experts import map_files
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
@@ -21,8 +22,15 @@ _DIST_PORT = 20000
 # No multiple of 40 is one of these, or the difference of two.
 _PORTS_APART = 40
 _BOOTSTRAP_APART = 20  # from a prefill server's port to where decode servers ask it for caches
+# A prompt must be 7 tokens shorter than context and cache, of which output has all but 2 (SGLang
+# 0.5.23, managers/tp_worker.py: get_worker_info; managers/utils.py: validate_input_length).
+_KEPT_FREE_TOKENS = 7
+# The largest page of a backend on NVIDIA's GPUs (0.5.23, arg_groups/overrides.py: 1 by default, 64
+# for MLA and TensorRT-LLM's kernels on Blackwell, 128 for FlashAttention 4).
+_PAGE_TOKENS = 128
 # The first version whose sources were read that has --attn-dp-size; it still takes the old pair.
 _ATTN_DP = (0, 5, 22)
+_PREFILL_MAX = (0, 5, 7)  # the same of --prefill-max-requests
 
 
 def launches(
@@ -85,7 +93,7 @@ def _of_server(
 
 def _common(layout: Layout, options: Options) -> list[str]:
     """Return what the commands of all nodes of a server have in common."""
-    capacity = layout.capacity
+    capacity, tokens = layout.capacity, cache_tokens(layout, _least_tokens(layout))
     argv = ["python", "-m", "sglang.launch_server", "--model-path", options.model_path]
     argv += ["--tp-size", str(layout.stage_gpus), "--pp-size", str(layout.pp)]
     argv += _attention(layout, options)
@@ -93,14 +101,13 @@ def _common(layout: Layout, options: Options) -> list[str]:
         argv += ["--ep-size", str(layout.ep)]
         if layout.stage_gpus > 1 and layout.tp * layout.cp == 1 and layout.llm.has_dense_layers:
             argv += ["--moe-dense-tp-size", "1"]
-    argv += ["--context-length", str(capacity.context_tokens)]
-    running = max(1, capacity.resident_sequences) * layout.attn_dp
-    argv += ["--max-running-requests", str(running)]
+    argv += ["--context-length", str(_context_tokens(layout))]
+    argv += _sequences(layout, options)
     if capacity.prompt_tokens:  # which SGLang divides by the attention's data parallel size
         argv += ["--chunked-prefill-size", str(capacity.prompt_tokens * layout.attn_dp)]
     if capacity.kv_bytes is not None:
-        argv += ["--max-total-tokens", str(-(-capacity.kv_tokens // layout.cp))]
-    share = static_fraction(layout)
+        argv += ["--max-total-tokens", str(-(-tokens // layout.cp))]
+    share = static_fraction(layout, tokens)
     if share is not None:
         argv += ["--mem-fraction-static", str(share)]
     if layout.llm.precisions.kv_cache.startswith("fp8"):
@@ -108,6 +115,41 @@ def _common(layout: Layout, options: Options) -> list[str]:
     if layout.role:
         argv += ["--disaggregation-mode", layout.role]
     return argv
+
+
+def _context_tokens(layout: Layout) -> int:
+    """Return the tokens of a request, with those that SGLang keeps free, as far as the model goes.
+
+    A prefill server too is sent the request with all of its output.
+    """
+    tokens, most = layout.capacity.context_tokens, layout.llm.max_context_tokens
+    wished = tokens + _KEPT_FREE_TOKENS
+    return wished if most is None else max(tokens, min(wished, most))
+
+
+def _least_tokens(layout: Layout) -> int:
+    """Return the tokens of the smallest cache with which a server takes a request of full length.
+
+    What is kept free, one page, and what is lost to whole pages of prompt and cache; cut caches
+    lose one page on each of their ranks (scheduler.py: init_req_max_new_tokens; allocator/base.py:
+    max_new_tokens_for_memory; disaggregation/prefill.py: max_bootstrap_input_len).
+    """
+    pages = -(-layout.capacity.request_tokens // _PAGE_TOKENS) + 1 + layout.cp
+    return pages * _PAGE_TOKENS
+
+
+def _sequences(layout: Layout, options: Options) -> list[str]:
+    """Return the most sequences at once, which SGLang divides among attention groups.
+
+    A prompt keeps its place until its cache is sent (disaggregation/prefill.py: release_kv_cache);
+    with room for others meanwhile, a step must be told to take no more of them than the plan does.
+    """
+    most = max(1, layout.capacity.resident_sequences) * layout.attn_dp
+    if layout.role != "prefill" or not options.at_least(*_PREFILL_MAX):
+        return ["--max-running-requests", str(most)]
+    in_step = str(max(1, layout.capacity.sequences))
+    held = str(hand_over_factor(layout) * most)
+    return ["--max-running-requests", held, "--prefill-max-requests", in_step]
 
 
 def _attention(layout: Layout, options: Options) -> list[str]:
@@ -138,7 +180,7 @@ def _notes(layout: Layout, files: list[Written]) -> list[str]:
             "outside of a prefill worker SGLang keeps the whole cache on every context rank; the "
             "plan counts a part"
         )
-    if layout.attn_dp > 1 and static_fraction(layout) is None:
+    if layout.attn_dp > 1 and static_fraction(layout, layout.capacity.kv_tokens) is None:
         notes.append(
             "no --mem-fraction-static is written, as the plan states no cache that fits; SGLang "
             "0.5.23 sets memory aside for --chunked-prefill-size before it divides it by attention "
@@ -151,4 +193,4 @@ def _notes(layout: Layout, files: list[Written]) -> list[str]:
             "(--mamba-full-memory-ratio, --swa-full-tokens-ratio), which no plan states: see in "
             "its log that max_total_tokens was not cut"
         )
-    return notes
+    return [*notes, *hand_over_notes(layout)]

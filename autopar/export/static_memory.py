@@ -1,13 +1,16 @@
 """The share of a GPU's memory that SGLang is given for weights and caches."""
 
+from autopar.export.cache_room import cache_bytes
 from autopar.export.layout import Layout
 from autopar.specs import GroupedQueryAttention, LinearAttention
 
 _DECIMALS = range(2, 7)  # two, as people write it; more only where a plan fills its GPUs
 
 
-def static_fraction(layout: Layout) -> float | None:
+def static_fraction(layout: Layout, tokens: int) -> float | None:
     """Return --mem-fraction-static; None where the plan does not state its cache, or is too full.
+
+    tokens: of one attention group, as --max-total-tokens.
 
     SGLang takes the share of what is free once the runtime and its communicators are up, loads the
     weights, and what is left of the share is for the cache, which is limited by its tokens besides.
@@ -23,7 +26,7 @@ def static_fraction(layout: Layout) -> float | None:
     free_bytes = layout.cluster.gpu.memory_bytes - capacity.reserved_bytes
     if free_bytes <= 0:
         return None
-    least = (capacity.weights_bytes + capacity.kv_bytes) / free_bytes
+    least = (capacity.weights_bytes + cache_bytes(layout, tokens)) / free_bytes
     most = 1 - capacity.activation_bytes / free_bytes
     for decimals in _DECIMALS:
         share = round((least + most) / 2, decimals)

@@ -6,13 +6,14 @@ What maps to what, and where it was read: docs/engines/vllm.md.
 import json
 from dataclasses import replace
 
-from autopar.costs.shape import KV_PAGE_TOKENS
 from autopar.errors import InexpressibleError
+from autopar.export.cache_room import hand_over_notes
 from autopar.export.experts import lies_in_runs, map_files, refuse_other_placement
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
 from autopar.export.options import NAMES, Options
 from autopar.export.ranks import Rank, vllm_ranks
+from autopar.export.vllm_cache import vllm_cache_bytes
 
 _NAME = NAMES["vllm"]
 _RPC_PORT = 13345  # for data-parallel ranks to find each other
@@ -42,7 +43,7 @@ def launches(
         commands += _of_server(layout, options, server, shares)
         ranks += [replace(rank, server=server) for rank in mine]
     files, notes = _permutation(layout, options)
-    return commands, files, ranks, notes
+    return commands, files, ranks, [*notes, *hand_over_notes(layout)]
 
 
 def _of_server(
@@ -77,13 +78,14 @@ def _common(layout: Layout, options: Options) -> list[str]:
         argv += ["--data-parallel-size", str(layout.attn_dp)]
     if layout.is_moe and layout.ep > 1:
         argv += ["--enable-expert-parallel"]
-    argv += ["--max-model-len", str(capacity.context_tokens)]
+    argv += ["--max-model-len", str(capacity.request_tokens)]
     argv += ["--max-num-seqs", str(max(1, capacity.resident_sequences))]
+    budget = None
     if capacity.prompt_tokens:  # running sequences take part of what a step may hold
         budget = max(capacity.prompt_tokens + capacity.running, capacity.resident_sequences)
         argv += ["--max-num-batched-tokens", str(budget)]
     if capacity.kv_bytes is not None:
-        argv += ["--kv-cache-memory-bytes", str(_with_spare_page(layout))]
+        argv += ["--kv-cache-memory-bytes", str(vllm_cache_bytes(layout, budget))]
     if layout.llm.precisions.kv_cache.startswith("fp8"):
         argv += ["--kv-cache-dtype", "fp8"]
     if layout.role:
@@ -91,14 +93,6 @@ def _common(layout: Layout, options: Options) -> list[str]:
         transfer = {"kv_connector": "NixlConnector", "kv_role": role}
         argv += ["--kv-transfer-config", json.dumps(transfer)]
     return argv
-
-
-def _with_spare_page(layout: Layout) -> int:
-    """Bytes of the cache, with room for the block that vLLM keeps empty."""
-    capacity = layout.capacity
-    assert capacity.kv_bytes is not None
-    pages = max(1, capacity.kv_tokens // KV_PAGE_TOKENS)
-    return -(-capacity.kv_bytes * (pages + 1) // pages)
 
 
 def _nodes(

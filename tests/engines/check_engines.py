@@ -7,6 +7,7 @@ environment of FOLDER, about 1 GB; both are kept there. Every case that an engin
 be accepted, and every one that it should refuse must be refused with the words that are given.
 What an engine is known to accept wrongly is listed too: those are the checks that only autopar
 makes. The routers of pairs are started for real, in front of servers that only listen.
+vLLM's own check of the size of the cache is run on what its layers would say that they keep.
 Of SGLang it is also looked at the share of memory that its parser arrives at: whether the plan's
 cache has room in it.
 TensorRT-LLM has no part that runs without a GPU.
@@ -61,7 +62,17 @@ LATENT = {
     "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "vocab_size": 129280,
     "max_position_embeddings": 163840, "torch_dtype": "bfloat16", "rms_norm_eps": 1e-6,
 }  # fmt: skip
-MODELS = {"mixtral-8x7b": TOY, "llama-3.1-8b": DENSE, "deepseek-v3": LATENT}
+WINDOWS = {
+    "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "hidden_size": 2880,
+    "num_hidden_layers": 36, "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64,
+    "intermediate_size": 2880, "num_local_experts": 128, "num_experts_per_tok": 4,
+    "sliding_window": 128, "layer_types": ["sliding_attention", "full_attention"] * 18,
+    "vocab_size": 201088, "max_position_embeddings": 131072, "torch_dtype": "bfloat16",
+    "rms_norm_eps": 1e-5, "rope_theta": 150000,
+}  # fmt: skip
+MODELS = {
+    "mixtral-8x7b": TOY, "llama-3.1-8b": DENSE, "deepseek-v3": LATENT, "gpt-oss-120b": WINDOWS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ class Case:
     gpu: str = "h100"
     drop: str = ""  # a flag that is left out with its value; SGLang then leaves no room for caches
     role: str = ""  # of a pair, both of whose roles have these degrees
+    batch: int = 8
 
 
 _PORT = 18_000  # of the first server; the others of this machine count from there
@@ -96,6 +108,16 @@ CASES: dict[str, list[Case]] = {
         Case("dense", {"tp": 4, "etp": 4}, llm="llama-3.1-8b"),
         Case("prefill of a pair", {"tp": 4, "pp": 1, "ep": 4, "etp": 1}, role="prefill"),
         Case("decode of a pair", {"tp": 2, "attn_dp": 2, "ep": 4, "etp": 1}, role="decode"),
+        Case("prefill of one prompt", {"tp": 4, "etp": 4}, role="prefill", batch=1,
+             llm="llama-3.1-8b"),
+        Case("windows", {"tp": 4, "ep": 4, "etp": 1}, batch=1, llm="gpt-oss-120b"),
+        Case("windows in stages", {"tp": 2, "pp": 3, "ep": 2, "etp": 1}, split=[10, 13, 13],
+             batch=1, llm="gpt-oss-120b"),
+        Case("prefill with windows", {"tp": 4, "ep": 4, "etp": 1}, role="prefill", batch=2,
+             llm="gpt-oss-120b"),
+        Case("latents", {"tp": 8, "ep": 8, "etp": 1}, batch=1, llm="deepseek-v3", gpu="h200"),
+        Case("no room for one request", {"tp": 4, "etp": 4}, role="prefill", batch=1,
+             llm="llama-3.1-8b", swap={"--max-model-len": "9000"}, refused="is needed"),
         Case("three heads", EP8, swap={"--tensor-parallel-size": "3"}, refused="divisible"),
         Case("no such flag", EP8, more=["--no-such-flag"], refused="unrecognized"),
         Case("eplb without ep", {"tp": 8, "ep": 1, "etp": 8}, more=["--enable-eplb"],
@@ -181,7 +203,7 @@ def planned(case: Case) -> tuple[Scenario, AnyPlan]:
     scenario = load_scenario(parts=parts)
     document = {"schema": 1, "kind": "plan", "name": "case", "llm": case.llm}
     layout = {
-        "batch": 8,
+        "batch": case.batch,
         "degrees": case.degrees,
         **({"layers_per_stage": case.split} if case.split else {}),
     }

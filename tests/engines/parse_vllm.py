@@ -4,7 +4,8 @@ python parse_vllm.py SOURCES ARGUMENTS...
 
 The platform is a class of vLLM's own with the answers of eight H100s. Kernels, which are named but
 never run, are declared without a body. Models are not built: what vLLM asks of a model's class is
-answered here, pipeline stages included.
+answered here, pipeline stages included. Of the cache it is asked what vLLM asks when it starts:
+whether --kv-cache-memory-bytes has room for one request of --max-model-len.
 """
 
 import dataclasses
@@ -84,6 +85,57 @@ def answer_for_models() -> None:
     registry._LazyRegisteredModel.inspect_model_cls = inspect
 
 
+def specs_of(config: Any) -> list[dict[str, Any]]:
+    """Return what vLLM's attention layers would say that they keep, by stage."""
+    from vllm.distributed.utils import get_pp_indices  # noqa: PLC0415  after the sources are found
+    from vllm.v1.kv_cache_interface import (  # noqa: PLC0415
+        FullAttentionSpec,
+        MLAAttentionSpec,
+        SlidingWindowSpec,
+    )
+
+    model, parallel = config.model_config, config.parallel_config
+    text = model.hf_text_config
+    common = {
+        "block_size": config.cache_config.block_size,
+        "num_kv_heads": model.get_num_kv_heads(parallel),
+        "head_size": model.get_head_size(),
+        "dtype": torch.bfloat16,
+    }
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    stages = []
+    for stage in range(parallel.pipeline_parallel_size):
+        first, end = get_pp_indices(len(kinds), stage, parallel.pipeline_parallel_size)
+        found: dict[str, Any] = {}
+        for layer in range(first, end):
+            if model.use_mla:
+                found[f"layers.{layer}"] = MLAAttentionSpec(**common)
+            elif kinds[layer] == "sliding_attention":
+                windowed = {**common, "dcp_sharded": False, "sliding_window": text.sliding_window}
+                found[f"layers.{layer}"] = SlidingWindowSpec(**windowed)
+            else:
+                found[f"layers.{layer}"] = FullAttentionSpec(**common)
+        stages.append(found)
+    return stages
+
+
+def check_cache(config: Any) -> int:
+    """Return the blocks that vLLM would make of the bytes of the command.
+
+    Raises ValueError, as vLLM does, where they are too few to start.
+    """
+    from vllm.v1.core.kv_cache_planning import (  # noqa: PLC0415  after the sources are found
+        get_global_kv_cache_groups,
+        get_kv_cache_configs,
+    )
+
+    config.cache_config.kv_cache_layout = "LBNHC"
+    specs = specs_of(config)
+    available = [config.cache_config.kv_cache_memory_bytes] * len(specs)
+    groups = get_global_kv_cache_groups(config, specs)
+    return int(get_kv_cache_configs(config, specs, available, groups)[0].num_blocks)
+
+
 def main(sources: str, arguments: list[str]) -> None:
     os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
     declare_kernels(Path(sources))
@@ -103,8 +155,11 @@ def main(sources: str, arguments: list[str]) -> None:
     config = EngineArgs.from_cli_args(given).create_engine_config(
         UsageContext.OPENAI_API_SERVER, headless=given.headless
     )
+    blocks = check_cache(config)
     found = config.parallel_config
-    sys.stdout.write(f"ACCEPTED tp={found.tensor_parallel_size} dp={found.data_parallel_size}\n")
+    sys.stdout.write(
+        f"ACCEPTED tp={found.tensor_parallel_size} dp={found.data_parallel_size} blocks={blocks}\n"
+    )
 
 
 if __name__ == "__main__":

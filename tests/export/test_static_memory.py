@@ -28,6 +28,10 @@ def solved(llm: str, cluster: str) -> tuple[Scenario, Plan]:
     return scenario, plan
 
 
+def share_of(layout: Layout) -> float | None:
+    return static_fraction(layout, layout.capacity.kv_tokens)
+
+
 def value(made: Export, flag: str) -> str:
     (found,) = {x.argv[x.argv.index(flag) + 1] for x in made.launches}
     return found
@@ -47,9 +51,13 @@ def test_the_share_holds_weights_and_cache_and_leaves_activations(llm: str, clus
     metrics = verify(scenario, plan).metrics
     assert metrics is not None
     assert metrics.kv_cache_bytes is not None
+    tokens = int(value(made, "--max-total-tokens"))
+    (layout,), _ = layouts_of(plan, scenario, {"": metrics})
+    cache_bytes = metrics.kv_cache_bytes * tokens / layout.capacity.kv_tokens
+    assert cache_bytes >= metrics.kv_cache_bytes
     for reserved in (0.0, metrics.reserved_bytes or 0.0):  # at most the plan's reserve is taken
         free = memory - reserved
-        assert share * free - metrics.weights_bytes >= metrics.kv_cache_bytes
+        assert share * free - metrics.weights_bytes >= cache_bytes
         assert (1 - share) * free >= (metrics.activation_bytes or 0.0)
     assert not [note for note in made.notes if "mem-fraction" in note]
 
@@ -73,26 +81,26 @@ def layout_with(
 
 def test_what_the_plan_leaves_free_goes_to_both_sides() -> None:
     """(20 + 10) / 75.7 = 0.396 at least, 1 - 5 / 75.7 = 0.934 at most, so 0.67."""
-    assert static_fraction(layout_with(20, 10, 5)) == 0.67
+    assert share_of(layout_with(20, 10, 5)) == 0.67
 
 
 def test_a_plan_that_fills_its_gpus_gets_more_decimals() -> None:
-    share = static_fraction(layout_with(50, FREE_GIB - 50 - 1.001, 1))
+    share = share_of(layout_with(50, FREE_GIB - 50 - 1.001, 1))
     assert share is not None
     assert (FREE_GIB - 1.001) / FREE_GIB <= share <= 1 - 1 / FREE_GIB
     assert share != round(share, 3)
 
 
 def test_weights_and_caches_that_are_fullest_on_two_gpus_both_have_room() -> None:
-    share = static_fraction(layout_with(50, 25, 1))
+    share = share_of(layout_with(50, 25, 1))
     assert share is not None
     assert 75 / FREE_GIB <= share < 75.001 / FREE_GIB
-    assert static_fraction(layout_with(60, 25, 1)) is None
+    assert share_of(layout_with(60, 25, 1)) is None
 
 
 def test_without_a_stated_cache_attention_groups_are_warned_of() -> None:
     layout = layout_with(20, None, 5)
-    assert static_fraction(layout) is None
+    assert share_of(layout) is None
     options = Options(engine="sglang", version="0.5.23", model_path="m")
     size = layout.stage_gpus
     assert size > 1

@@ -128,6 +128,8 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
     if split is None and llm is not None and pp > 1:
         split = default_split(llm.num_layers, pp)
     mode = flags.text("--disaggregation-mode")
+    if mode == "prefill" and running is not None:  # the others wait until their cache is sent
+        running = min(running, pp * (flags.optional("--prefill-max-requests") or running))
     return Found(
         "sglang", flags.text("--model-path"), mode if mode in ("prefill", "decode") else "",
         tp, cp, attn_dp, ep, etp, pp, place,

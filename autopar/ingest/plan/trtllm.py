@@ -41,6 +41,7 @@ _NO_USE = (
     "host", "port", "max_seq_len", "trust_remote_code", "cuda_graph_config",
     "enable_chunked_prefill", "backend", "log_level", "tokenizer", "print_iter_log",
     "served_model_name", "kv_cache_config.max_tokens", "cache_transceiver_config.backend",
+    "disable_overlap_scheduler",
 )  # fmt: skip
 _TOLD = {
     "free_gpu_memory_fraction": "a share of memory, of which a plan knows nothing",
