@@ -124,9 +124,6 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
     nodes = flags.number("--nnodes")
     running, rounded = _of_group("--max-running-requests", flags, attn_dp)
     chunk, rounded_too = _of_group("--chunked-prefill-size", flags, attn_dp)
-    split = partition(env.get("SGLANG_PP_LAYER_PARTITION", ""), pp, "SGLANG_PP_LAYER_PARTITION")
-    if split is None and llm is not None and pp > 1:
-        split = default_split(llm.num_layers, pp)
     mode = flags.text("--disaggregation-mode")
     if mode == "prefill" and running is not None:  # the others wait until their cache is sent
         running = min(running, pp * (flags.optional("--prefill-max-requests") or running))
@@ -134,7 +131,7 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
         "sglang", flags.text("--model-path"), mode if mode in ("prefill", "decode") else "",
         tp, cp, attn_dp, ep, etp, pp, place,
         replicas=replicas,
-        split=split if pp > 1 else None,
+        split=_split(env, llm, pp),
         resident=running,
         step_tokens=chunk,
         experts=_map(flags),
@@ -149,6 +146,15 @@ def read(words: Sequence[str], env: Mapping[str, str], llm: LLM | None, beside: 
             *said_of_unread(flags, _NO_USE),
         ),
     )  # fmt: skip
+
+
+def _split(env: Mapping[str, str], llm: LLM | None, pp: int) -> tuple[int, ...] | None:
+    """Return the layers of each stage; None for one stage, or where the model is not known."""
+    name = "SGLANG_PP_LAYER_PARTITION"
+    split = partition(env.get(name, ""), pp, name)
+    if split is None and llm is not None and pp > 1:
+        split = default_split(llm.num_layers, pp)
+    return split if pp > 1 else None
 
 
 def default_split(num_layers: int, pp: int) -> tuple[int, ...]:
