@@ -27,18 +27,19 @@ def kept_of(scenario: Scenario, plan: AnyPlan) -> Iterator[Kept]:
     of the rates. Where the workload gives the batch, no plan has another one.
     """
     has_batch = scenario.workload.is_open and all(own.batch for own in _roles(plan).values())
-    too = " and its sequences" if has_batch else ""
+    too = " and at most its sequences" if has_batch else ""
     yield Kept(f"its replicas, its stages{too}", _rules(plan, _same_stages, has_batch=has_batch))
     yield Kept(f"its GPUs per replica{too}", _rules(plan, _same_gpus, has_batch=has_batch))
     if has_batch:
-        yield Kept("its sequences", _rules(plan, _anything, has_batch=True))
+        yield Kept("at most its sequences", _rules(plan, _anything, has_batch=True))
     yield Kept("", ())
 
 
 def differences(before: AnyPlan, after: AnyPlan) -> tuple[str, ...]:
-    """Return the degrees in which two plans differ, and their batches: `tp 2 -> 8`.
+    """Return the degrees in which two plans differ, and what follows of them: `tp 2 -> 8`.
 
-    A degree that differs between the stages of a plan is `mixed`.
+    That is the batch, the sequences in flight and the GPUs. A degree that differs between the
+    stages of a plan is `mixed`.
     """
     said, others = [], _roles(after)
     for role, own in _roles(before).items():
@@ -47,6 +48,8 @@ def differences(before: AnyPlan, after: AnyPlan) -> tuple[str, ...]:
         pairs += [
             ("batch", own.batch, other.batch),
             ("parts of a prompt", own.chunks, other.chunks),
+            ("sequences", _sequences(own), _sequences(other)),
+            ("GPUs", own.num_gpus, other.num_gpus),
         ]
         said += [
             f"{role} {key} {_number(old)} -> {_number(new)}".strip()
@@ -95,6 +98,9 @@ def _anything(_: Plan) -> list[str]:
 
 
 def _no_more_sequences(plan: Plan) -> list[str]:
-    groups = max(stage.attn_dp for stage in plan.stages)
-    total = plan.replicas * plan.pp * groups * plan.batch
-    return [f"replicas * pp * attn_dp * batch <= {total}"]
+    return [f"replicas * pp * attn_dp * batch <= {_sequences(plan)}"]
+
+
+def _sequences(plan: Plan) -> int:
+    """Return the sequences in flight; 0 where the workload gives the batch."""
+    return plan.replicas * plan.pp * max(stage.attn_dp for stage in plan.stages) * plan.batch

@@ -86,7 +86,7 @@ def test_a_plan_of_the_same_stages_is_nearer_than_a_better_one() -> None:
     options = completed(Options(engine="vllm"), scenario)
     found = nearest(scenario, plan, options)
     assert isinstance(found, Nearest)
-    assert found.kept == "its replicas, its stages and its sequences"
+    assert found.kept == "its replicas, its stages and at most its sequences"
     assert isinstance(found.plan, Plan)
     assert (found.plan.replicas, found.plan.pp) == (2, 2)
     assert found.plan.batch * found.plan.stages[0].attn_dp <= 8 * 4
@@ -94,7 +94,7 @@ def test_a_plan_of_the_same_stages_is_nearer_than_a_better_one() -> None:
     assert better is not None
     assert better.tokens_per_s > 2 * found.after.tokens_per_s
     words = nearest_words(found, "vllm")
-    assert "the best that keeps its replicas, its stages and its sequences (" in words
+    assert "the best that keeps its replicas, its stages and at most its sequences (" in words
     for change in differences(plan, found.plan):
         assert change in words
 
@@ -105,13 +105,13 @@ def test_differences_name_the_degrees_and_the_batch_of_every_role() -> None:
     two = laid(scenario, {"tp": 4, "replicas": 2, "ep": 4, "etp": 1}, batch=16)
     assert differences(one, one) == ()
     assert differences(one, two) == (
-        "replicas 1 -> 2", "tp 8 -> 4", "ep 8 -> 4", "batch 8 -> 16",
+        "replicas 1 -> 2", "tp 8 -> 4", "ep 8 -> 4", "batch 8 -> 16", "sequences 8 -> 32",
     )  # fmt: skip
     assert isinstance(one, Plan)
     assert isinstance(two, Plan)
     pair = DisaggregatedPlan("pair", one, two)
     other = DisaggregatedPlan("pair", one, replace(two, batch=4))
-    assert differences(pair, other) == ("decode batch 16 -> 4",)
+    assert differences(pair, other) == ("decode batch 16 -> 4", "decode sequences 32 -> 8")
 
 
 def test_where_nothing_near_can_be_started_the_best_is_not_called_near() -> None:
