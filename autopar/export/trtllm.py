@@ -117,7 +117,7 @@ def _config(layout: Layout, options: Options, on_node: int, map_name: str) -> di
     config["gpus_per_node"] = on_node
     config["max_batch_size"] = max(1, capacity.sequences)
     if capacity.prompt_tokens:
-        config["max_num_tokens"] = capacity.prompt_tokens + capacity.running
+        config["max_num_tokens"] = capacity.prompt_tokens + capacity.running * capacity.queries
         config["enable_chunked_prefill"] = layout.chunks > 1
     config["max_seq_len"] = capacity.context_tokens
     cache: dict[str, Any] = {}

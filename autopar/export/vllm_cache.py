@@ -36,12 +36,12 @@ class _Kind:
     is_state: bool = False
 
 
-def vllm_cache_bytes(layout: Layout, step_tokens: int | None) -> int:
+def vllm_cache_bytes(layout: Layout, step_tokens: int) -> int:
     """Return --kv-cache-memory-bytes.
 
     At least the plan's bytes and one block, which vLLM keeps empty, and what vLLM asks for one
     request of full length; where memory has room, all of the plan's sequences as vLLM counts them.
-    step_tokens: --max-num-batched-tokens; None where vLLM chooses.
+    step_tokens: --max-num-batched-tokens.
     """
     capacity = layout.capacity
     plan = _rounded_up(cache_bytes(layout, capacity.kv_tokens + KV_PAGE_TOKENS))
@@ -64,7 +64,7 @@ def vllm_cache_bytes(layout: Layout, step_tokens: int | None) -> int:
 
 
 def _needed_bytes(
-    layout: Layout, kinds: list[_Kind | None], requests: int, step_tokens: int | None
+    layout: Layout, kinds: list[_Kind | None], requests: int, step_tokens: int
 ) -> int:
     """Return the bytes of that many requests of full length and of the empty block.
 
@@ -84,7 +84,7 @@ def _needed_bytes(
     length = layout.capacity.request_tokens
     # One batch for each stage and one that is prepared meanwhile (config/vllm.py:
     # max_concurrent_batches).
-    in_flight = length if step_tokens is None else (layout.pp + 1) * step_tokens
+    in_flight = (layout.pp + 1) * step_tokens
     blocks = sum(_blocks(kind, length, in_flight) for kind, _ in groups)
     return widest * (requests * blocks + 1)
 
