@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from autopar.costs.shape import whole_pages
+from autopar.export.stage_room import StageRoom
 from autopar.problem import Metrics, Plan
 from autopar.specs import Workload
 from autopar.verifier.work import work_of
@@ -22,7 +23,7 @@ class Capacity:
     request_tokens: of what a server itself holds of it, which on a prefill server of a pair is the
     prompt and the first token. spare_bytes: what the plan leaves free of what it may take of a GPU.
     weights_bytes, activation_bytes, reserved_bytes: of the GPU that has most of each; 0 where the
-    cost model does not say.
+    cost model does not say. stages: what each has for a cache; empty where that is not known.
     """
 
     sequences: int
@@ -39,6 +40,7 @@ class Capacity:
     activation_bytes: float = 0.0
     reserved_bytes: float = 0.0
     queries: int = 1
+    stages: tuple[StageRoom, ...] = ()
 
 
 def capacity_of(
