@@ -79,8 +79,7 @@ class Shape:
     @property
     def queries_per_sequence(self) -> int:
         """Tokens of one running sequence that one step works on: the last one and its drafts."""
-        speculation = self.workload.speculation
-        return 1 if speculation is None else 1 + speculation.draft_tokens
+        return self.workload.queries_per_sequence
 
     def kind_counts(self, first: IntArray, stop: IntArray) -> FloatArray:
         """Layers of each kind in segments `[first, stop)`, shape (kinds, segments)."""

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from autopar.costs.shape import KV_PAGE_TOKENS
 from autopar.export.layout import Layout
+from autopar.export.stage_room import refuse_where_too_full
 
 
 def hand_over_factor(layout: Layout) -> int:
@@ -36,6 +37,17 @@ def cache_bytes(layout: Layout, tokens: int) -> float:
     """Return the bytes of that many tokens of an attention group on the GPU that keeps most."""
     capacity = layout.capacity
     return float(Fraction(capacity.kv_bytes or 0) * tokens / max(1, capacity.kv_tokens))
+
+
+def refuse_tokens_without_room(layout: Layout, least_tokens: int, engine: str, what: str) -> None:
+    """Raise TooFullError where a group's cache of that many tokens has no room on its GPUs.
+
+    what: then happens.
+    """
+    tokens = max(1, layout.capacity.kv_tokens)
+    stages = layout.capacity.stages
+    needed = [stage.kv_bytes * least_tokens / tokens for stage in stages]
+    refuse_where_too_full(stages, needed, engine, layout.role, what)
 
 
 def hand_over_notes(layout: Layout) -> list[str]:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from autopar.costs.shape import whole_pages
+from autopar.export.stage_room import StageRoom
 from autopar.problem import Metrics, Plan
 from autopar.specs import Workload
 from autopar.verifier.work import work_of
@@ -14,14 +15,15 @@ class Capacity:
     """Limits of one attention group.
 
     sequences: in one step. resident_sequences: of all micro-batches. prompt_tokens: of prompts that
-    a step takes; 0 where there are none. running: sequences in a step beside them. kv_tokens: whose
-    keys and values are kept, in whole pages: of the resident sequences and of the prompts that are
-    in progress beside them (all kept_sequences), as the cost model counts memory. kv_bytes: of them
-    on the GPU that keeps most; None where the cost model does not say. context_tokens: of the
-    longest request; request_tokens: of what a server itself holds of it, which on a prefill server
-    of a pair is the prompt and the first token. spare_bytes: what the plan leaves free of what it
-    may take of a GPU. weights_bytes, activation_bytes, reserved_bytes: of the GPU that has most of
-    each; 0 where the cost model does not say.
+    a step takes; 0 where there are none. running: sequences in a step beside them. queries: tokens
+    of a running sequence in a step, the last one and its drafts. kv_tokens: whose keys and values
+    are kept, in whole pages: of the resident sequences and of the prompts that are in progress
+    beside them (all kept_sequences), as the cost model counts memory. kv_bytes: of them on the GPU
+    that keeps most; None where the cost model does not say. context_tokens: of the longest request;
+    request_tokens: of what a server itself holds of it, which on a prefill server of a pair is the
+    prompt and the first token. spare_bytes: what the plan leaves free of what it may take of a GPU.
+    weights_bytes, activation_bytes, reserved_bytes: of the GPU that has most of each; 0 where the
+    cost model does not say. stages: what each has for a cache; empty where that is not known.
     """
 
     sequences: int
@@ -37,6 +39,8 @@ class Capacity:
     weights_bytes: float = 0.0
     activation_bytes: float = 0.0
     reserved_bytes: float = 0.0
+    queries: int = 1
+    stages: tuple[StageRoom, ...] = ()
 
 
 def capacity_of(
@@ -76,6 +80,7 @@ def capacity_of(
         weights_bytes=0.0 if metrics is None else metrics.weights_bytes,
         activation_bytes=0.0 if metrics is None else metrics.activation_bytes or 0.0,
         reserved_bytes=0.0 if metrics is None else metrics.reserved_bytes or 0.0,
+        queries=workload.queries_per_sequence,
     )
 
 

@@ -22,6 +22,7 @@ from autopar.export.options import (
 from autopar.export.ranks import Rank
 from autopar.export.releases import of_release
 from autopar.export.router import reached, router_of
+from autopar.export.stage_room import StageRoom, stage_rooms
 from autopar.pairs import explicit_plan
 from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics, Plan
 from autopar.results import VerifyReport
@@ -51,7 +52,12 @@ def export(
     explicit = explicit_plan(plan, scenario) if isinstance(plan, PlanSpec) else plan
     options = completed(options, scenario)
     report = second_opinion(scenario, explicit)
-    layouts, reasons = layouts_of(explicit, scenario, _fullest_parts(scenario, explicit, report))
+    fullest, rooms = _fullest_parts(scenario, explicit, report)
+    layouts, reasons = layouts_of(explicit, scenario, fullest)
+    layouts = tuple(
+        replace(one, capacity=replace(one.capacity, stages=rooms.get(one.role, ())))
+        for one in layouts
+    )
     broken, unsure = broken_rules(scenario, explicit, options.engine)
     if reasons or broken:
         raise InexpressibleError(NAMES[options.engine], reasons or broken)
@@ -138,10 +144,11 @@ def _parts(layouts: Sequence[Layout], options: Options) -> _Parts:
 
 def _fullest_parts(
     scenario: Scenario, plan: AnyPlan, report: VerifyReport
-) -> dict[str, Metrics | None]:
+) -> tuple[dict[str, Metrics | None], dict[str, tuple[StageRoom, ...]]]:
     """Return the metrics of each role with every part of memory on the GPU that has most of it.
 
     That is not always the GPU which is fullest altogether, and engines have one size for all.
+    Besides, what each stage of a role has for its cache.
     """
     parts: dict[str, tuple[Plan, Scenario]] = {}
     if isinstance(plan, DisaggregatedPlan):
@@ -149,6 +156,7 @@ def _fullest_parts(
     else:
         parts = {"": (plan, scenario)}
     found: dict[str, Metrics | None] = {"": report.metrics, **report.roles}
+    rooms: dict[str, tuple[StageRoom, ...]] = {}
     for role, (own, asked) in parts.items():
         metrics = found.get(role)
         if metrics is None:
@@ -156,13 +164,14 @@ def _fullest_parts(
         measured = measure(asked, own, layout_of(own, scenario.llm.num_layers))
         if measured is not None:
             loads = measured.loads
+            rooms[role] = stage_rooms(own, loads, scenario.cluster.gpu.memory_bytes)
             found[role] = replace(
                 metrics,
                 weights_bytes=float(loads.weights_bytes.max()),
                 kv_cache_bytes=_most(loads.kv_cache_bytes),
                 activation_bytes=_most(loads.activation_bytes),
             )
-    return found
+    return found, rooms
 
 
 def _most(per_gpu: FloatArray | None) -> float | None:

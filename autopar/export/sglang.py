@@ -6,7 +6,12 @@ What maps to what, and where it was read: docs/engines/sglang.md.
 from dataclasses import replace
 
 from autopar.errors import InexpressibleError
-from autopar.export.cache_room import cache_tokens, hand_over_factor, hand_over_notes
+from autopar.export.cache_room import (
+    cache_tokens,
+    hand_over_factor,
+    hand_over_notes,
+    refuse_tokens_without_room,
+)
 from autopar.export.experts import map_files
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
@@ -39,6 +44,9 @@ def launches(
     """Return commands, files, ranks and notes of one layout; first: number of its first server."""
     commands: list[Launch] = []
     ranks: list[Rank] = []
+    refuse_tokens_without_room(
+        layout, _least_tokens(layout), _NAME, "SGLang would take no request of full length"
+    )
     files, names = map_files(layout, "sglang", "json", always=options.expert_map == "always")
     for replica in range(layout.replicas):
         mine = sglang_ranks(layout, replica)

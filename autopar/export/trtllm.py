@@ -9,7 +9,7 @@ from typing import Any
 
 from autopar.documents import dump_yaml
 from autopar.errors import InexpressibleError
-from autopar.export.cache_room import cache_tokens, hand_over_notes
+from autopar.export.cache_room import cache_tokens, hand_over_notes, refuse_tokens_without_room
 from autopar.export.experts import lies_in_runs, map_files
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
@@ -34,6 +34,9 @@ def launches(
     reasons = [*_reasons(layout), *_of_version(layout, options)]
     if reasons:
         raise InexpressibleError(_NAME, reasons)
+    refuse_tokens_without_room(
+        layout, _least_tokens(layout), _NAME, "TensorRT-LLM would take no request of full length"
+    )
     commands: list[Launch] = []
     ranks: list[Rank] = []
     always = options.expert_map == "always" and layout.attn_dp > 1
@@ -117,13 +120,12 @@ def _config(layout: Layout, options: Options, on_node: int, map_name: str) -> di
     config["gpus_per_node"] = on_node
     config["max_batch_size"] = max(1, capacity.sequences)
     if capacity.prompt_tokens:
-        config["max_num_tokens"] = capacity.prompt_tokens + capacity.running
+        config["max_num_tokens"] = capacity.prompt_tokens + capacity.running * capacity.queries
         config["enable_chunked_prefill"] = layout.chunks > 1
     config["max_seq_len"] = capacity.context_tokens
     cache: dict[str, Any] = {}
     if capacity.kv_bytes is not None:
-        blocks = -(-capacity.request_tokens // _BLOCK_TOKENS) + 1
-        cache["max_tokens"] = -(-cache_tokens(layout, blocks * _BLOCK_TOKENS) // layout.cp)
+        cache["max_tokens"] = -(-cache_tokens(layout, _least_tokens(layout)) // layout.cp)
     if layout.llm.precisions.kv_cache.startswith("fp8"):
         cache["dtype"] = "fp8"
     if cache:
@@ -138,6 +140,11 @@ def _config(layout: Layout, options: Options, on_node: int, map_name: str) -> di
         # read; from then on the key takes overlap away, as it still does in NVIDIA's own examples.
         config["disable_overlap_scheduler"] = True
     return config
+
+
+def _least_tokens(layout: Layout) -> int:
+    """Return the tokens of the smallest cache that has a request of full length, and a block."""
+    return (-(-layout.capacity.request_tokens // _BLOCK_TOKENS) + 1) * _BLOCK_TOKENS
 
 
 def _of_server(

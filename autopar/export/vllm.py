@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from autopar.errors import InexpressibleError
 from autopar.export.cache_room import hand_over_notes
+from autopar.export.capacity import Capacity
 from autopar.export.experts import lies_in_runs, map_files, refuse_other_placement
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
@@ -22,6 +23,9 @@ _RPC_PORT = 13345  # for data-parallel ranks to find each other
 _SIDE_CHANNEL_PORT = 5600
 _PORTS_APART = 32
 _MASTER_PORT = 29500
+# --max-num-batched-tokens of a server on the smallest GPUs (vLLM 0.33.0, engine/arg_utils.py:
+# get_batch_defaults); it is 8,192 on H100 and 16,384 on B200.
+_SMALLEST_DEFAULT_TOKENS = 2048
 
 
 def launches(
@@ -80,10 +84,8 @@ def _common(layout: Layout, options: Options) -> list[str]:
         argv += ["--enable-expert-parallel"]
     argv += ["--max-model-len", str(capacity.request_tokens)]
     argv += ["--max-num-seqs", str(max(1, capacity.resident_sequences))]
-    budget = None
-    if capacity.prompt_tokens:  # running sequences take part of what a step may hold
-        budget = max(capacity.prompt_tokens + capacity.running, capacity.resident_sequences)
-        argv += ["--max-num-batched-tokens", str(budget)]
+    budget = _step_tokens(capacity)
+    argv += ["--max-num-batched-tokens", str(budget)]
     if capacity.kv_bytes is not None:
         argv += ["--kv-cache-memory-bytes", str(vllm_cache_bytes(layout, budget))]
     if layout.llm.precisions.kv_cache.startswith("fp8"):
@@ -93,6 +95,22 @@ def _common(layout: Layout, options: Options) -> list[str]:
         transfer = {"kv_connector": "NixlConnector", "kv_role": role}
         argv += ["--kv-transfer-config", json.dumps(transfer)]
     return argv
+
+
+def _step_tokens(capacity: Capacity) -> int:
+    """Return --max-num-batched-tokens: what a step holds, and at least --max-num-seqs.
+
+    Running sequences and their drafts take part of it. A server of decode computes a prompt again
+    after a transfer that failed, or one of a sequence that had to make room: with no more than its
+    own few tokens, in as many steps as the prompt has tokens. vLLM's smallest default is enough for
+    that, and no more than what vLLM itself would have taken for a step's buffers.
+    """
+    resident = max(1, capacity.resident_sequences)
+    if capacity.prompt_tokens:
+        return max(capacity.prompt_tokens + capacity.running * capacity.queries, resident)
+    longest = resident * capacity.request_tokens  # of which vLLM warns that no step holds more
+    own = max(1, capacity.sequences) * capacity.queries
+    return max(own, resident, min(_SMALLEST_DEFAULT_TOKENS, longest))
 
 
 def _nodes(

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 
 from autopar.costs.operations.precisions import precision_bytes
 from autopar.costs.shape import KV_PAGE_TOKENS
-from autopar.export.cache_room import cache_bytes, hand_over_factor
+from autopar.export.cache_room import cache_bytes, hand_over_factor, refuse_tokens_without_room
 from autopar.export.layout import Layout
+from autopar.export.options import NAMES
+from autopar.export.stage_room import refuse_where_too_full
 from autopar.specs import Architecture, GroupedQueryAttention, LatentAttention, LinearAttention
 
 # The largest block that a backend asks for (cutlass_mla.py; flash_attn.py with heads of 256).
@@ -20,6 +22,7 @@ _WIDE_HEAD = 256  # flash_attn.py: uses_fa4_hd256_kernel
 _STATE_BYTES = 4  # of an element of a state: fp32, as the plan counts it
 _STATE_BLOCKS = 2  # of a request and layer with a state (MambaSpec, where prefixes are cached)
 _INDEX_SCALE_BYTES = 4  # of a token beside its FP8 index (deepseek_v2.py: DeepseekV32IndexerCache)
+_REFUSED = "vLLM would not start"
 _FEW_MORE = 1.5  # layers of the commonest kind, up to which groups take padding (planning, 2025-06)
 
 
@@ -36,12 +39,12 @@ class _Kind:
     is_state: bool = False
 
 
-def vllm_cache_bytes(layout: Layout, step_tokens: int | None) -> int:
+def vllm_cache_bytes(layout: Layout, step_tokens: int) -> int:
     """Return --kv-cache-memory-bytes.
 
     At least the plan's bytes and one block, which vLLM keeps empty, and what vLLM asks for one
     request of full length; where memory has room, all of the plan's sequences as vLLM counts them.
-    step_tokens: --max-num-batched-tokens; None where vLLM chooses.
+    step_tokens: --max-num-batched-tokens. Raises TooFullError where one request has no room.
     """
     capacity = layout.capacity
     plan = _rounded_up(cache_bytes(layout, capacity.kv_tokens + KV_PAGE_TOKENS))
@@ -49,44 +52,47 @@ def vllm_cache_bytes(layout: Layout, step_tokens: int | None) -> int:
     architecture = layout.llm.architecture
     if architecture is None:
         tokens = -(-capacity.request_tokens // KV_PAGE_TOKENS) * KV_PAGE_TOKENS + KV_PAGE_TOKENS
+        refuse_tokens_without_room(layout, tokens, NAMES["vllm"], _REFUSED)
         least = wished = _rounded_up(cache_bytes(layout, tokens))
     else:
         kinds = _kinds_of_layers(layout, architecture)
-        least = _needed_bytes(layout, kinds, 1, step_tokens)
-        # Without its hybrid manager vLLM keeps all tokens of windows: Llama 4, other connectors.
+        of_stages = _needed_bytes(layout, kinds, 1, step_tokens)
+        refuse_where_too_full(capacity.stages, of_stages, NAMES["vllm"], layout.role, _REFUSED)
+        least = max(of_stages)
+        # Without its hybrid manager vLLM keeps all tokens of windows: Llama 4 with drafts, other
+        # connectors.
         whole = [replace(kind, window_tokens=None) if kind else None for kind in kinds]
         wished = max(
-            _needed_bytes(layout, kinds, held, step_tokens),
-            _needed_bytes(layout, whole, 1, step_tokens),
+            *_needed_bytes(layout, kinds, held, step_tokens),
+            *_needed_bytes(layout, whole, 1, step_tokens),
         )
     room = (capacity.kv_bytes or 0) + int(capacity.spare_bytes)
     return max(plan, least, min(wished, room))
 
 
 def _needed_bytes(
-    layout: Layout, kinds: list[_Kind | None], requests: int, step_tokens: int | None
-) -> int:
-    """Return the bytes of that many requests of full length and of the empty block.
+    layout: Layout, kinds: list[_Kind | None], requests: int, step_tokens: int
+) -> list[int]:
+    """Return the bytes of that many requests of full length and of the empty block, by stage.
 
     kinds: of each layer; None for one that keeps nothing. One block of a group has a page of each
-    of its layers, and all groups take blocks of the size of the largest one.
+    of its layers in the stage, and all groups take blocks of the size of the largest one.
     """
     groups = _groups(kinds)
-    if not groups:
-        return 0
     stage_of = [stage for stage, count in enumerate(layout.split) for _ in range(count)]
-    widest = 0
+    widest = [0] * layout.pp
     for _, members in groups:
         of_stage: dict[int, int] = defaultdict(int)
         for layer, page_bytes in members:
             of_stage[stage_of[layer]] += page_bytes
-        widest = max(widest, *of_stage.values())
+        for stage, page_bytes in of_stage.items():
+            widest[stage] = max(widest[stage], page_bytes)
     length = layout.capacity.request_tokens
     # One batch for each stage and one that is prepared meanwhile (config/vllm.py:
     # max_concurrent_batches).
-    in_flight = length if step_tokens is None else (layout.pp + 1) * step_tokens
+    in_flight = (layout.pp + 1) * step_tokens
     blocks = sum(_blocks(kind, length, in_flight) for kind, _ in groups)
-    return widest * (requests * blocks + 1)
+    return [page_bytes * (requests * blocks + 1) for page_bytes in widest]
 
 
 def _blocks(kind: _Kind, length: int, in_flight: int) -> int:

@@ -174,6 +174,11 @@ class Workload(Document):
         return self.batch_tokens or self.batch_sequences or 0
 
     @property
+    def queries_per_sequence(self) -> int:
+        """Tokens of one running sequence that one step works on: the last one and its drafts."""
+        return 1 if self.speculation is None else 1 + self.speculation.draft_tokens
+
+    @property
     def num_sequences(self) -> float:
         """Sequences of a given batch, per replica; not whole where the last prompt is cut."""
         if self.batch_tokens is not None:

@@ -53,8 +53,7 @@ def vllm_needs(scenario: Scenario, launch: Launch, split: tuple[int, ...]) -> in
         by_spec[int(BLOCK * elements * width), window].append(layer)
     counts = sorted(len(layers) for layers in by_spec.values())
     size = counts[-1] if counts[-1] < 1.5 * counts[0] else counts[0]
-    step = "--max-num-batched-tokens"  # where it is not said, as many as a request has at least
-    batch = number(launch, step) if step in launch.argv else length
+    batch = number(launch, "--max-num-batched-tokens")
     blocks, per_block = 0, 0
     ends = [sum(split[: stage + 1]) for stage in range(len(split))]
     for (page, window), layers in by_spec.items():

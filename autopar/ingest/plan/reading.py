@@ -370,7 +370,8 @@ def _batch(one: Found, question: Question, fields: dict[str, Any]) -> list[str]:
     if one.step_tokens is None or work is None or work.phase == "decode" or one.role == "decode":
         return notes
     serves = work.phase == "serving"
-    budget = one.step_tokens - (fields["batch"] if one.shares_step and serves else 0)
+    running = fields["batch"] * work.queries_per_sequence if one.shares_step and serves else 0
+    budget = one.step_tokens - running
     fields["chunks"] = max(1, -(-(work.input_tokens or 1) // max(1, budget)))
     return notes
 
@@ -386,7 +387,7 @@ def _passed_over(one: Found, batch: int | None, work: Workload) -> list[str]:
     if here and here != there:
         fewer = ", fewer than that" * (here < there)
         idle.append(f"{here:,} sequences at once in a replica{fewer}")
-    if one.step_tokens is not None:
+    if one.step_tokens is not None and work.is_prefill:
         idle.append(f"{one.step_tokens:,} tokens in a step")
     given = f"workload {work.name} gives the batch, {there:,.6g} sequences in a replica"
     return [f"{PASSED_OVER}{given}: {'; '.join(idle)}"] if idle else []

@@ -181,7 +181,7 @@ def test_stages_that_do_not_hold_the_layers_of_the_model_are_refused(text: str, 
         (
             "--max-num-seqs 512 --max-num-batched-tokens 2048",
             None,
-            "512 sequences at once in a replica; 2,048 tokens in a step",
+            "512 sequences at once in a replica",
         ),
         ("", 4, "--batch 4"),
         ("", None, ""),
