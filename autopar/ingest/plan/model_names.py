@@ -25,6 +25,12 @@ REPOSITORIES: Mapping[str, str] = {
     "nvidia-nemotron-3-ultra-550b-a55b-bf16": "nemotron-3-ultra-550b-a55b",
     "qwen3-next-80b-a3b-thinking": "qwen3-next-80b-a3b",
 }
+# Names that a repository had before -> the one that it has; old scripts and the vLLM example of
+# kubernetes-sigs/lws have them. Of quantised ones the catalogue has no file with that source.
+FORMER_NAMES: Mapping[str, str] = {
+    "meta-llama-3.1-405b-fp8": "Llama-3.1-405B-FP8",
+    "meta-llama-3.1-405b-instruct-fp8": "Llama-3.1-405B-Instruct-FP8",
+}
 # Other weights of the same structure, each with where its makers say so.
 SAME_STRUCTURE: Mapping[str, tuple[str, str]] = {
     name: ("deepseek-v3", f"the model card of deepseek-ai/{card}, 'How to Run Locally'")
@@ -51,6 +57,9 @@ def catalogue_name(path: str, known: Collection[str]) -> tuple[str, str]:
         if name in SAME_STRUCTURE and SAME_STRUCTURE[name][0] in known:
             model, source = SAME_STRUCTURE[name]
             return model, f"the same structure, by {source}"
+    if base in FORMER_NAMES:
+        name, _ = catalogue_name(FORMER_NAMES[base], known)
+        return name, f"a former name of {FORMER_NAMES[base]}" if name else ""
     return "", ""
 
 

@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from autopar.catalog import names, read_document
 from autopar.cli import main
 from autopar.ingest.plan.model_names import (
+    FORMER_NAMES,
     REPOSITORIES,
     SAME_STRUCTURE,
     catalogue_name,
@@ -39,6 +40,9 @@ def test_the_same_structure_has_a_source_and_is_in_the_catalogue(name: str) -> N
         ("nvidia/DeepSeek-V3.1-NVFP4", "deepseek-v3.1-nvfp4"),
         ("meta-llama/Meta-Llama-3.1-8B-Instruct", "llama-3.1-8b"),
         ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("meta-llama/Meta-Llama-3.1-405B-Instruct-FP8", "llama-3.1-405b-fp8"),
+        ("meta-llama/Meta-Llama-3.1-405B-FP8", "llama-3.1-405b-fp8"),
+        ("meta-llama/Llama-3.1-405B-Instruct-FP8", "llama-3.1-405b-fp8"),
         ("mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral-8x7b"),
         ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama-4-scout"),
         ("nvidia/Llama-3.1-70B-Instruct-FP8", "llama-3.1-70b-fp8"),
@@ -49,6 +53,13 @@ def test_the_same_structure_has_a_source_and_is_in_the_catalogue(name: str) -> N
 )
 def test_names_of_repositories(path: str, model: str) -> None:
     assert catalogue_name(path, KNOWN)[0] == model
+
+
+@pytest.mark.parametrize("name", FORMER_NAMES)
+def test_a_former_name_is_that_of_a_model_and_that_is_said(name: str) -> None:
+    model, why = catalogue_name(name, KNOWN)
+    assert (model, "") == catalogue_name(FORMER_NAMES[name], KNOWN)
+    assert why == f"a former name of {FORMER_NAMES[name]}"
 
 
 def run(path: str) -> tuple[int, str]:
