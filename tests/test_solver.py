@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar import oracle
+from autopar.api import solve
+from autopar.catalog import load_scenario
 from autopar.errors import PluginError
 from autopar.problem import Plan, Problem
 from autopar.results import Progress
@@ -420,3 +422,14 @@ def test_an_error_in_the_progress_callback_reaches_the_caller(document_scenario:
     task = make_task(document_scenario(SMALL))
     with pytest.raises(ValueError, match="nobody listens"):
         optimise(task, prepare(task), report=fail)
+
+
+def test_prompts_that_arrive_as_fast_as_steps_take_them_are_no_plan() -> None:
+    """Short answers without a limit on TTFT: at the full rate the queue would have no end."""
+    parts = {"llm": "llama-3.1-8b", "cluster": "1xhgx-h200", "workload": "chat-4k-1k"}
+    scenario = load_scenario(parts=parts, overrides=["workload.output_tokens=8"])
+    solution = solve(scenario, diagnose=False)
+    assert solution.status == "optimal"
+    assert solution.metrics is not None
+    assert solution.metrics.ttft_us is not None
+    assert solution.metrics.ttft_us < 60e6

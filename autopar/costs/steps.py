@@ -312,7 +312,8 @@ def parts_per_step(workload: Workload, chunks: IntArray) -> IntArray:
 def most_sequences(workload: Workload, chunks: IntArray) -> IntArray:
     """Return the largest batch of a group and micro-batch that is worth a thought.
 
-    In `serving`, prompts must not arrive faster than the steps can take them.
+    In `serving`, prompts must arrive more slowly than the steps can take them: at the same rate
+    their queue has no end either.
     """
     most = parts_per_step(workload, chunks)
     if workload.is_prefill:
@@ -323,4 +324,4 @@ def most_sequences(workload: Workload, chunks: IntArray) -> IntArray:
     speculation = workload.speculation
     gain = 1.0 if speculation is None else speculation.tokens_per_step
     rate = chunks * gain / max((workload.output_tokens or 1) - 1, 1)
-    return np.minimum(limit, np.floor(most / rate * (1 + 1e-12)).astype(np.int64))
+    return np.minimum(limit, np.floor(most / rate * (1 - 1e-12)).astype(np.int64))

@@ -149,8 +149,8 @@ def largest_batch(workload: Workload, chunks: int) -> tuple[int, str]:
     if workload.is_prefill:
         limit, other = fit, f"a step takes {workload.prefill_chunk_tokens:,} tokens of prompts"
     else:
-        limit = math.floor(fit / _arrivals(workload, chunks, 1) * (1 + _FLOAT))
-        other = "beyond that, prompts arrive faster than the steps can take them"
+        limit = math.floor(fit / _arrivals(workload, chunks, 1) * (1 - _FLOAT))
+        other = "beyond that, prompts arrive as fast as the steps can take them"
     return (most, why) if most <= limit else (limit, other)
 
 

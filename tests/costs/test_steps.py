@@ -278,15 +278,15 @@ def test_parts_that_fit_in_a_step(length, chunk, chunks, expected):
         # parts of one prompt at a time
         ({"phase": "prefill", "output_tokens": None, "prefill_chunk_tokens": 64}, 2, 1),
         ({"phase": "decode", "max_batch_sequences": 5}, 1, 5),
-        # 3 prompts a step, one for every 8 steps of a sequence: 24
-        ({"prefill_chunk_tokens": 64}, 1, 24),
+        # 3 prompts a step, one for every 8 steps of a sequence: 24 would fill every step
+        ({"prefill_chunk_tokens": 64}, 1, 23),
         ({"prefill_chunk_tokens": 64, "max_batch_sequences": 5}, 1, 5),
         # and with 1.75 tokens a step: 13.7
         ({"prefill_chunk_tokens": 64, "speculation": DRAFTS}, 1, 13),
         # 3 parts a request and one a step: 8 / 3
         ({"input_tokens": 150, "prefill_chunk_tokens": 64}, 3, 2),
         # one token of output comes with the prompt: no steps of its own, counted as one
-        ({"output_tokens": 1, "prefill_chunk_tokens": 64}, 1, 3),
+        ({"output_tokens": 1, "prefill_chunk_tokens": 64}, 1, 2),
         ({"input_tokens": 150, "output_tokens": 2, "prefill_chunk_tokens": 64}, 3, 0),
     ],
 )  # fmt: skip
@@ -309,4 +309,4 @@ def test_the_largest_batch_is_the_last_whose_prompts_keep_up(length, output, chu
     most = int(most_sequences(work, np.array([chunks]))[0])
     fits = chunk // -(-length // chunks) or 1  # parts that a step takes
     steps = max(output - 1, 1)
-    assert most * chunks <= fits * steps < (most + 1) * chunks
+    assert most * chunks < fits * steps <= (most + 1) * chunks

@@ -246,7 +246,7 @@ CORRUPTIONS = [
      lambda p: replace(p, batch=2, chunks=2)),
     ("batch out of range", "batch = 41", OPEN_DECODE, None, lambda p: replace(p, batch=41)),
     # A prompt of 20,000 tokens takes 3 steps of up to 8,192; one comes in 100 steps of a sequence.
-    ("batch out of range", "expected 1 to 33: beyond that, prompts arrive faster", SERVING,
+    ("batch out of range", "expected 1 to 33: beyond that, prompts arrive as fast", SERVING,
      None, lambda p: replace(p, batch=34)),
     ("batch out of range", "no batch is small enough", SHORT_ANSWERS, None, lambda p: p),
     ("batch out of range", "batch = 8, but workload 'prefill' gives the batch", {}, None,
