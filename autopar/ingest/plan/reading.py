@@ -25,6 +25,7 @@ from autopar.ingest.plan.places import (
     gpus_of_ranks,
     refuse_beyond,
     refuse_too_many,
+    said_of_missing,
     shown_gpus,
 )
 from autopar.ingest.plan.roles import Routed, with_roles
@@ -90,7 +91,7 @@ def read_plan(text: str, question: Question) -> Reading:
         raise SpecError(f"{question.label}: commands of {' and '.join(engines)}; expected of one")
     refuse_several_models(found, question.label)
     servers, more = with_roles(_servers(found, question.label), routed, question.label)
-    notes += more
+    notes += [*more, *said_of_missing(servers)]
     by_role = {role: [s for s in servers if s.found.role == role] for role in ("", *_ROLES)}
     document: dict[str, Any] = {
         "schema": SCHEMA_VERSION,

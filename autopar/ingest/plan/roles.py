@@ -4,16 +4,16 @@ A server of vLLM whose kv_role is kv_both does either, as vLLM's examples of Nix
 charts of llm-d write both halves of a pair: only what sends requests to them knows which is which.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from autopar.errors import SpecError
 from autopar.ingest.plan.flags import LOCAL
 from autopar.ingest.plan.places import Server
 from autopar.ingest.plan.routers import Address
+from autopar.ingest.plan.sharing import some_of
 
 Routed = Mapping[str, Sequence[Address]]  # role -> the addresses that routers reach for it
-_NAMED = 8  # servers or addresses in a message
 _REMEDY = (
     "add the command of their router, such as `vllm-router --vllm-pd-disaggregation --prefill "
     "http://HOST:PORT --decode http://HOST:PORT`, or write kv_producer and kv_consumer in a copy "
@@ -41,7 +41,7 @@ def with_roles(
             )
             return list(servers), [note]
         raise SpecError(
-            f"{label}: servers {_listed(open_ones)}: {where} does not say which of them prefill "
+            f"{label}: servers {some_of(open_ones)}: {where} does not say which of them prefill "
             f"and which decode; {_REMEDY}"
         )
     named = list(servers)
@@ -49,7 +49,7 @@ def with_roles(
         roles = _roles_at(servers[number], routed)
         if len(roles) != 1:
             reached = "; ".join(
-                f"for {role} {_listed(addresses)}" for role, addresses in routed.items()
+                f"for {role} {some_of(addresses)}" for role, addresses in routed.items()
             )
             fits = "both roles" if roles else "none of them"
             raise SpecError(
@@ -84,9 +84,3 @@ def _place(server: Server) -> str:
     host = server.hosts.get(0, "") or server.found.address or "no host"
     port = server.found.port
     return f"{host}, {'a port that is not known' if port is None else f'port {port}'}"
-
-
-def _listed(things: Iterable[object]) -> str:
-    names = list(map(str, things))
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more if names else "none"
