@@ -28,8 +28,8 @@ from autopar.ingest.plan.places import (
     said_of_missing,
     shown_gpus,
 )
-from autopar.ingest.plan.roles import Routed, with_roles
-from autopar.ingest.plan.routers import Address, addresses_in, router_in
+from autopar.ingest.plan.roles import with_roles
+from autopar.ingest.plan.routers import Routed, router_in
 from autopar.specs import LLM, SCHEMA_VERSION, Workload
 
 _Reader = Callable[[Sequence[str], Mapping[str, str], LLM | None, Beside], Found]
@@ -155,22 +155,21 @@ def _engine_of(words: Sequence[str]) -> tuple[str, int]:
 
 
 def _commands(text: str, question: Question) -> tuple[list[Found], list[str], Routed]:
-    """Return what commands say, what was passed over, and the addresses that routers reach."""
+    """Return what commands say, what was passed over, and whom routers reach."""
     config = trtllm.config_in(text, question.label)
     if config is not None:
         one = trtllm.of_config(config, question.llm, question.label)
         refuse_another_sum(one, question.llm)
-        return [one], [], {}
+        return [one], [], Routed()
     found: list[Found] = []
     notes: list[str] = []
-    routed: dict[str, list[Address]] = {role: [] for role in _ROLES}
+    routed = Routed()
     for command in pasted_commands(text, question.label):
         each, said = _read(command, question)
         found += each
         notes += said
         if not each:
-            for role, addresses in addresses_in(command.words).items():
-                routed[role] += addresses
+            routed.add(command.words, Beside(question.folder, command.files))
     if not found:
         raise _no_command(question.label, notes)
     return found, notes, routed

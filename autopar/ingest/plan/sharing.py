@@ -65,9 +65,13 @@ def nodes_of(shares: Sequence[Share], node_gpus: int) -> tuple[list[int], list[s
 
 
 def side_by_side(servers: Sequence[Found]) -> list[str]:
-    """Return a note on servers of which nothing says where they run; pods are given GPUs."""
+    """Return a note on servers of which nothing says where they run; pods are given GPUs.
+
+    Those that listen at addresses of their own are on machines of their own.
+    """
     count = sum(server.enclosure != "pod" for server in servers)
-    if count < 2:
+    addresses = {server.address for server in servers} - {""}
+    if count < 2 or len(addresses) == len(servers):
         return []
     note = (
         f"{count} servers, and no command picks GPUs or names its host: each is taken to have GPUs "
