@@ -15,6 +15,7 @@ from autopar.ingest.plan.flags import (
     unset_in,
 )
 from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees
+from autopar.ingest.plan.megatron_model import refuse_another_model
 from autopar.specs import LLM
 from autopar.specs.base import MAX_LAYERS
 
@@ -81,7 +82,7 @@ def read(
     micro = given.optional("--micro-batch-size")
     own_ep, own_etp = expert_degrees(llm, ep, etp, tp)
     if llm is not None:
-        _refuse_another_model(given, llm)
+        refuse_another_model(given, llm)
     server = launcher.get("--rdzv-endpoint") or (
         f"{launcher.get('--master-addr', '')}:{launcher.get('--master-port', '')}"
     )
@@ -193,28 +194,6 @@ def _experts(given: Given, llm: LLM | None, tp: int, cp: int, stage: int) -> tup
             f"cp = {tp * cp}: experts are copied inside of a replica, and a plan has them once"
         )
     return ep * etp // (tp * cp), ep, etp
-
-
-def _refuse_another_model(given: Given, llm: LLM) -> None:
-    """Raise SpecError where sizes of the model that are stated are not those of the plan's model.
-
-    Other engines take sizes from the checkpoint; here the command decides what is started.
-    """
-    sizes: dict[str, set[int]] = {"--num-layers": {llm.num_layers}}
-    sizes["--num-experts"] = {llm.num_experts or 0}
-    if (architecture := llm.architecture) is not None:
-        sizes["--hidden-size"] = {architecture.hidden_size}
-        kinds = [architecture.attention_of(kind) for kind in architecture.layer_kinds]
-        sizes["--num-attention-heads"] = {
-            kind.num_heads for kind in kinds if kind is not None and hasattr(kind, "num_heads")
-        }
-    for flag, known in sizes.items():
-        stated = given.optional(flag)
-        if stated is not None and known and stated not in known:
-            raise SpecError(
-                f"megatron: {flag} {stated}, but the model {llm.name!r} has "
-                f"{' or '.join(map(str, sorted(known)))}: the command starts another model"
-            )
 
 
 def _order(given: Given, sizes: tuple[int, int, int, int]) -> "_Order":

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.plan.found import Found
-from autopar.ingest.plan.sharing import Share, listed, nodes_of, side_by_side
+from autopar.ingest.plan.sharing import Share, listed, nodes_of, side_by_side, some_of
 from autopar.specs.base import MAX_GPUS
 
 SHOWN_BY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
@@ -160,6 +160,25 @@ def _shares(number: int, server: Server) -> list[Share]:
             )
         )
     return shares
+
+
+def said_of_missing(servers: Sequence[Server]) -> list[str]:
+    """Return notes on servers of which the commands of some nodes are not in the text."""
+    notes = []
+    for server in servers:
+        nodes, here = server.found.nodes, sorted(server.shown)
+        if len(here) == nodes.count:
+            continue
+        kind = "node" if nodes.are_machines else "data-parallel rank"
+        where = f" of the server at {nodes.server}" if nodes.server.strip(":") else ""
+        only = f"command of {kind} {here[0]} is"
+        if len(here) > 1:
+            only = f"commands of {kind}s {some_of(here)} are"
+        notes.append(
+            f"of {nodes.count:,} {kind}s{where} only the {only} here; the others are taken to be "
+            "alike"
+        )
+    return notes
 
 
 def refuse_too_many(found: Found) -> None:

@@ -25,10 +25,11 @@ from autopar.ingest.plan.places import (
     gpus_of_ranks,
     refuse_beyond,
     refuse_too_many,
+    said_of_missing,
     shown_gpus,
 )
-from autopar.ingest.plan.roles import Routed, with_roles
-from autopar.ingest.plan.routers import Address, addresses_in, router_in
+from autopar.ingest.plan.roles import with_roles
+from autopar.ingest.plan.routers import Routed, router_in
 from autopar.specs import LLM, SCHEMA_VERSION, Workload
 
 _Reader = Callable[[Sequence[str], Mapping[str, str], LLM | None, Beside], Found]
@@ -90,7 +91,7 @@ def read_plan(text: str, question: Question) -> Reading:
         raise SpecError(f"{question.label}: commands of {' and '.join(engines)}; expected of one")
     refuse_several_models(found, question.label)
     servers, more = with_roles(_servers(found, question.label), routed, question.label)
-    notes += more
+    notes += [*more, *said_of_missing(servers)]
     by_role = {role: [s for s in servers if s.found.role == role] for role in ("", *_ROLES)}
     document: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
@@ -154,22 +155,21 @@ def _engine_of(words: Sequence[str]) -> tuple[str, int]:
 
 
 def _commands(text: str, question: Question) -> tuple[list[Found], list[str], Routed]:
-    """Return what commands say, what was passed over, and the addresses that routers reach."""
+    """Return what commands say, what was passed over, and whom routers reach."""
     config = trtllm.config_in(text, question.label)
     if config is not None:
         one = trtllm.of_config(config, question.llm, question.label)
         refuse_another_sum(one, question.llm)
-        return [one], [], {}
+        return [one], [], Routed()
     found: list[Found] = []
     notes: list[str] = []
-    routed: dict[str, list[Address]] = {role: [] for role in _ROLES}
+    routed = Routed()
     for command in pasted_commands(text, question.label):
         each, said = _read(command, question)
         found += each
         notes += said
         if not each:
-            for role, addresses in addresses_in(command.words).items():
-                routed[role] += addresses
+            routed.add(command.words, Beside(question.folder, command.files))
     if not found:
         raise _no_command(question.label, notes)
     return found, notes, routed

@@ -2,14 +2,18 @@
 
 Sources: console scripts and modules of vllm-router 0.1.17 and sglang-router 0.3.2, whose
 `launch_server` and `smg server` start servers too and are no routers alone; TensorRT-LLM 1.4,
-commands/serve.py. Addresses: vllm-router 0.1.17 and sglang-router 0.3.2, --prefill and --decode;
-vLLM, tests/v1/kv_connector/nixl_integration/toy_proxy_server.py, --prefiller-hosts and its like.
+commands/serve.py, and llmapi/disagg_utils.py for the file of its router. Addresses: vllm-router
+0.1.17 and sglang-router 0.3.2, --prefill and --decode; vLLM,
+tests/v1/kv_connector/nixl_integration/toy_proxy_server.py, --prefiller-hosts and its like.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
+
+from autopar.errors import SpecError
+from autopar.ingest.plan.beside import Beside
 
 # A program, and the word behind it that makes it a router; - is any flag. A name alone may be that
 # of a package, a host or a container, as in `pip install vllm-router`.
@@ -28,6 +32,9 @@ _URL = re.compile(
 )
 _HTTP_PORT = 80  # RFC 9110, 4.2.1
 _PROXIES = {"prefill": "prefiller", "decode": "decoder"}
+# Keys of the file of `trtllm-serve disaggregated`, by role, and the flags that name it.
+FRONT = {"prefill": "context_servers", "decode": "generation_servers"}
+_FRONT_FILE = ("-c", "--config_file", "--config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,28 @@ class Address:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Routed:
+    """What the routers of a text say: by role the addresses that they reach.
+
+    unread: why the file of one of them is not known, the last one if there are several.
+    """
+
+    addresses: dict[str, list[Address]] = field(default_factory=lambda: {r: [] for r in _PROXIES})
+    unread: str = ""
+
+    def add(self, words: Sequence[str], beside: Beside) -> None:
+        """Add what a command says that is none of an engine; beside: where its file is."""
+        found = [addresses_in(words)]
+        try:
+            found.append(_in_file(words, beside))
+        except SpecError as error:
+            self.unread = f"the file of trtllm-serve disaggregated: {error}"
+        for each in found:
+            for role, addresses in each.items():
+                self.addresses[role] += addresses
 
 
 def router_in(words: Sequence[str]) -> str:
@@ -65,6 +94,26 @@ def addresses_in(words: Sequence[str]) -> Mapping[str, Sequence[Address]]:
         pairs = zip(hosts or ["localhost"] * len(ports), ports, strict=False)
         listed = [Address(host, int(port)) for host, port in pairs if port.isdecimal()]
         found[role] = [url for url in urls if url is not None] + listed
+    return found
+
+
+def _in_file(words: Sequence[str], beside: Beside) -> Mapping[str, Sequence[Address]]:
+    """Return the addresses in the file of `trtllm-serve disaggregated`; nothing for other words.
+
+    Raises SpecError if the file cannot be read.
+    """
+    program = next((word for word in words if word.rpartition("/")[2] == "trtllm-serve"), "")
+    behind = words[words.index(program) + 1 :] if program else []
+    is_router = "disaggregated" in behind[:1]
+    names = _values(behind, _FRONT_FILE) if is_router else []
+    found: dict[str, list[Address]] = {}
+    for name in names[-1:]:
+        data = beside.options(name)
+        for role, key in FRONT.items():
+            servers = data.get(key)
+            urls = servers.get("urls") if isinstance(servers, dict) else None
+            listed = [_address(str(url)) for url in urls] if isinstance(urls, list) else []
+            found[role] = [url for url in listed if url is not None]
     return found
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from autopar.errors import SpecError
 from autopar.ingest.plan.found import Found
 
-_NAMED = 8  # GPUs in a message
+_NAMED = 8  # GPUs, servers or addresses in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,13 @@ def nodes_of(shares: Sequence[Share], node_gpus: int) -> tuple[list[int], list[s
 
 
 def side_by_side(servers: Sequence[Found]) -> list[str]:
-    """Return a note on servers of which nothing says where they run; pods are given GPUs."""
+    """Return a note on servers of which nothing says where they run; pods are given GPUs.
+
+    Those that listen at addresses of their own are on machines of their own.
+    """
     count = sum(server.enclosure != "pod" for server in servers)
-    if count < 2:
+    addresses = {server.address for server in servers} - {""}
+    if count < 2 or len(addresses) == len(servers):
         return []
     note = (
         f"{count} servers, and no command picks GPUs or names its host: each is taken to have GPUs "
@@ -76,12 +80,16 @@ def side_by_side(servers: Sequence[Found]) -> list[str]:
     return [note]
 
 
+def some_of(things: Iterable[object]) -> str:
+    """Return things as messages list them: the first ones, and how many more there are."""
+    names = list(map(str, things))
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more if names else "none"
+
+
 def listed(gpus: Iterable[int]) -> str:
     """Return GPUs as messages name them."""
-    numbers = sorted(gpus)
-    more = len(numbers) - _NAMED
-    shown = ", ".join(map(str, numbers[:_NAMED]))
-    return f"GPU {shown}{f' and {more:,} more' if more > 0 else ''}"
+    return f"GPU {some_of(sorted(gpus))}"
 
 
 def _put(node: _Node, share: Share, ports: dict[int, set[int]]) -> None:

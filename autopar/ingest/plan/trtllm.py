@@ -21,6 +21,7 @@ from autopar.ingest.plan.flags import (
     suggest_flag,
 )
 from autopar.ingest.plan.found import Found, Nodes, Place, expert_degrees
+from autopar.ingest.plan.routers import FRONT
 from autopar.specs import LLM
 
 # Names of the command line -> those of the YAML, which have the last word.
@@ -66,7 +67,6 @@ _READ = (
 )  # fmt: skip
 # Subcommands whose words are no model: commands/serve.py.
 _NO_SERVERS = ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve")
-_FRONT = ("context_servers", "generation_servers")  # keys of `trtllm-serve disaggregated`
 _OF_OTHERS = {"backend", "dtype", "load_format", "revision", "tokenizer"}  # keys of other programs
 
 
@@ -101,6 +101,9 @@ def read(
         flag[2:]: _value(flag, value) for flag, value in flags.values.items()
         if flag not in flags.unknown and flag != "--config"
     }  # fmt: skip
+    address = flags.address("--host")
+    if address:
+        options.pop("host")
     named = flags.text("--config")
     notes: list[str] = []
     if named:
@@ -111,6 +114,7 @@ def read(
     return replace(
         found,
         port=flags.port("--port", 8000),
+        address=address,
         notes=(*found.notes, *said_of_unknown(flags), *notes),
     )
 
@@ -134,7 +138,7 @@ def _refuse_front(data: Mapping[str, Any], label: str) -> None:
 
     Source: TensorRT-LLM 1.4, llmapi/disagg_utils.py.
     """
-    if any(key in data for key in _FRONT):
+    if any(key in data for key in FRONT.values()):
         raise SpecError(
             f"{label}: the file of `trtllm-serve disaggregated`, which names servers and not how "
             "they are laid out; give a script with the commands of all of them, such as "
@@ -190,6 +194,7 @@ def of_options(options: Mapping[str, Any], llm: LLM | None, model: str) -> Found
         shares_step=True,
         nodes=Nodes(rank=None, ranks=numbers["gpus_per_node"]),  # mpirun brings it to all nodes
         experts=_map(options),
+        connector=_connector(options),
         notes=tuple(_told(options)),
     )  # fmt: skip
 
@@ -247,6 +252,12 @@ def _map(options: Mapping[str, Any]) -> str:
 def _role(options: Mapping[str, Any]) -> str:
     role = str(options.get("server_role") or "").lower()
     return {"context": "prefill", "generation": "decode"}.get(role, "")
+
+
+def _connector(options: Mapping[str, Any]) -> str:
+    """Return the key with which a server is one of a pair and does not say which; else nothing."""
+    key = "cache_transceiver_config"
+    return key if options.get(key) is not None and not options.get("server_role") else ""
 
 
 def _number(options: Mapping[str, Any], key: str) -> int | None:

@@ -172,7 +172,9 @@ def _nodes(given: Given, dp: int, group: int) -> Nodes:
                 f"vllm: --data-parallel-start-rank: found {shorten(start)}, expected a multiple of "
                 f"--data-parallel-size-local {local}"
             )
-        given_rank = None if unset_in(start) else int(start) // local
+        has_start = "--data-parallel-start-rank" in given.values
+        is_all = given.text("--data-parallel-backend") == "ray" and not has_start
+        given_rank = None if unset_in(start) or is_all else int(start) // local
         return Nodes(f"{address}:{port}", -(-dp // local), given_rank, ranks=local * group)
     if "ray" in (
         given.text("--distributed-executor-backend"),

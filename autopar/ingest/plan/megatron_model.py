@@ -1,0 +1,196 @@
+"""Sizes of the model among Megatron's arguments, held against those of the plan's model.
+
+Other engines take sizes from the checkpoint; here the command decides what is started. A size that
+the command does not state is not looked at. What an argument means: Megatron-Core 0.19.2,
+training/arguments.py and core/transformer/transformer_config.py.
+"""
+
+import ast
+from collections.abc import Sequence
+
+from autopar.errors import SpecError, shorten
+from autopar.ingest.plan.flags import Given, counted, unset_in
+from autopar.specs import (
+    LLM,
+    Architecture,
+    DenseFeedForward,
+    ExpertFeedForward,
+    GroupedQueryAttention,
+    LatentAttention,
+)
+from autopar.specs.base import MAX_LAYERS
+
+_VOCAB_UNIT = 128  # the default of --make-vocab-size-divisible-by
+_LONGEST = 4 * MAX_LAYERS  # letters of a --moe-layer-freq
+
+
+def refuse_another_model(given: Given, llm: LLM) -> None:
+    """Raise SpecError where sizes of the model that are stated are not those of the plan's model.
+
+    Of a model whose layers differ in a size, that of any of them will do.
+    """
+    sizes: dict[str, Sequence[int]] = {
+        "--num-layers": (llm.num_layers,),
+        "--num-experts": (llm.num_experts,),
+    }
+    if llm.is_moe and llm.experts_per_token is not None:
+        sizes["--moe-router-topk"] = (llm.experts_per_token,)
+    if (architecture := llm.architecture) is not None:
+        sizes |= {"--hidden-size": (architecture.hidden_size,)}
+        sizes |= _attention(architecture) | _feed_forward(architecture, given)
+        sizes |= _drafts(architecture, given) | _vocabulary(architecture, given)
+    for flag, known in sizes.items():
+        stated = _stated(given, flag)
+        if stated is not None and known and stated not in known:
+            raise _another(f"{flag} {stated}", " or ".join(map(str, sorted(set(known)))), llm)
+    if architecture is not None:
+        _refuse_another_kind(given, llm, architecture)
+
+
+def _refuse_another_kind(given: Given, llm: LLM, architecture: Architecture) -> None:
+    """Raise SpecError for switches and for layers with experts that the model has not."""
+    flag = "--multi-latent-attention"
+    is_latent = any(isinstance(a, LatentAttention) for a in architecture.attention.values())
+    if given.has(flag) and not is_latent:
+        raise _another(flag, "no latent attention", llm)
+    flag = "--untie-embeddings-and-output-weights"
+    if given.has(flag) and architecture.shares_embeddings:
+        raise _another(flag, "one matrix for both", llm)
+    text = given.text("--moe-layer-freq")
+    if text and llm.is_moe:
+        holders = _layers_with_experts(text, llm.num_layers)
+        if holders != llm.expert_layers:
+            found = shorten(f"--moe-layer-freq {text}", 80)
+            raise _another(
+                f"{found}: experts in {len(holders)} layers, from {_first(holders)} on",
+                f"them in {len(llm.expert_layers)}, from {_first(llm.expert_layers)} on",
+                llm,
+            )
+
+
+def _another(stated: str, known: str, llm: LLM) -> SpecError:
+    return SpecError(
+        f"megatron: {stated}, but the model {llm.name!r} has {known}: the command starts another "
+        "model"
+    )
+
+
+def _stated(given: Given, flag: str) -> int | None:
+    """Return a size, which may be 0; None where the flag is absent.
+
+    Raises SpecError if it is no whole number.
+    """
+    return 0 if given.text(flag) == "0" else given.optional(flag)
+
+
+def _attention(architecture: Architecture) -> dict[str, Sequence[int]]:
+    """Return sizes of attention; --kv-channels are of no account where it is latent."""
+    kinds = [architecture.attention_of(layer) for layer in architecture.layer_kinds]
+    grouped = [kind for kind in kinds if isinstance(kind, GroupedQueryAttention)]
+    latent = [kind for kind in kinds if isinstance(kind, LatentAttention)]
+    sizes: dict[str, Sequence[int]] = {
+        "--num-attention-heads": [kind.num_heads for kind in (*grouped, *latent)]
+    }
+    if not latent:
+        sizes["--num-query-groups"] = [kind.num_kv_heads for kind in grouped]
+        sizes["--kv-channels"] = [
+            size for kind in grouped for size in (kind.head_dim, kind.value_dim)
+        ]
+    return sizes | {
+        "--q-lora-rank": [kind.q_lora_rank or 0 for kind in latent],
+        "--kv-lora-rank": [kind.kv_lora_rank for kind in latent],
+        "--qk-head-dim": [kind.qk_nope_head_dim for kind in latent],
+        "--qk-pos-emb-head-dim": [kind.qk_rope_head_dim for kind in latent],
+        "--v-head-dim": [kind.v_head_dim for kind in latent],
+        "--dsa-indexer-n-heads": [kind.index_heads for kind in latent],
+        "--dsa-indexer-head-dim": [kind.index_head_dim for kind in latent],
+        "--dsa-indexer-topk": [kind.index_tokens or 0 for kind in latent],
+    }
+
+
+def _feed_forward(architecture: Architecture, given: Given) -> dict[str, Sequence[int]]:
+    """Return widths of feed-forwards and experts.
+
+    Experts are as wide as --ffn-hidden-size where --moe-ffn-hidden-size is not stated; where it is
+    and no layer is dense, the former is of no account.
+    """
+    kinds = [architecture.feed_forward_of(layer) for layer in architecture.layer_kinds]
+    dense = [kind.ffn_size for kind in kinds if isinstance(kind, DenseFeedForward)]
+    experts = [kind for kind in kinds if isinstance(kind, ExpertFeedForward)]
+    routed = [kind.expert_size for kind in experts]
+    stated = "--moe-ffn-hidden-size" in given.values
+    sizes: dict[str, Sequence[int]] = {
+        "--moe-ffn-hidden-size": routed,
+        "--moe-shared-expert-intermediate-size": [kind.shared_size for kind in experts],
+        "--moe-latent-size": [kind.latent_size or 0 for kind in experts],
+    }
+    if dense or not stated:
+        sizes["--ffn-hidden-size"] = dense or routed
+    return sizes
+
+
+def _drafts(architecture: Architecture, given: Given) -> dict[str, Sequence[int]]:
+    """Return the layers that draft tokens; nothing where the model's spec has none.
+
+    A config.json may be silent on them. With the switch one of them is used several times.
+    """
+    drafts = architecture.next_token_prediction
+    if drafts is None or given.has("--mtp-use-repeated-layer"):
+        return {}
+    return {"--mtp-num-layers": (drafts.count,)}
+
+
+def _vocabulary(architecture: Architecture, given: Given) -> dict[str, Sequence[int]]:
+    """Return the size of the vocabulary, which may be stated before it is rounded up.
+
+    Source: Megatron-Core 0.19.2, vocab_size_with_padding: to a multiple of the argument times tp.
+    """
+    unit = given.number("--make-vocab-size-divisible-by", _VOCAB_UNIT)
+    unit *= given.number("--tensor-model-parallel-size")
+    size = architecture.vocab_size
+    stated = _stated(given, "--vocab-size")
+    is_rounded = stated is not None and -(-stated // unit) * unit == size
+    return {"--vocab-size": (size, stated) if stated is not None and is_rounded else (size,)}
+
+
+def _layers_with_experts(text: str, num_layers: int) -> tuple[int, ...]:
+    """Return the layers that a --moe-layer-freq gives experts: every nth, or those with a 1.
+
+    Raises SpecError for a text that is neither, and for another number of layers.
+    """
+    if unset_in(text) or text.isdecimal():
+        every = counted("megatron: --moe-layer-freq", text)
+        return tuple(range(0, num_layers, every))
+    try:
+        marks = _listed(ast.parse(text.strip(), mode="eval").body) if len(text) < _LONGEST else []
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        marks = []
+    if len(marks) != num_layers:
+        raise SpecError(
+            f"megatron: --moe-layer-freq {shorten(text)}: expected a number, or {num_layers} of 0 "
+            "and 1 as in [0]*3+[1]*58"
+        )
+    return tuple(layer for layer, mark in enumerate(marks) if mark)
+
+
+def _listed(node: ast.expr) -> list[int]:
+    """Return the list that lists, sums of them and multiples of them are.
+
+    Raises ValueError for anything else.
+    """
+    match node:
+        case ast.List(elts=elements):
+            marks = [e.value for e in elements if isinstance(e, ast.Constant)]
+            if len(marks) == len(elements) and all(mark in (0, 1) for mark in marks):
+                return [int(bool(mark)) for mark in marks]
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _listed(left) + _listed(right)
+        case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int(times))):
+            marks = _listed(left)
+            if 0 <= times * len(marks) <= MAX_LAYERS:
+                return marks * times
+    raise ValueError("no list of layers")
+
+
+def _first(layers: tuple[int, ...]) -> str:
+    return str(layers[0]) if layers else "none"
