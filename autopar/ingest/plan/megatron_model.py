@@ -89,7 +89,10 @@ def _attention(architecture: Architecture) -> dict[str, Sequence[int]]:
     grouped = [kind for kind in kinds if isinstance(kind, GroupedQueryAttention)]
     latent = [kind for kind in kinds if isinstance(kind, LatentAttention)]
     sizes: dict[str, Sequence[int]] = {
-        "--num-attention-heads": [kind.num_heads for kind in (*grouped, *latent)]
+        "--num-attention-heads": [
+            *(kind.num_heads for kind in grouped),
+            *(kind.num_heads for kind in latent),
+        ]
     }
     if not latent:
         sizes["--num-query-groups"] = [kind.num_kv_heads for kind in grouped]
@@ -186,9 +189,9 @@ def _listed(node: ast.expr) -> list[int]:
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _listed(left) + _listed(right)
         case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int(times))):
-            marks = _listed(left)
-            if 0 <= times * len(marks) <= MAX_LAYERS:
-                return marks * times
+            repeated = _listed(left)
+            if 0 <= times * len(repeated) <= MAX_LAYERS:
+                return repeated * times
     raise ValueError("no list of layers")
 
 
