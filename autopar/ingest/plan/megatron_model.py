@@ -6,6 +6,7 @@ training/arguments.py and core/transformer/transformer_config.py.
 """
 
 import ast
+import re
 from collections.abc import Sequence
 
 from autopar.errors import SpecError, shorten
@@ -21,6 +22,7 @@ from autopar.specs import (
 from autopar.specs.base import MAX_LAYERS
 
 _VOCAB_UNIT = 128  # the default of --make-vocab-size-divisible-by
+_LISTS = re.compile(r"[\[\]()0-9,+* ]*")  # letters of lists of numbers, their sums and multiples
 _LONGEST = 4 * MAX_LAYERS  # letters of a --moe-layer-freq
 
 
@@ -164,8 +166,9 @@ def _layers_with_experts(text: str, num_layers: int) -> tuple[int, ...]:
     if unset_in(text) or text.isdecimal():
         every = counted("megatron: --moe-layer-freq", text)
         return tuple(range(0, num_layers, every))
+    is_plain = len(text) < _LONGEST and _LISTS.fullmatch(text) is not None
     try:
-        marks = _listed(ast.parse(text.strip(), mode="eval").body) if len(text) < _LONGEST else []
+        marks = _listed(ast.parse(text.strip(), mode="eval").body) if is_plain else []
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         marks = []
     if len(marks) != num_layers:
@@ -183,9 +186,9 @@ def _listed(node: ast.expr) -> list[int]:
     """
     match node:
         case ast.List(elts=elements):
-            marks = [e.value for e in elements if isinstance(e, ast.Constant)]
-            if len(marks) == len(elements) and all(mark in (0, 1) for mark in marks):
-                return [int(bool(mark)) for mark in marks]
+            values = [e.value for e in elements if isinstance(e, ast.Constant)]
+            if len(values) == len(elements) and all(value in (0, 1) for value in values):
+                return [int(value == 1) for value in values]
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _listed(left) + _listed(right)
         case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int(times))):
