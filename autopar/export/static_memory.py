@@ -1,5 +1,7 @@
 """The share of a GPU's memory that SGLang is given for weights and caches."""
 
+import math
+
 from autopar.export.cache_room import cache_bytes
 from autopar.export.layout import Layout
 from autopar.specs import GroupedQueryAttention, LinearAttention
@@ -49,8 +51,8 @@ def _most_share(layout: Layout, free_bytes: float) -> float:
     """
     later = min(_LATER_BYTES, layout.capacity.reserved_bytes)
     exact = free_bytes / (free_bytes + later)
-    steps = 10 ** _DECIMALS[-1]
-    return -int(-exact * steps // 1) / steps
+    steps = 10.0 ** _DECIMALS[-1]
+    return math.ceil(exact * steps) / steps
 
 
 def has_own_ratios(layout: Layout) -> bool:
