@@ -11,7 +11,8 @@ from autopar.export.exporting import export
 from autopar.export.judging import broken_rules, pack_of
 from autopar.export.options import Options, Target
 from autopar.export.relaying import batch_of, variants, with_batch
-from autopar.problem import AnyPlan, Metrics
+from autopar.export.stage_room import TooFullError
+from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics
 from autopar.results import Status
 from autopar.specs import RuleSpec, Scenario
 from autopar.trust import second_opinion
@@ -27,6 +28,7 @@ _PODS_OF_MPI = RuleSpec(
 )
 
 
+_MOST_CUTS = 3  # further searches for a plan that has room for the engine's smallest cache
 # Less than this part of a figure is not called a change: costs are rounded for the solver.
 _SAME = 5e-4
 
@@ -151,17 +153,22 @@ def nearest(
     for asked, given_up in _questions(scenario, plan, options, aim):
         searched: list[Search] = []
         for kept in kept_of(asked, plan):
-            near = asked.model_copy(update={"rules": (*asked.rules, *kept.rules)})
-            solution = solve(near, plugins=plugins, diagnose=False)
-            why = ""
-            for candidate in _candidates(asked, solution.plan, options):
-                after, refused = _started(asked, candidate, options, aim)
-                if after is not None:
-                    proved = solution.status == "optimal"
+            refused: list[Search] = []
+            cuts: tuple[RuleSpec, ...] = ()
+            while len(refused) <= _MOST_CUTS:
+                near = asked.model_copy(update={"rules": (*asked.rules, *kept.rules, *cuts)})
+                solution = solve(near, plugins=plugins, diagnose=False)
+                candidate, after, why = _first_started(asked, solution.plan, options, aim)
+                if candidate is not None and after is not None:
+                    proved = solution.status == "optimal" and not cuts
                     figures = (before, after, proved, kept.words)
                     return Nearest(asked, plan, candidate, (), given_up, *figures)
-                why = why or refused
-            searched.append(Search(given_up, solution.status, solution.plan, why))
+                refused.append(Search(given_up, solution.status, solution.plan, why))
+                cut = _more_room(asked, solution.plan, options, aim)
+                if cut is None:
+                    break
+                cuts = (*cuts, cut.model_copy(update={"name": f"{cut.name}_{len(refused)}"}))
+            searched += refused[:1]  # cuts leave out more than what was tried: they prove nothing
         searches += searched[-1:]  # the last one keeps nothing, and so speaks for the others
     return Unfound(tuple(searches))
 
@@ -171,6 +178,44 @@ def _candidates(scenario: Scenario, plan: AnyPlan | None, options: Options) -> I
         yield plan
         for other, _ in _of_layout(scenario, plan, options):
             yield other
+
+
+def _first_started(
+    scenario: Scenario, plan: AnyPlan | None, options: Options, target: Target
+) -> tuple[AnyPlan | None, Metrics | None, str]:
+    """Return the first candidate that can be started and its metrics, else why the plan cannot."""
+    why = ""
+    for candidate in _candidates(scenario, plan, options):
+        after, refused = _started(scenario, candidate, options, target)
+        if after is not None:
+            return candidate, after, ""
+        why = why or refused
+    return None, None, why
+
+
+def _more_room(
+    scenario: Scenario, plan: AnyPlan | None, options: Options, target: Target
+) -> RuleSpec | None:
+    """Return a rule for plans with more room than one whose engine has none for its smallest cache.
+
+    The solver knows of no such cache. It shrinks with tp and stages, and weights with GPUs, so that
+    plans with no more of any of these have no more room. None for other plans.
+    """
+    if plan is None:
+        return None
+    try:
+        export(scenario, plan, target, replace(options, image=options.image or "any"))
+    except TooFullError as error:
+        own = plan.roles[error.role] if isinstance(plan, DisaggregatedPlan) else plan
+        tp = max(stage.tp for stage in own.stages)
+        gpus = max(stage.num_gpus for stage in own.stages)
+        require = f"tp > {tp} or pp > {own.pp} or gpus > {gpus}"
+        if error.role:  # rules of layouts are asked of both roles
+            require = f"is_prefill == {int(error.role != 'prefill')} or ({require})"
+        return RuleSpec(name="more_room", require=require, because="; ".join(error.reasons))
+    except InexpressibleError:
+        return None
+    return None
 
 
 def _of_layout(

@@ -115,3 +115,18 @@ def test_the_nearest_plan_has_room() -> None:
     export(found.scenario, found.plan, "vllm", options)
     with pytest.raises(InexpressibleError):
         export(scenario, plan, "vllm", options)
+
+
+def test_the_nearest_plan_has_more_gpus_where_the_best_has_no_room() -> None:
+    """One GPU is best for each replica: with no search but for the best, none would be found."""
+    size = {"llm": "llama-3.1-8b", "length": 16, "output": 1}
+    scenario, plan = filled(100 * 32 * 8 * 128 * 2 * 2, **size)
+    own = scenario.recipe.model_copy(update={"objectives": ("gpus",)})
+    asked = scenario.model_copy(update={"recipe": own})
+    options = completed(Options(engine="sglang"), asked)
+    found = nearest(asked, plan, options)
+    assert isinstance(found, Nearest)
+    assert isinstance(found.plan, Plan)
+    assert found.plan.degree("tp") != 1 or found.plan.pp > 1
+    assert not found.proved
+    assert export(asked, found.plan, "sglang", options).launches

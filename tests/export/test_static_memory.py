@@ -91,6 +91,16 @@ def test_a_plan_that_fills_its_gpus_gets_more_decimals() -> None:
     assert share != round(share, 3)
 
 
+@pytest.mark.parametrize("activations_gib", [0.0, 0.001, 0.2])
+def test_a_full_plan_leaves_what_sglang_takes_after_its_cache(activations_gib: float) -> None:
+    """0.5 GiB of the reserve of 3.9 GiB is free when SGLang looks: 75.7 of 76.2 hold the plan."""
+    layout = layout_with(50, FREE_GIB - 50 - activations_gib - 0.00001, activations_gib)
+    share = share_of(layout)
+    assert share is not None
+    assert share * (FREE_GIB + 0.5) >= FREE_GIB - activations_gib - 0.00001
+    assert (1 - share) * (FREE_GIB + 0.5) == pytest.approx(0.5, abs=1e-4)
+
+
 def test_weights_and_caches_that_are_fullest_on_two_gpus_both_have_room() -> None:
     share = share_of(layout_with(50, 25, 1))
     assert share is not None
