@@ -170,7 +170,8 @@ def said_of_missing(servers: Sequence[Server]) -> list[str]:
         if len(here) == nodes.count:
             continue
         kind = "node" if nodes.are_machines else "data-parallel rank"
-        where = f" of the server at {nodes.server}" if nodes.server.strip(":") else ""
+        place = nodes.server.strip(":")  # HOST:PORT, of which either may not be stated
+        where = f" of the server at {place}" if place else ""
         only = f"command of {kind} {here[0]} is"
         if len(here) > 1:
             only = f"commands of {kind}s {some_of(here)} are"

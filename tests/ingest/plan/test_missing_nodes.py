@@ -35,6 +35,10 @@ def said(text: str) -> list[str]:
             VLLM + "-tp 16 --nnodes 2 --node-rank 0",
             "of 2 nodes only the command of node 0 is here",
         ),
+        (
+            VLLM + "-tp 16 --nnodes 2 --node-rank 0 --master-addr a",
+            "of 2 nodes of the server at a only the command of node 0 is here",
+        ),
         (LOCAL, "of 2 nodes only the command of node 0 is here"),
         (LOCAL + "--data-parallel-start-rank 8", "of 2 nodes only the command of node 1 is here"),
         (EXTERNAL.format(0), ("of 4 data-parallel ranks only the command of data-parallel rank 0 "
