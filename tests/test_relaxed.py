@@ -153,7 +153,7 @@ def test_a_rule_on_the_batch_is_asked_of_batches_that_lie_between_those_looked_a
     analytic_scenario: Build,
 ) -> None:
     """An interval of batches, whose low end alone is judged, may hold what breaks the rule."""
-    rules = [{"name": "few", "require": "batch <= 3", "because": "a test"}]
+    rules = [{"name": "few", "require": "batch <= 2", "because": "a test"}]
     scenario = Scenario.model_validate(analytic_scenario(**OPEN).document() | {"rules": rules})
     assert better_without(make_task(scenario), ("few",), vector(scenario), 10**6) == {"few": True}
 
