@@ -3,8 +3,8 @@
 Every candidate has an optimistic vector, one integer per objective, that no split of its layers
 beats. Candidates are tried in the order of these vectors; the first plans found make an incumbent,
 and a candidate whose optimistic vector is lexicographically worse than the incumbent cannot hold
-the optimum, nor another optimum as good, and does not enter the model. This is exact, not a
-heuristic.
+the optimum, nor another optimum as good, and does not enter the model. Where the batch is open,
+neither does one whose best split is worse (ADR 0007). This is exact, not a heuristic.
 """
 
 import logging
@@ -161,7 +161,8 @@ def prepare(
         if vector is None or found < vector:
             split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
             incumbent, vector = Choice(index, rows.row(index), split), found
-    keep = _kept(matrix[: len(tables)], incumbent, vector, ties=ties)
+    by_split = floors if start is problem and problem.scenario.workload.is_open else None
+    keep = _kept(matrix[: len(tables)], by_split, incumbent, vector, ties=ties)
     if incumbent is not None:
         incumbent = replace(incumbent, row=keep.index(incumbent.row))
     total = len(problem.candidates)
@@ -197,12 +198,28 @@ def _is_behind(optimistic: Vector, vector: Vector | None, *, ties: bool) -> bool
 
 
 def _kept(
-    matrix: IntArray, incumbent: Choice | None, vector: Vector | None, *, ties: bool
+    matrix: IntArray,
+    floors: Sequence[Vector | None] | None,
+    incumbent: Choice | None,
+    vector: Vector | None,
+    *,
+    ties: bool,
 ) -> list[int]:
-    """Return the rows that stay; some were tried before the incumbent, and may be behind it."""
-    own = None if incumbent is None else incumbent.row
-    seen = map(tuple, matrix.tolist())
-    return [i for i, v in enumerate(seen) if i == own or not _is_behind(v, vector, ties=ties)]
+    """Return the rows that stay; some were tried before the incumbent, and may be behind it.
+
+    floors: the values of the best split of each row, None for a row without any; None where splits
+    are left to CP-SAT. Where the batch is open they are not: dozens of rows differ in the batch
+    alone, and a mixture of them looks better to CP-SAT than each of them, for a minute and more.
+    A plug-in or a total forbids splits and adds none, so that these values bound what they leave.
+    """
+    if incumbent is None:
+        return list(range(len(matrix)))
+
+    def stays(index: int) -> bool:
+        bound = tuple(matrix[index].tolist()) if floors is None else floors[index]
+        return bound is not None and not _is_behind(bound, vector, ties=ties)
+
+    return [i for i in range(len(matrix)) if i == incumbent.row or stays(i)]
 
 
 def _values(task: Task, row: Candidates, table: SegmentTable, chosen: IntArray) -> Vector:
