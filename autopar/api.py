@@ -141,7 +141,7 @@ def _notes(task: AnyTask, plan: AnyPlan | None, report: VerifyReport | None) -> 
     own = (
         searched(scenario),
         *task.notes,
-        *scenario.assumptions_of_parts,
+        *scenario.remarks,
         *loaded.placement_notes(scenario, plan),
     )
     return own if report is None else (*own, *report.notes)
@@ -193,7 +193,7 @@ def verify(
         report = audited(scenario, explicit, plan)
     else:
         explicit, report = plan, second_opinion(scenario, plan)
-    report = replace(report, notes=(*report.notes, *scenario.assumptions_of_parts))
+    report = replace(report, notes=(*report.notes, *scenario.remarks))
     every_plugin = (*plugin_files.load_installed(), *plugins)
     if not every_plugin:
         return report

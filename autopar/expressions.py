@@ -11,7 +11,7 @@ import ast
 import math
 import operator
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ MAX_DEPTH = 100
 _LARGEST = 1e24  # the largest literal, as in `units`
 
 GRAMMAR = "numbers, names, + - * / // %, comparisons, and, or, not and parentheses"
+
+# How the names begin that are 1 or 0.
+_FLAGS = ("is_", "uses_", "keeps_", "same_")
 
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -125,6 +128,36 @@ def parse(text: str, known: Collection[str]) -> Expression:
                 f"(expected one of {', '.join(sorted(known))})"
             )
     return Expression(text, frozenset(names), is_condition, tree)
+
+
+def parse_condition(text: str, known: Collection[str]) -> Expression:
+    """Return the expression of `text`, which must be true or false, and not a number taken for it.
+
+    `tp` alone would hold of every plan; names of `_FLAGS` are conditions by themselves.
+    Raises ValueError with what was found and what is allowed.
+    """
+    expression = parse(text, known)
+    for part in _conditions(expression.tree):
+        is_flag = isinstance(part, ast.Name) and part.id.startswith(_FLAGS)
+        if not isinstance(part, ast.Compare) and not is_flag:
+            number = ast.unparse(part)
+            example = shorten(f"{number} > 1")
+            raise ValueError(
+                f"{shorten(number)} is a number; expected a condition, such as {example}"
+            )
+    return expression
+
+
+def _conditions(node: ast.expr) -> Iterator[ast.expr]:
+    """Yield what `and`, `or` and `not` join, or the whole."""
+    match node:
+        case ast.BoolOp():
+            for part in node.values:
+                yield from _conditions(part)
+        case ast.UnaryOp(op=ast.Not()):
+            yield from _conditions(node.operand)
+        case _:
+            yield node
 
 
 def _syntax_tree(text: str) -> ast.expr:

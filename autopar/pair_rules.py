@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from autopar.errors import SpecError
-from autopar.expressions import parse
+from autopar.expressions import parse_condition
 from autopar.problem import BoolArray, DisaggregatedPlan, Plan, Problem
 from autopar.rules import (
     LAYER_NAMES,
@@ -104,7 +104,7 @@ def constraint_of(rule: RuleSpec) -> Rule:
             "require or forbid"
         )
     try:
-        return PairRule(rule, parse(rule.text, PAIR_NAMES))
+        return PairRule(rule, parse_condition(rule.text, PAIR_NAMES))
     except ValueError as error:
         field = "require" if rule.require else "forbid"
         raise SpecError(

@@ -19,7 +19,7 @@ import numpy as np
 
 from autopar.constraints.base import Constraint
 from autopar.errors import SpecError
-from autopar.expressions import Expression, parse
+from autopar.expressions import Expression, parse, parse_condition
 from autopar.problem import BoolArray, Candidates, FloatArray, IntArray, Plan, Problem
 from autopar.segments import SegmentTable
 from autopar.specs import (
@@ -85,9 +85,9 @@ LAYER_NAMES: Mapping[str, str] = {
     "head_dim": "width of a head of softmax attention with its own keys (so not in MLA)",
     "attention_columns": "the largest number that divides the width of every projection of the "
     "attention that tp cuts, those of keys and values apart",
-    "uses_mla": "1 in multi-head latent attention, 0 in other attention",
-    "keeps_every_token": "1 where attention keeps the keys of all tokens, 0 where of a window or "
-    "in a state",
+    "uses_mla": "1 if attention is multi-head latent attention, else 0",
+    "keeps_every_token": "1 if attention keeps the keys of all tokens, not of a window or "
+    "in a state, else 0",
     "ffn_size": "width of a dense feed-forward",
     "expert_size": "width of one routed expert",
     "shared_size": "width of all shared experts together; 0 in a layer with experts but no such",
@@ -113,10 +113,11 @@ def rule_constraint(rule: RuleSpec) -> "Rule":
     text = rule.text
     field = "require" if rule.require else "forbid" if rule.forbid else "sum"
     try:
-        expression = parse(text, NAMES)
+        is_sum = field == "sum"
+        expression = parse(text, NAMES) if is_sum else parse_condition(text, NAMES)
     except ValueError as error:
         raise SpecError(f"rule {rule.name!r}: {field}: {error}") from error
-    if field != "sum":
+    if not is_sum:
         return PredicateRule(rule, expression)
     of_layers = sorted(expression.names & LAYER_NAMES.keys())
     if of_layers:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopar.expressions import MAX_DEPTH, parse
+from autopar.expressions import MAX_DEPTH, parse, parse_condition
 
 KNOWN = {"tp": 2, "ep": 16, "pp": 8, "is_moe": True, "zero": 0}
 
@@ -89,6 +89,25 @@ def test_unknown_name_lists_the_known_ones_and_the_nearest():
     assert "expected one of ep, tp" in str(caught.value)
     with pytest.raises(ValueError, match="did you mean 'expert_group_gpus'"):
         parse("expert_grup_gpus <= 3", {"expert_group_gpus", "tp"})
+
+
+@pytest.mark.parametrize(
+    "text", ["tp > 1", "is_moe", "not is_moe or tp == 2", "(tp > 1) == is_moe"]
+)
+def test_comparisons_and_flags_are_conditions(text):
+    assert parse_condition(text, KNOWN).evaluate(KNOWN) == parse(text, KNOWN).evaluate(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("tp", "tp"), ("tp + 1", "tp + 1"), ("is_moe and tp", "tp"), ("not (is_moe or ep)", "ep"),
+     ("3", "3"), ("a.tp", "a.tp")],
+)  # fmt: skip
+def test_a_number_is_no_condition(text, number):
+    """It would hold of every plan, and look as if it had been asked."""
+    says = f"'{number}' is a number; expected a condition, such as '{number} > 1'"
+    with pytest.raises(ValueError, match=re.escape(says)):
+        parse_condition(text, {**KNOWN, "a.tp": 1})
 
 
 def test_names_and_kind_are_known_without_values():

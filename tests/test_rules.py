@@ -302,6 +302,26 @@ def test_what_the_grammar_lacks_is_refused_with_rule_and_field(
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("form", ["require", "forbid"])
+def test_a_number_is_no_rule(form: str) -> None:
+    with pytest.raises(SpecError, match=f"rule 'r': {form}: 'tp' is a number"):
+        rule(**{form: "tp"})
+    rule(sum="tp", at_most=4.0)  # a total is one
+
+
+def test_the_names_that_are_conditions_are_those_that_say_so() -> None:
+    alone = [name for name in NAMES if _is_rule(name)]
+    assert alone == [name for name, says in NAMES.items() if says.startswith("1 if ")]
+
+
+def _is_rule(text: str) -> bool:
+    try:
+        rule(require=text)
+    except SpecError:
+        return False
+    return True
+
+
 def test_a_bad_rule_is_refused_before_anything_is_solved(document_scenario: Build) -> None:
     bad = {"name": "typo", "require": "tp = etp", "because": "a test"}
     with pytest.raises(SpecError, match="rule 'typo': require: "):

@@ -136,6 +136,12 @@ class Query:
                     f"{MAX_EXPRESSION_CHARACTERS} characters, such as 'tp <= 4'"
                 )
             rule = RuleSpec(name=next(free), require=text, because="asked for with --rule")
+            if rule.is_of_pair and scenario.workload.phase != "disaggregated":
+                raise SpecError(
+                    f"--rule {shorten(text)} speaks of the roles prefill and decode, and the phase "
+                    f"of this workload, {scenario.workload.phase}, has none; expected a rule over "
+                    "one layout, or --set workload.phase=disaggregated"
+                )
             rules.append(rule.model_dump(mode="json"))
         return changed(scenario, "rules", rules)
 

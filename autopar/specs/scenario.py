@@ -146,3 +146,23 @@ class Scenario(Document):
         """Rules of the scenario, of its rule packs and of its recipe, in that order."""
         packs = tuple(rule for pack in self.rule_packs for rule in pack.rules)
         return self.rules + packs + self.recipe.rules
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of any answer must know of the question."""
+        return self.assumptions_of_parts + self.notes_of_rules
+
+    @property
+    def notes_of_rules(self) -> tuple[str, ...]:
+        """Which rules of the scenario or its recipe relate two roles that this work does not have.
+
+        Those of an engine are meant for its pairs, and go without saying.
+        """
+        if self.workload.phase == "disaggregated":
+            return ()
+        return tuple(
+            f"rule {rule.name} relates the roles prefill and decode; this work is "
+            f"{self.workload.phase}, of which it says nothing"
+            for rule in self.rules + self.recipe.rules
+            if rule.is_of_pair
+        )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopar.errors import SpecError
-from autopar.expressions import parse
+from autopar.expressions import parse, parse_condition
 from autopar.problem import Metrics, Plan
 from autopar.results import Violation
 from autopar.specs import (
@@ -196,7 +196,8 @@ def evaluated(
     Raises SpecError naming the rule if its expression cannot be read or evaluated.
     """
     try:
-        expression = parse(rule.text, (*values, *_OF_LAYERS))
+        read = parse if rule.sum is not None else parse_condition
+        expression = read(rule.text, (*values, *_OF_LAYERS))
         _refuse_what_has_no_value(rule, expression.names, values, scenario)
         asked = sorted(expression.names & set(_OF_LAYERS))
         every = {**values, **_layer_axis(scenario.llm.architecture, asked)}

@@ -234,8 +234,10 @@ def test_rules_on_the_command_line_hold_beside_those_of_the_spec(tmp_path):
         ("tp <= 4 " * 100, "(800 characters), expected a predicate of at most 500"),
         ("tp <=", "rule 'rule-1': require: 'tp <=': invalid syntax"),
         ("tensor <= 4", "rule 'rule-1': require: unknown name 'tensor'"),
+        ("tp", "rule 'rule-1': require: 'tp' is a number; expected a condition"),
+        ("prefill.tp > 1", "and the phase of this workload, prefill, has none"),
     ],
-    ids=["empty", "long", "half", "unknown"],
+    ids=["empty", "long", "half", "unknown", "number", "roles"],
 )
 def test_a_rule_that_is_none_is_refused(tmp_path, rule, words):
     folder = folder_with(tmp_path / "tiny")

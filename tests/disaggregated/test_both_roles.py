@@ -149,6 +149,7 @@ def test_without_roles_it_says_nothing(pair_scenario: Build) -> None:
         ({"require": "prefill.batch <= 3"}, "unknown name 'prefill.batch'"),
         ({"require": "is_prefill or prefill.tp == 1"}, "unknown name 'is_prefill'"),
         ({"require": "prefill.tp.real == 1"}, "an attribute"),
+        ({"require": "prefill.tp"}, "'prefill.tp' is a number; expected a condition"),
     ],
 )
 def test_what_it_cannot_say_is_refused_by_name(
@@ -158,3 +159,20 @@ def test_what_it_cannot_say_is_refused_by_name(
     own = {"name": "mine", "because": "a test", **rule}
     with pytest.raises(SpecError, match=f"rule 'mine'.*{says}"):
         make_pair(Scenario.model_validate(document | {"rules": [own]}))
+
+
+def test_a_rule_about_both_roles_is_said_to_be_silent_where_there_are_none(
+    analytic_scenario: Build,
+) -> None:
+    """Those of an engine are meant for its pairs: nobody asked for them here."""
+    rule = {"name": "mine", "require": "prefill.tp > 100", "because": "a test"}
+    pack = {"kind": "rules", "name": "pack", "rules": [rule | {"name": "theirs"}]}
+    document = analytic_scenario().document() | {"rules": [rule], "rule_packs": [pack]}
+    scenario = Scenario.model_validate(document)
+    solution = autopar.solve(scenario, diagnose=False)
+    said = [note for note in solution.notes if "relates the roles" in note]
+    phase = scenario.workload.phase
+    relates = "rule mine relates the roles prefill and decode; this work is"
+    assert said == [f"{relates} {phase}, of which it says nothing"]
+    assert solution.plan is not None
+    assert said[0] in autopar.verify(scenario, solution.plan).notes
