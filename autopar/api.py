@@ -10,11 +10,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
-
-import numpy as np
 
 import autopar
 from autopar import loaded, robust
@@ -29,10 +27,11 @@ from autopar.comparing import (
 )
 from autopar.constraints import PlugIn
 from autopar.cpsat import relative_gap
-from autopar.diagnose import Question, binding, conflicts
+from autopar.diagnose import Question
 from autopar.disaggregated.layout import unfold_pair
 from autopar.disaggregated.task import PairTask
 from autopar.errors import SpecError
+from autopar.learnt import diagnosed, statements, tied_levels, ties
 from autopar.lexicographic import Outcome
 from autopar.pairs import explicit_plan
 from autopar.planning import (
@@ -44,33 +43,24 @@ from autopar.planning import (
     optimise,
     prepare,
 )
-from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics
-from autopar.repairs import repairs
+from autopar.problem import AnyPlan, DisaggregatedPlan
 from autopar.results import (
     ComparedPlan,
     Comparison,
     Explanation,
     ObjectiveValue,
     Progress,
-    Repair,
-    RunnerUp,
     Solution,
     SolverInfo,
     VerifyReport,
 )
-from autopar.runner_up import next_best, next_best_pair
-from autopar.search import Prepared, Splits, Task
+from autopar.runner_up import next_best_pair
 from autopar.space import outside, searched
 from autopar.specs import PlanSpec, Scenario
 from autopar.specs.change import changed
 from autopar.trust import audited, refusals, second_opinion, trusted
 from autopar.unfold import unfold
 from autopar.variables import Choice, PairChoice
-
-# The most candidates to look at when asking which requirements bind: a second or two of work.
-BINDING_BUDGET = 200_000
-PAIR_BINDING_BUDGET = 40_000  # of both roles, whose replicas are to be found too
-TIES_LOOKED_AT = 300
 
 
 def solve(
@@ -109,8 +99,8 @@ def solve(
         metrics = report.metrics
         clock.lap("verify")
     asked = Question(scenario, every_plugin) if diagnose and not outcome.interrupted else None
-    found = _diagnose(task, prepared, outcome, asked, metrics)
-    tied = _tied_levels(task, prepared, outcome)
+    found = diagnosed(task, prepared, outcome, asked, metrics)
+    tied = tied_levels(task, prepared, outcome)
     values = _objective_values(task, outcome, tied)
     if not found.interrupted:
         values = loaded.widened(scenario, outcome, values, every_plugin)
@@ -127,11 +117,11 @@ def solve(
         conflict=found.clashes[0] if found.clashes else (),
         repairs=found.repairs,
         uniqueness=outcome.uniqueness,
-        notes=(*_notes(task, plan, report), *found.notes, *_ties(task, outcome, tied)),
+        notes=(*_notes(task, plan, report), *found.notes, *ties(task, outcome, tied)),
         solver=_solver_info(task, prepared, outcome, every_plugin, clock),
         interrupted=outcome.interrupted or found.interrupted,
         runner_up=found.runner_up,
-        because=_statements(task, scenario, found),
+        because=statements(task, scenario, found),
     )
 
 
@@ -275,75 +265,6 @@ def _refuse_idle_limit(scenario: Scenario) -> None:
         )
 
 
-def _binding_budget(question: Question) -> int:
-    is_pair = question.scenario.workload.phase == "disaggregated"
-    return PAIR_BINDING_BUDGET if is_pair else BINDING_BUDGET
-
-
-@dataclass(slots=True)
-class _Findings:
-    """What was learnt about an answer after it stood, as far as it went."""
-
-    binding: tuple[str, ...] | None = None  # not determined
-    undecided: tuple[str, ...] = ()
-    clashes: list[tuple[str, ...]] = field(default_factory=list)
-    repairs: tuple[Repair, ...] = ()
-    notes: list[str] = field(default_factory=list)
-    interrupted: bool = False
-    runner_up: RunnerUp | None = None
-
-
-def _diagnose(
-    task: AnyTask,
-    prepared: AnyPrepared,
-    outcome: Outcome,
-    question: Question | None,
-    metrics: Metrics | None,
-) -> _Findings:
-    """Find what binds the optimum and what comes next to it, or what clashes.
-
-    question: the scenario as it was asked; None where nothing is to be found. Ctrl-C keeps what is
-    known by then.
-    """
-    found = _Findings()
-    if question is None:
-        return found
-    try:
-        if outcome.status == "infeasible":
-            found.binding = ()
-            found.clashes, unsure = conflicts(question)
-            found.notes += [f"not decided whether {what}" for what in unsure]
-            found.notes += [
-                f"another clash needs a repair too: {', '.join(clash)}"
-                for clash in found.clashes[1:]
-            ]
-            found.repairs = repairs(question, found.clashes)
-        elif outcome.status == "optimal" and outcome.vector is not None:
-            assert metrics is not None  # there is a plan
-            found.runner_up = next_best(task, prepared, outcome, metrics)
-            oriented = task.oriented(outcome.vector)
-            budget = _binding_budget(question)
-            found.binding, undecided = binding(question, oriented, budget, task=task)
-            found.undecided = tuple(undecided)
-    except KeyboardInterrupt:
-        found.interrupted = True
-        found.notes.append("interrupted while asking what binds or clashes; the answer stands")
-    return found
-
-
-def _statements(task: AnyTask, scenario: Scenario, found: _Findings) -> dict[str, str]:
-    """Return what each constraint that binds or clashes demands, in its own words."""
-    names = (*(found.binding or ()), *(name for clash in found.clashes for name in clash))
-    said = {}
-    for constraint in task.constraints:
-        if constraint.name in names:
-            states = getattr(constraint, "states", None)
-            said[constraint.name] = (
-                states(scenario) if states is not None else getattr(constraint, "because", "")
-            )
-    return said
-
-
 class _Clock:
     """Seconds per phase."""
 
@@ -396,59 +317,6 @@ def _objective_values(
             )
         )
     return tuple(values)
-
-
-def _tied_levels(task: AnyTask, prepared: AnyPrepared, outcome: Outcome) -> list[str | None]:
-    """For each objective, over how many candidates it ties ("all 9"), None where it decides.
-
-    Candidates count that have a plan and tie in all objectives before, by their optimistic values.
-    At most `TIES_LOOKED_AT` are looked at, so that a count may be a least one.
-    """
-    if outcome.vector is None:
-        return []
-    if task.problem.scenario.workload.is_open:  # candidates that are no better are not listed
-        return [None] * len(outcome.vector)
-    assert isinstance(task, Task)  # two roles leave the batch open
-    assert isinstance(prepared, Prepared)
-    known: dict[int, bool] = {}
-    splits = Splits(task)
-
-    def has_one(index: int) -> bool:
-        if index not in known:
-            known[index] = splits.values(prepared.allowed.take(np.array([index]))) is not None
-        return known[index]
-
-    left = list(range(len(prepared.allowed)))
-    tied: list[str | None] = []
-    for level, best in enumerate(task.oriented(outcome.vector)):
-        column = prepared.optimistic[:, level].tolist()
-        worse = [index for index in left if column[index] > best]
-        left = [index for index in left if column[index] <= best]
-        looked_at = worse[:TIES_LOOKED_AT]
-        if any(has_one(index) for index in looked_at) or len(looked_at) < len(worse):
-            tied.append(None)
-            continue
-        count = sum(has_one(index) for index in left[:TIES_LOOKED_AT])
-        tied.append(f"{'all' if len(left) <= TIES_LOOKED_AT else 'at least'} {count}")
-    return tied
-
-
-def _ties(task: AnyTask, outcome: Outcome, tied: Sequence[str | None]) -> tuple[str, ...]:
-    """Say which objective decided, where earlier ones left a choice."""
-    if outcome.status != "optimal" or not tied:
-        return ()
-    first = next((i for i, count in enumerate(tied) if count is None), None)
-    if first == 0:
-        return ()
-    if first is None:
-        if tied[0] == "all 1":
-            return ("only one choice of degrees has a plan; no objective had to decide",)
-        return (f"every objective ties over {tied[0]} choices of degrees that have a plan",)
-    earlier = " and ".join(o.name for o in task.objectives[:first])
-    verb = "tie" if first > 1 else "ties"
-    tie = f"{earlier} {verb} over {tied[first - 1]} choices of degrees that have a plan"
-    decided = task.objectives[first]
-    return (f"{tie}; {decided.name} decides: {decided.says}",)
 
 
 def _solver_info(
