@@ -12,7 +12,7 @@ from autopar.diagnose import Question, binding, conflicts
 from autopar.lexicographic import Outcome
 from autopar.planning import AnyPrepared, AnyTask
 from autopar.problem import Metrics
-from autopar.repairs import repairs
+from autopar.repairs import in_vain, repairs
 from autopar.results import Repair, RunnerUp
 from autopar.runner_up import next_best
 from autopar.search import Prepared, Splits, Task
@@ -67,6 +67,7 @@ def diagnosed(
                 for clash in found.clashes[1:]
             ]
             found.repairs = repairs(question, found.clashes)
+            found.notes += in_vain(question, found.clashes, found.repairs)
         elif outcome.status == "optimal" and outcome.vector is not None:
             assert metrics is not None  # there is a plan
             found.runner_up = next_best(task, prepared, outcome, metrics)

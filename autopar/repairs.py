@@ -14,6 +14,7 @@ from autopar.lexicographic import Outcome
 from autopar.objectives import OBJECTIVES
 from autopar.planning import answered, prepare
 from autopar.results import Repair
+from autopar.specs import Cluster
 from autopar.units import format_bytes, format_rate, format_us
 from autopar.variables import PairChoice
 
@@ -67,6 +68,19 @@ def repairs(question: Question, clashes: Sequence[tuple[str, ...]]) -> tuple[Rep
         clashing = dict.fromkeys(name for clash in clashes for name in clash)
         found = sorted((*found, *_more_nodes(question, tuple(clashing))), key=_size)
     return tuple(fix.told(question) for fix in found)
+
+
+def in_vain(
+    question: Question, clashes: Sequence[tuple[str, ...]], found: Sequence[Repair]
+) -> tuple[str, ...]:
+    """Say how many more nodes `repairs` has tried without a plan, where it offers none."""
+    tried = _larger(question)
+    if not clashes or not tried or any("cluster.num_nodes=" in one.change for one in found):
+        return ()
+    numbers = ", ".join(f"{nodes:,}" for nodes in tried)
+    if question.scenario.requirements.coverage == "up_to":
+        numbers = f"up to {tried[-1]:,}"
+    return (f"no plan was found on more nodes either ({numbers})",)
 
 
 def _one_after_another(question: Question, clashes: Sequence[tuple[str, ...]]) -> list[_Fix]:
@@ -284,19 +298,15 @@ def _more_nodes(question: Question, clashing: tuple[str, ...]) -> Iterator[_Fix]
     plan exists, then halved towards what has none. Other coverages try one number after another.
     """
     cluster = question.scenario.cluster
-    have, unit = cluster.num_nodes, max(1, cluster.domain_gpus // cluster.gpus_per_node)
-    if have % unit:
-        unit = 1  # the last domain is a smaller one already
-    most = min(MOST_MORE_GPUS // cluster.gpus_per_node, have * MOST_TIMES_NODES) // unit * unit
+    have, unit, sizes = cluster.num_nodes, _unit_of_nodes(cluster), _larger(question)
 
     def has_plan(nodes: int) -> bool:
         return bool(question.changed("cluster.num_nodes", nodes).feasible())
 
     def search() -> int | None:
-        sizes = range(have + unit, most + 1, unit)
         if question.scenario.requirements.coverage != "up_to":
-            tiling = (nodes for nodes in sizes if _may_tile(question, nodes))
-            return next((n for n in islice(tiling, MOST_MORE_TRIES) if has_plan(n)), None)
+            return next((nodes for nodes in sizes if has_plan(nodes)), None)
+        most = sizes[-1] if sizes else have
         below, tried = have, min(2 * have, most)
         while tried > below and not has_plan(tried):
             below, tried = tried, min(2 * tried, most)
@@ -314,6 +324,23 @@ def _more_nodes(question: Question, clashing: tuple[str, ...]) -> Iterator[_Fix]
             text += f", over a fabric of {cluster.links.fabric.bandwidth_bytes_per_s / 1e9:g} GB/s"
         change = ("cluster.num_nodes", nodes)
         yield _Fix(" + ".join(clashing), (change,), text, (nodes - have) / have)
+
+
+def _unit_of_nodes(cluster: Cluster) -> int:
+    """Return the nodes of a scale-up domain; 1 where the last domain is a smaller one already."""
+    unit = max(1, cluster.domain_gpus // cluster.gpus_per_node)
+    return 1 if cluster.num_nodes % unit else unit
+
+
+def _larger(question: Question) -> Sequence[int]:
+    """Return the numbers of nodes among which `_more_nodes` looks, ascending."""
+    cluster = question.scenario.cluster
+    have, unit = cluster.num_nodes, _unit_of_nodes(cluster)
+    most = min(MOST_MORE_GPUS // cluster.gpus_per_node, have * MOST_TIMES_NODES)
+    sizes = range(have + unit, most + 1, unit)
+    if question.scenario.requirements.coverage == "up_to":
+        return sizes
+    return tuple(islice((n for n in sizes if _may_tile(question, n)), MOST_MORE_TRIES))
 
 
 def _may_tile(question: Question, num_nodes: int) -> bool:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from autopar import load_scenario, oracle, overrides
 from autopar.diagnose import Question, binding, conflicts
-from autopar.repairs import repairs
+from autopar.repairs import in_vain, repairs
 from autopar.results import Repair
 from autopar.search import make_task, prepare
 from autopar.solver import optimise
@@ -137,6 +137,24 @@ def test_no_smaller_change_of_the_same_number_repairs(
     assert tried or "rules" in changes
 
 
+@pytest.mark.parametrize("coverage", ["up_to", "every_gpu"])
+def test_more_nodes_that_were_tried_in_vain_are_told(
+    document_scenario: Build, coverage: str
+) -> None:
+    """Who reads of GPUs that nobody sells wants to know that more of these do not do either."""
+    latency = {"requirements.max_ttft_us": 200e3, "requirements.coverage": coverage}
+    question = Question(document_scenario(SMALL | latency), ())
+    clashes, _ = conflicts(question)
+    (said,) = in_vain(question, clashes, repairs(question, clashes))
+    have = question.scenario.cluster.num_nodes
+    words = said.removeprefix("no plan was found on more nodes either (").removesuffix(")")
+    tried = [int(n.replace(",", "")) for n in words.removeprefix("up to ").split(", ")]
+    assert (len(tried) == 1) == (coverage == "up_to")
+    assert all(nodes > have for nodes in tried)
+    for nodes in tried:
+        assert question.changed("cluster.num_nodes", nodes).feasible() is False
+
+
 def test_the_512_gpu_clash_is_repaired_by_domains_of_32(document_scenario: Build) -> None:
     """16 experts x 2 shards are 32 GPUs per layer; twice 16."""
     question = Question(document_scenario({"cluster.gpus_per_domain": 16}), ())
@@ -199,7 +217,9 @@ def test_the_fewest_more_nodes_that_admit_a_plan_are_a_repair(
     named = {"llm": parts[0], "cluster": parts[1], "workload": "chat-4k-1k"}
     scenario = load_scenario(None, parts=named, overrides=changes)
     question = Question(scenario, ())
-    offered = repairs(question, conflicts(question)[0])
+    clashes, _ = conflicts(question)
+    offered = repairs(question, clashes)
+    assert in_vain(question, clashes, offered) == ()
     (repair,) = (r for r in offered if r.change.startswith("cluster.num_nodes="))
     found = int(repair.change.partition("=")[2])
     assert nodes in (None, found)
