@@ -129,6 +129,12 @@ class Bounded:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    @property
+    def most_gpus(self) -> IntArray:
+        """The GPUs that the most replicas of each box use."""
+        result: IntArray = self.values.gpus // self.boxes.fewest * self.boxes.most
+        return result
+
     def take(self, index: IntArray | BoolArray) -> "Bounded":
         """Return the boxes that `index` selects."""
         return Bounded(

@@ -48,6 +48,10 @@ class PairConstraint:
         """Whether two roles can go together, by values that no plan of theirs beats."""
         return np.ones(len(prefill.gpus), dtype=np.bool_)
 
+    def allows_gpus(self, counts: IntArray) -> BoolArray:
+        """Whether a pair may have so many GPUs, shape (counts,)."""
+        return np.ones(len(counts), dtype=np.bool_)
+
     def post(self, pair: "PairVariables") -> None:
         """Add the constraint to the CP-SAT model."""
         raise NotImplementedError
@@ -94,6 +98,11 @@ class SharedGpus(PairConstraint):
 
     name = "gpu_blocks"
 
+    def allows_gpus(self, counts: IntArray) -> BoolArray:
+        """No more than there are."""
+        result: BoolArray = counts <= self.scenario.cluster.num_gpus
+        return result
+
     def post(self, pair: "PairVariables") -> None:
         """What both take does not overlap."""
         taken = [
@@ -119,6 +128,11 @@ class EveryGpu(PairConstraint):
     def may_hold(self, prefill: Values, decode: Values) -> BoolArray:
         """Both together have no more than there are."""
         result: BoolArray = gpus(prefill, decode) <= self.scenario.cluster.num_gpus
+        return result
+
+    def allows_gpus(self, counts: IntArray) -> BoolArray:
+        """As many as there are."""
+        result: BoolArray = counts == self.scenario.cluster.num_gpus
         return result
 
     def post(self, pair: "PairVariables") -> None:

@@ -64,7 +64,12 @@ class PairProgram:
         self.model.name = task.problem.scenario.name
         problems = [role.problem for role in task.roles]
         self.variables = PairVariables(
-            self.model, problems, prepared.rows, _narrowed(task, prepared), self._loads()
+            self.model,
+            problems,
+            prepared.rows,
+            _narrowed(task, prepared),
+            self._loads(),
+            task.allows_gpus,
         )
         for role, variables in zip(task.roles, self.variables.roles, strict=True):
             for constraint in role.constraints:

@@ -121,7 +121,8 @@ class State:
                 self.keep(role, possible)
             if sum(map(len, self.found)) == before:
                 break
-        if self.task.objectives[0].counts_gpus and self.pairing.vector is not None:
+        counts = self.task.objectives[0].counts_gpus or self.task.fewest_gpus
+        if counts and self.pairing.vector is not None:
             for role in (0, 1):
                 self._weigh_sizes(role, self.pairing.vector)
 

@@ -28,11 +28,12 @@ class Sizes:
     """The layouts of a role by the GPUs that they use and take, every array of shape (sizes,).
 
     values: what none of a size beats. taken: GPUs that they take from the other role at least.
-    kind: to rules about both roles; 0 where there are none.
+    most_gpus: that they use. kind: to rules about both roles; 0 where there are none.
     """
 
     values: Values
     taken: IntArray
+    most_gpus: IntArray
     kind: IntArray
 
     @classmethod
@@ -43,10 +44,16 @@ class Sizes:
         """
         order = np.lexsort([boxes.taken, boxes.values.gpus, kind])
         kind, values, taken = kind[order], boxes.values.take(order), boxes.taken[order]
+        most_gpus = boxes.most_gpus[order]
         number = np.cumsum(_changes(kind) | _changes(values.gpus) | _changes(taken)) - 1
         step = -(-int(number[-1] + 1) // max(most, 1))
         start = np.flatnonzero(_changes(kind) | _changes(number // step))
-        return cls(values.best_of_runs(start), np.minimum.reduceat(taken, start), kind[start])
+        return cls(
+            values.best_of_runs(start),
+            np.minimum.reduceat(taken, start),
+            np.maximum.reduceat(most_gpus, start),
+            kind[start],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,7 @@ def reach(
     of_others = np.zeros(len(others), dtype=np.int64) if kinds is None else kinds[1 - role]
     sizes = Sizes.of(others, of_others, _MOST_PAIRS // len(mine))
     fits = sizes.taken[None, :] <= (task.problem.num_gpus - mine.taken)[:, None]
+    fits &= mine.most_gpus[:, None] + sizes.most_gpus[None, :] >= task.fewest_gpus
     if kinds is not None and task.compatibility is not None:
         fits &= task.compatibility.of_role(role)[kinds[role]][:, sizes.kind]
     box, size = np.nonzero(fits)

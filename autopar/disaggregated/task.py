@@ -17,7 +17,7 @@ from autopar.disaggregated.values import Values
 from autopar.errors import SpecError
 from autopar.objectives import objectives_for
 from autopar.pair_rules import PairRule
-from autopar.problem import Candidates, IntArray, Problem
+from autopar.problem import BoolArray, Candidates, IntArray, Problem
 from autopar.rules import Rule, SumRule
 from autopar.search import Task, Vector, topology_of
 from autopar.specs import Scenario
@@ -58,6 +58,19 @@ class PairTask:
     queue: Queue
     compatibility: Compatibility | None
     silent: frozenset[str]
+
+    def allows_gpus(self, counts: IntArray) -> BoolArray:
+        """Return whether a pair may have so many GPUs, shape (counts,)."""
+        allowed = np.ones(len(counts), dtype=np.bool_)
+        for constraint in self.pair:
+            allowed &= constraint.allows_gpus(counts)
+        return allowed
+
+    @property
+    def fewest_gpus(self) -> int:
+        """The fewest GPUs that a pair may have, 0 where no requirement says."""
+        allowed = np.flatnonzero(self.allows_gpus(np.arange(self.problem.num_gpus + 1)))
+        return int(allowed[0]) if len(allowed) else self.problem.num_gpus + 1
 
     @property
     def roles(self) -> tuple[Task, Task]:

@@ -16,7 +16,7 @@ from autopar.objectives.counted import Gpus, Traffic
 from autopar.objectives.throughput import Throughput
 from autopar.objectives.worst_stage import Memory, Tpot
 from autopar.ortools_loader import load_cp_model
-from autopar.problem import Candidates, IntArray, Problem
+from autopar.problem import BoolArray, Candidates, IntArray, Problem
 from autopar.segments import SegmentTable
 from autopar.specs.roles import ROLES
 from autopar.variables import PairChoice, PlanVariables
@@ -32,7 +32,8 @@ class PairVariables:
     """All variables of a pair.
 
     prefill, decode: those of the roles, named `prefill.` and `decode.`.
-    loads: those of prefill that the model may choose, in percent.
+    loads: those of prefill that the model may choose, in percent. allows_gpus: which numbers of
+    GPUs both may have together; those that they cannot have are not told apart.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class PairVariables:
         rows: Sequence[Candidates],
         tables: Sequence[Sequence[SegmentTable]],
         loads: range,
+        allows_gpus: Callable[[IntArray], BoolArray],
     ) -> None:
         self.model: Any = model
         self.loads = loads
+        self._allows_gpus = allows_gpus
         self.problems = problems
         self.prefill, self.decode = (
             PlanVariables(model, problem, candidates, segments, f"{role}.")
@@ -275,8 +278,9 @@ class PairVariables:
     def gpu_counts(self) -> list[tuple[int, Any]]:
         """Every number of GPUs that a pair may have, with a literal that says that it has."""
         prefill, decode = ({g.table.gpus for g in role.groups} for role in self.roles)
+        counts = np.array(sorted({p + d for p in prefill for d in decode}), dtype=np.int64)
         found = []
-        for count in sorted({p + d for p in prefill for d in decode}):
+        for count in counts[self._allows_gpus(counts)].tolist():
             here = self.model.new_bool_var(f"gpus == {count}")
             self.model.add(self.gpus == count).only_enforce_if(here)
             found.append((count, here))

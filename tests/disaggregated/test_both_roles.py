@@ -47,7 +47,7 @@ def posted(task: PairTask, choices: Sequence[Choice]) -> bool:
         for problem, choice in zip(problems, choices, strict=True)
     ]
     tables = [[segment_table(problem, row, ())] for problem, row in zip(problems, own, strict=True)]
-    pair = PairVariables(model, problems, own, tables, range(95, 96))
+    pair = PairVariables(model, problems, own, tables, range(95, 96), task.allows_gpus)
     for joint in task.pair:
         if joint.name.startswith("r"):
             joint.post(pair)

@@ -11,8 +11,11 @@ from autopar.disaggregated.boxes import Bounded
 from autopar.disaggregated.search import prepare_pair, sides_of
 from autopar.disaggregated.sizes import reach
 from autopar.disaggregated.task import PairTask, make_pair
+from autopar.disaggregated.variables import PairVariables
+from autopar.ortools_loader import load_cp_model
 from autopar.problem import IntArray
 from autopar.search import Vector
+from autopar.segments import group_segments, segment_table
 from autopar.specs import Scenario
 
 Build = Callable[..., Scenario]
@@ -22,6 +25,7 @@ ORDERS = [
     ("gpus", "throughput", "ttft"),
 ]
 LIMITS = {"max_ttft_us": 800.0, "min_tokens_per_s": 4_000.0}
+NONE_IDLE = {**LIMITS, "coverage": "every_gpu"}
 RULE = "prefill.tp <= decode.tp"
 
 
@@ -62,6 +66,8 @@ def vectors_of(task: PairTask, both: list[Bounded]) -> dict[tuple[int, int], Vec
         if rules is not None and kinds and not rules.together[kinds[0][p], kinds[1][d]]:
             continue
         pair = prefill.values.row(p), decode.values.row(d)
+        if not task.allows_gpus(pair[0].gpus + pair[1].gpus)[0]:
+            continue
         if all(bool(c.may_hold(*pair)[0]) for c in task.pair):
             load = task.load(*pair)
             found[p, d] = tuple(int(o.oriented(*pair, load)[0]) for o in task.objectives)
@@ -71,23 +77,25 @@ def vectors_of(task: PairTask, both: list[Bounded]) -> dict[tuple[int, int], Vec
 @pytest.mark.parametrize("rules", [(), (RULE,)])
 @pytest.mark.parametrize("objectives", ORDERS, ids="-".join)
 @pytest.mark.parametrize("most", [3_000, 1])
+@pytest.mark.parametrize("limits", [LIMITS, NONE_IDLE], ids=["up_to", "every_gpu"])
 def test_no_pair_as_good_as_the_known_one_is_lost(
     pair_scenario: Build,
     monkeypatch: pytest.MonkeyPatch,
     objectives: tuple[str, ...],
     rules: tuple[str, ...],
     most: int,
+    limits: dict[str, object],
 ) -> None:
     """With pairs of every quality as the known one; sizes each for itself, and all of them as one.
 
     The best of all leaves boxes out.
     """
     monkeypatch.setattr(sizes, "_MOST_PAIRS", most)
-    task = task_of(pair_scenario, objectives, rules=rules)
+    task = task_of(pair_scenario, objectives, rules=rules, requirements=limits)
     both = singles(task)
     vectors = vectors_of(task, both)
     known_ones = sorted(set(vectors.values()))
-    for known, role in product(known_ones[:: len(known_ones) // 8], (0, 1)):
+    for known, role in product(known_ones[:: max(1, len(known_ones) // 8)], (0, 1)):
         left = reach(task, role, both, kinds_of(task, both), known)
         as_good = {pair: v for pair, v in vectors.items() if v <= known}
         place = {box: i for i, box in enumerate(left.place.tolist())}
@@ -97,6 +105,61 @@ def test_no_pair_as_good_as_the_known_one_is_lost(
             assert tuple(left.vectors[index].tolist()) <= vector
         if known == known_ones[0]:
             assert len(left.place) < len(both[role])
+
+
+def test_where_no_gpu_may_idle_only_boxes_with_a_partner_for_the_rest_are_left(
+    pair_scenario: Build,
+) -> None:
+    """Of 6 GPUs, 2 leave 4 and 4 leave 2, but none of 1, 2 and 4 is what 1 leaves."""
+    rules = ("pp == 1", "replicas == 1")
+    free = task_of(pair_scenario, ORDERS[0], requirements={}, rules=rules)
+    limits = {"coverage": "every_gpu"}
+    task = task_of(pair_scenario, ORDERS[0], requirements=limits, rules=rules)
+    vectors = vectors_of(task, singles(task))
+    worst = max(vectors.values())
+    for role in (0, 1):
+        both = singles(task)
+        with_partner = {pair[role] for pair in vectors}
+        left = set(reach(task, role, both, None, worst).place.tolist())
+        assert with_partner <= left < set(reach(free, role, both, None, worst).place.tolist())
+
+
+def test_a_range_of_replicas_has_the_gpus_of_each_number_in_it(pair_scenario: Build) -> None:
+    task = task_of(pair_scenario, ORDERS[0], requirements={"coverage": "every_gpu"})
+    both = singles(task)
+    vectors = vectors_of(task, both)
+    for role in (0, 1):
+        ranges = sides_of(task)[1 - role].start()
+        assert (ranges.boxes.most > ranges.boxes.fewest).any()
+        beside = [both[0], ranges] if role == 0 else [ranges, both[1]]
+        left = reach(task, role, beside, None, max(vectors.values()))
+        assert {pair[role] for pair in vectors} <= set(left.place.tolist())
+
+
+def test_only_numbers_of_gpus_that_a_pair_may_have_are_told_apart(pair_scenario: Build) -> None:
+    """Each is a literal for each segment of the model: 27 of them took CP-SAT three minutes."""
+    counts = {}
+    for coverage in ("up_to", "every_gpu"):
+        task = task_of(pair_scenario, ORDERS[1], requirements={"coverage": coverage})
+        both = singles(task)
+        rows = [
+            s.candidates(f.boxes, f.boxes.fewest) for s, f in zip(sides_of(task), both, strict=True)
+        ]
+        tables = [
+            [segment_table(r.problem, own.take(np.array([i])), ()) for i in range(len(own))]
+            for r, own in zip(task.roles, rows, strict=True)
+        ]
+        pair = PairVariables(
+            load_cp_model().CpModel(),
+            [role.problem for role in task.roles],
+            rows,
+            [group_segments(of_role) for of_role in tables],
+            range(95, 96),
+            task.allows_gpus,
+        )
+        counts[coverage] = [count for count, _ in pair.gpu_counts]
+    num_gpus = task.problem.num_gpus
+    assert counts == {"up_to": list(range(2, num_gpus + 1)), "every_gpu": [num_gpus]}
 
 
 @pytest.mark.parametrize("objectives", ORDERS[:2], ids="-".join)
