@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from autopar import load_scenario, oracle, overrides
 from autopar.diagnose import Question, binding, conflicts
+from autopar.disaggregated.pairing import Pairing
 from autopar.repairs import in_vain, repairs
 from autopar.results import Repair
 from autopar.search import make_task, prepare
@@ -311,3 +312,23 @@ def test_what_is_beyond_the_budget_is_reported_as_not_decided(document_scenario:
     bound, undecided = binding(Question(scenario, ()), task.oriented(outcome.vector), 0)
     assert bound == ()
     assert set(undecided) == {c.name for c in task.constraints[4:]}
+
+
+def test_whether_a_pair_exists_is_asked_in_an_order_that_finds_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the rate per GPU, 2,984 layouts were solved first that nothing else had room beside."""
+    solved = []
+    solve = Pairing.solve
+
+    def counted(self: Pairing, *arguments: Any) -> Any:
+        solved.append(arguments)
+        return solve(self, *arguments)
+
+    monkeypatch.setattr(Pairing, "solve", counted)
+    named = {"llm": "glm-4.5-air", "cluster": "1x8-rtx-4090", "workload": "chat-4k-1k"}
+    changes = ["workload.phase=disaggregated", "workload.input_tokens=256", "cluster.num_nodes=4"]
+    order = "recipe.objectives=[throughput_per_gpu,throughput,ttft]"
+    scenario = load_scenario(None, parts=named, overrides=[*changes, order])
+    assert Question(scenario, ()).feasible() is True
+    assert 0 < len(solved) < 20
