@@ -1,8 +1,8 @@
 """`kubectl get nodes -o json` -> the GPUs of the nodes.
 
 Labels: GPU feature discovery of NVIDIA (README of k8s-device-plugin, docs/gpu-feature-discovery),
-the node labeller of AMD (ROCm/k8s-device-plugin, cmd/k8s-node-labeller), and the accelerator label
-of Google's GKE.
+the node labeller of AMD (ROCm/k8s-device-plugin, cmd/k8s-node-labeller), and those of Google's GKE
+for accelerators and for MIG (docs.cloud.google.com, "Running multi-instance GPUs").
 """
 
 import re
@@ -22,6 +22,7 @@ _MIG = re.compile(r"nvidia\.com/mig-\d+g\.\d+gb\S*")
 _MIG_NAME = re.compile(r"-MIG-\d+g\.\d+gb\S*$")
 _SHARED = "-SHARED"
 _GOOGLE = "cloud.google.com/gke-accelerator"
+_GOOGLE_SLICE = "cloud.google.com/gke-gpu-partition-size"  # of MIG, such as 1g.10gb
 # Its values -> the GPU, and the machines that have it, with SXM modules where a GPU has two forms.
 # Sources: docs.cloud.google.com, "About GPUs in GKE" and "GPU machine types" of Compute Engine.
 _GOOGLE_GPUS: Mapping[str, tuple[str, str]] = {
@@ -110,7 +111,10 @@ def _node(name: str, where: str, item: Mapping[str, Any]) -> Node | None:
         means, machine = _GOOGLE_GPUS.get(product or "", ("", ""))
     if not labelled and not allocatable and not slices:
         return None
-    is_sliced = bool(slices or (product is not None and _MIG_NAME.search(product)))
+    # GKE names no slices in the product and none in the resource: 56 nvidia.com/gpu are 8 GPUs.
+    is_sliced = bool(
+        slices or _MIG_NAME.search(product or "") or _text(labels, _GOOGLE_SLICE) is not None
+    )
     count, notes = _num_gpus(where, labels, labelled, allocatable, is_sliced=is_sliced)
     whole = _count(capacity, _NVIDIA, f"{place}.capacity")
     if whole is not None and allocatable is not None and allocatable < whole:

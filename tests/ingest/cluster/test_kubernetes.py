@@ -98,6 +98,16 @@ def test_googles_label_names_a_gpu_where_no_other_does(shapes, output):
     assert one(shapes, output, "gke-1", 8, None, labels=labels).gpu == "nvidia-h100-80gb"
 
 
+@pytest.mark.parametrize("product", [None, "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb"])
+def test_slices_of_gke_are_no_gpus(shapes, output, product):
+    """GKE's own device plugin counts slices as nvidia.com/gpu; its label tells their size."""
+    labels = {
+        "cloud.google.com/gke-accelerator": "nvidia-a100-80gb",
+        "cloud.google.com/gke-gpu-partition-size": "1g.10gb",
+    }
+    assert "sliced" in one(shapes, output, "gke-1", 56, product, labels=labels).notes
+
+
 def test_labels_of_amd(shapes, output):
     labels = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"}
     usable = {"nvidia.com/gpu": None, "amd.com/gpu": "8"}
