@@ -2,7 +2,8 @@
 
 Labels: GPU feature discovery of NVIDIA (README of k8s-device-plugin, docs/gpu-feature-discovery),
 the node labeller of AMD (ROCm/k8s-device-plugin, cmd/k8s-node-labeller), and those of Google's GKE
-for accelerators and for MIG (docs.cloud.google.com, "Running multi-instance GPUs").
+for accelerators, MIG and sharing (docs.cloud.google.com, "Running multi-instance GPUs", "Share GPUs
+with multiple workloads").
 """
 
 import re
@@ -23,6 +24,8 @@ _MIG_NAME = re.compile(r"-MIG-\d+g\.\d+gb\S*$")
 _SHARED = "-SHARED"
 _GOOGLE = "cloud.google.com/gke-accelerator"
 _GOOGLE_SLICE = "cloud.google.com/gke-gpu-partition-size"  # of MIG, such as 1g.10gb
+# How often one GPU is offered: by time-slicing or MPS of NVIDIA's device plugin, and of GKE's.
+_COPIES = (f"{_NVIDIA}.replicas", "cloud.google.com/gke-max-shared-clients-per-gpu")
 # Its values -> the GPU, and the machines that have it, with SXM modules where a GPU has two forms.
 # Sources: docs.cloud.google.com, "About GPUs in GKE" and "GPU machine types" of Compute Engine.
 _GOOGLE_GPUS: Mapping[str, tuple[str, str]] = {
@@ -148,7 +151,7 @@ def _num_gpus(
     """Return the whole GPUs of a node that can be had, and what is to be said about it."""
     if allocatable is None:
         return labelled or 0, ["no allocatable nvidia.com/gpu; the label's count is taken"]
-    copies = _count(labels, f"{_NVIDIA}.replicas", f"{where}.metadata.labels") or 1
+    copies = max(_count(labels, key, f"{where}.metadata.labels") or 1 for key in _COPIES)
     if copies > 1:
         taken = allocatable // copies
         return taken, [f"shared: each GPU is offered {copies} times; whole GPUs are counted"]

@@ -79,6 +79,29 @@ def test_shared_gpus_are_counted_once(shapes, output):
     assert "offered 4 times" in found.notes[0]
 
 
+@pytest.mark.parametrize("product", [None, "NVIDIA-H100-80GB-HBM3"])
+@pytest.mark.parametrize("strategy", ["time-sharing", "mps"])
+def test_gpus_that_gke_shares_are_counted_once(shapes, output, product, strategy):
+    labels = {
+        "cloud.google.com/gke-accelerator": "nvidia-h100-80gb",
+        "cloud.google.com/gke-gpu-sharing-strategy": strategy,
+        "cloud.google.com/gke-max-shared-clients-per-gpu": "4",
+    }
+    found = one(shapes, output, "g", 8, product, labels=labels, usable={"nvidia.com/gpu": "32"})
+    assert found.num_gpus == 8
+    assert "offered 4 times" in found.notes[0]
+
+
+def test_replicas_of_one_do_not_hide_that_gke_shares(shapes, output):
+    """GPU feature discovery writes replicas=1 where its own device plugin shares nothing."""
+    labels = {
+        "nvidia.com/gpu.replicas": "1",
+        "cloud.google.com/gke-max-shared-clients-per-gpu": "2",
+    }
+    found = one(shapes, output, "g", 8, labels=labels, usable={"nvidia.com/gpu": "16"})
+    assert found.num_gpus == 8
+
+
 def test_a_gpu_that_is_not_healthy_is_said(shapes, output):
     usable, capacity = {"nvidia.com/gpu": "7"}, {"nvidia.com/gpu": "8"}
     found = one(shapes, output, "gpu-1", usable=usable, capacity=capacity)
