@@ -8,6 +8,7 @@ with multiple workloads").
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from autopar import documents
@@ -44,13 +45,25 @@ _NO_UUID = "00000000-0000-0000-0000-000000000000."  # of a GPU that is in no fab
 _AMD_MEMORY = re.compile(r"(\d{1,5})\s*(?:G|GB|GiB)", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What one node says; usable: the allocatable resources. down: why it takes no new pods."""
+
+    name: str
+    where: str
+    labels: Mapping[str, Any]
+    usable: Mapping[str, Any]
+    capacity: Mapping[str, Any]
+    down: str | None
+
+
 def is_kubernetes(text: str) -> bool:
     """Whether a text is an object of Kubernetes."""
     return text.lstrip().startswith("{")
 
 
 def read_nodes(output: Output) -> tuple[list[Node], int]:
-    """Return the GPUs of the nodes, and how many nodes have none.
+    """Return the GPUs of the nodes, an entry per node and maker, and how many nodes have none.
 
     Raises SpecError, which names the field, for what cannot be read or contradicts itself.
     """
@@ -64,11 +77,9 @@ def read_nodes(output: Output) -> tuple[list[Node], int]:
         if name in seen:
             raise SpecError(f"{where}.metadata.name: found node {shorten(name)} a second time")
         seen.add(name)
-        node = _node(name, where, item)
-        if node is None:
-            idle += 1
-        else:
-            nodes.append(node)
+        found = _of_makers(name, where, item)
+        idle += not found
+        nodes += found
     return nodes, idle
 
 
@@ -95,16 +106,27 @@ def _items(output: Output) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield where, item
 
 
-def _node(name: str, where: str, item: Mapping[str, Any]) -> Node | None:
-    """Return the GPUs of one node, None if it has none."""
-    labels = _mapping(_mapping(item, "metadata", where), "labels", f"{where}.metadata")
+def _of_makers(name: str, where: str, item: Mapping[str, Any]) -> list[Node]:
+    """Return the GPUs of one node, an entry per maker; none if it has no GPU."""
     status = _mapping(item, "status", where)
     place = f"{where}.status"
-    usable = _mapping(status, "allocatable", place)
-    capacity = _mapping(status, "capacity", place)
-    down = _down(item, status, where)
-    if _AMD in usable or _AMD_NAME in labels:
-        return _amd(name, where, labels, usable, down)
+    source = _Source(
+        name,
+        where,
+        _mapping(_mapping(item, "metadata", where), "labels", f"{where}.metadata"),
+        _mapping(status, "allocatable", place),
+        _mapping(status, "capacity", place),
+        _down(item, status, where),
+    )
+    found = [node for node in (_nvidia(source), _amd(source)) if node is not None]
+    # A device plugin that found no GPU, and its resource once it is gone, offer 0 of them.
+    return [node for node in found if node.num_gpus] or found[:1]
+
+
+def _nvidia(source: _Source) -> Node | None:
+    """Return the GPUs of NVIDIA in one node, None if it has none."""
+    where, labels, usable = source.where, source.labels, source.usable
+    place = f"{where}.status"
     labelled = _count(labels, f"{_NVIDIA}.count", f"{where}.metadata.labels")
     allocatable = _count(usable, _NVIDIA, f"{place}.allocatable")
     slices = sorted(key for key in usable if _MIG.fullmatch(key) and _count(usable, key, place))
@@ -119,7 +141,7 @@ def _node(name: str, where: str, item: Mapping[str, Any]) -> Node | None:
         slices or _MIG_NAME.search(product or "") or _text(labels, _GOOGLE_SLICE) is not None
     )
     count, notes = _num_gpus(where, labels, labelled, allocatable, is_sliced=is_sliced)
-    whole = _count(capacity, _NVIDIA, f"{place}.capacity")
+    whole = _count(source.capacity, _NVIDIA, f"{place}.capacity")
     if whole is not None and allocatable is not None and allocatable < whole:
         notes.append(f"{allocatable} of {whole} GPUs are allocatable: the others are not healthy")
     if is_sliced:
@@ -127,13 +149,13 @@ def _node(name: str, where: str, item: Mapping[str, Any]) -> Node | None:
     memory = _count(labels, f"{_NVIDIA}.memory", f"{where}.metadata.labels")
     clique = _text(labels, f"{_NVIDIA}.clique")
     return Node(
-        name,
+        source.name,
         where,
         None if product is None else _MIG_NAME.sub("", product).removesuffix(_SHARED),
         count,
         memory_bytes=None if not memory or "sliced" in notes else memory * 2.0**20,
         unit=None if clique is None or clique.startswith(_NO_UUID) else clique,
-        down=down,
+        down=source.down,
         notes=tuple(notes),
         means=means,
         machine=machine and f"{_GOOGLE} of {machine} machines",
@@ -167,15 +189,18 @@ def _num_gpus(
     return allocatable, []
 
 
-def _amd(
-    name: str, where: str, labels: Mapping[str, Any], usable: Mapping[str, Any], down: str | None
-) -> Node:
-    count = _count(usable, _AMD, f"{where}.status.allocatable") or 0
+def _amd(source: _Source) -> Node | None:
+    """Return the GPUs of AMD in one node, None if it has none."""
+    where, labels = source.where, source.labels
+    count = _count(source.usable, _AMD, f"{where}.status.allocatable") or 0
+    whole = _count(source.capacity, _AMD, f"{where}.status.capacity") or 0
+    product = _text(labels, _AMD_NAME) or _text(labels, f"beta.{_AMD_NAME}")
+    if not count and not whole and product is None:
+        return None
     vram = _text(labels, f"{_AMD}.vram") or _text(labels, f"beta.{_AMD}.vram")
     match = _AMD_MEMORY.fullmatch(vram or "")
-    product = _text(labels, _AMD_NAME) or _text(labels, f"beta.{_AMD_NAME}")
     memory = None if match is None else int(match[1]) * 2.0**30
-    return Node(name, where, product, count, memory_bytes=memory, down=down)
+    return Node(source.name, where, product, count, memory_bytes=memory, down=source.down)
 
 
 def _down(item: Mapping[str, Any], status: Mapping[str, Any], where: str) -> str | None:

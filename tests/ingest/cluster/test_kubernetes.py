@@ -139,6 +139,36 @@ def test_labels_of_amd(shapes, output):
     assert found.memory_bytes == 192 * 2**30
 
 
+MI300X = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"}
+
+
+@pytest.mark.parametrize("labels", [{}, MI300X])
+def test_no_gpus_of_amd_do_not_hide_those_of_nvidia(shapes, output, labels):
+    found = one(shapes, output, "g", 8, labels=labels, usable={"amd.com/gpu": "0"})
+    assert (found.gpu, found.num_gpus) == ("NVIDIA-H100-80GB-HBM3", 8)
+
+
+def test_a_node_may_have_gpus_of_two_makers(shapes, output):
+    node = shapes["node"]("g", 4, labels=MI300X, usable={"amd.com/gpu": "2"})
+    nodes, idle = read(shapes, output, node)
+    assert [(n.gpu, n.num_gpus) for n in nodes] == [
+        ("NVIDIA-H100-80GB-HBM3", 4),
+        ("AMD_Instinct_MI300X_OAM", 2),
+    ]
+    assert idle == 0
+
+
+def test_a_plugin_of_amd_that_found_nothing_is_no_gpu(shapes, output):
+    usable = {"nvidia.com/gpu": None, "amd.com/gpu": "0"}
+    nodes, idle = read(shapes, output, shapes["node"]("cpu", product=None, usable=usable))
+    assert (nodes, idle) == ([], 1)
+
+
+def test_gpus_of_amd_that_are_all_unhealthy_are_none(shapes, output):
+    usable, capacity = {"nvidia.com/gpu": None, "amd.com/gpu": "0"}, {"amd.com/gpu": "8"}
+    assert one(shapes, output, "g", 8, None, usable=usable, capacity=capacity).num_gpus == 0
+
+
 def test_more_gpus_than_the_label_says_contradict_it(shapes, output):
     with pytest.raises(SpecError) as error:
         one(shapes, output, "gpu-1", 8, usable={"nvidia.com/gpu": "16"})
