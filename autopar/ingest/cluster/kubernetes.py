@@ -13,13 +13,18 @@ from typing import Any
 
 from autopar import documents
 from autopar.errors import SpecError, shorten
-from autopar.ingest.cluster.findings import Node
+from autopar.ingest.cluster.findings import MIG, Node
 from autopar.ingest.cluster.text import Output
 
 COMMAND = "kubectl get nodes -o json"
 
 _NVIDIA, _AMD = "nvidia.com/gpu", "amd.com/gpu"
 _AMD_NAME = "amd.com/gpu.product-name"
+# How GPUs of AMD are cut: by compute units and by memory, such as cpx_nps4; spx: not at all. The
+# labeller writes it as a label, and the device plugin as a resource if it is told so ("mixed").
+_AMD_PARTS = re.compile(r"(?:beta\.)?amd\.com/(?:gpu\.)?compute-memory-partition")
+_AMD_PART = re.compile(r"amd\.com/([a-z]+_nps\d+)", re.ASCII)
+_AMD_WHOLE = "spx_"
 _MIG = re.compile(r"nvidia\.com/mig-\d+g\.\d+gb\S*")
 _MIG_NAME = re.compile(r"-MIG-\d+g\.\d+gb\S*$")
 _SHARED = "-SHARED"
@@ -120,7 +125,7 @@ def _of_makers(name: str, where: str, item: Mapping[str, Any]) -> list[Node]:
     )
     found = [node for node in (_nvidia(source), _amd(source)) if node is not None]
     # A device plugin that found no GPU, and its resource once it is gone, offer 0 of them.
-    return [node for node in found if node.num_gpus] or found[:1]
+    return [node for node in found if node.num_gpus or node.parts] or found[:1]
 
 
 def _nvidia(source: _Source) -> Node | None:
@@ -144,8 +149,6 @@ def _nvidia(source: _Source) -> Node | None:
     whole = _count(source.capacity, _NVIDIA, f"{place}.capacity")
     if whole is not None and allocatable is not None and allocatable < whole:
         notes.append(f"{allocatable} of {whole} GPUs are allocatable: the others are not healthy")
-    if is_sliced:
-        notes.append("sliced")
     memory = _count(labels, f"{_NVIDIA}.memory", f"{where}.metadata.labels")
     clique = _text(labels, f"{_NVIDIA}.clique")
     return Node(
@@ -153,10 +156,11 @@ def _nvidia(source: _Source) -> Node | None:
         where,
         None if product is None else _MIG_NAME.sub("", product).removesuffix(_SHARED),
         count,
-        memory_bytes=None if not memory or "sliced" in notes else memory * 2.0**20,
+        memory_bytes=None if not memory or is_sliced else memory * 2.0**20,
         unit=None if clique is None or clique.startswith(_NO_UUID) else clique,
         down=source.down,
         notes=tuple(notes),
+        parts=MIG if is_sliced else "",
         means=means,
         machine=machine and f"{_GOOGLE} of {machine} machines",
     )
@@ -192,15 +196,32 @@ def _num_gpus(
 def _amd(source: _Source) -> Node | None:
     """Return the GPUs of AMD in one node, None if it has none."""
     where, labels = source.where, source.labels
-    count = _count(source.usable, _AMD, f"{where}.status.allocatable") or 0
-    whole = _count(source.capacity, _AMD, f"{where}.status.capacity") or 0
+    usable = _amd_counts(source.usable, f"{where}.status.allocatable")
+    capacity = _amd_counts(source.capacity, f"{where}.status.capacity")
     product = _text(labels, _AMD_NAME) or _text(labels, f"beta.{_AMD_NAME}")
-    if not count and not whole and product is None:
+    if not any(usable.values()) and not any(capacity.values()) and product is None:
         return None
+    stated = {str(labels[key]).lower() for key in labels if _AMD_PARTS.fullmatch(key)}
+    offered = {part for counts in (usable, capacity) for part, n in counts.items() if n}
+    cut = sorted(part for part in (stated | offered) - {""} if not part.startswith(_AMD_WHOLE))
     vram = _text(labels, f"{_AMD}.vram") or _text(labels, f"beta.{_AMD}.vram")
     match = _AMD_MEMORY.fullmatch(vram or "")
     memory = None if match is None else int(match[1]) * 2.0**30
-    return Node(source.name, where, product, count, memory_bytes=memory, down=source.down)
+    return Node(
+        source.name,
+        where,
+        product,
+        sum(n for part, n in usable.items() if not part or part.startswith(_AMD_WHOLE)),
+        memory_bytes=None if cut else memory,
+        down=source.down,
+        parts=f"partitions ({', '.join(cut)})" if cut else "",
+    )
+
+
+def _amd_counts(resources: Mapping[str, Any], where: str) -> dict[str, int]:
+    """Return how many GPUs of AMD there are by how they are cut, "" where that is not said."""
+    parts = {key: match[1] for key in resources if (match := _AMD_PART.fullmatch(key))}
+    return {part: _count(resources, key, where) or 0 for key, part in ({_AMD: ""} | parts).items()}
 
 
 def _down(item: Mapping[str, Any], status: Mapping[str, Any], where: str) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.errors import SpecError, shorten, suggest
-from autopar.ingest.cluster.findings import Network, Node
+from autopar.ingest.cluster.findings import MIG, Network, Node
 from autopar.ingest.cluster.hostlist import expand
 from autopar.ingest.cluster.text import Output
 
@@ -73,7 +73,7 @@ def read_nodes(output: Output) -> tuple[list[Node], int]:
                 kind or None,
                 count,
                 down=_down(record.fields.get("State", "")),
-                notes=("sliced",) if _SLICE.search(kind) else (),
+                parts=MIG if _SLICE.search(kind) else "",
             )
             for name in names
             for kind, count in groups.items()

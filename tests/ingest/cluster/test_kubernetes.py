@@ -60,7 +60,7 @@ def test_slices_of_one_size_are_no_gpus(shapes, output):
     """MIG strategy single: the product's name tells, and the count is that of slices."""
     found = one(shapes, output, "gpu-1", 56, "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", memory=9728)
     assert found.gpu == "NVIDIA-H100-80GB-HBM3"
-    assert "sliced" in found.notes
+    assert found.parts == "MIG slices"
     assert found.memory_bytes is None
 
 
@@ -68,7 +68,7 @@ def test_slices_of_many_sizes_are_no_gpus(shapes, output):
     """MIG strategy mixed: a resource per size."""
     usable = {"nvidia.com/gpu": "0", "nvidia.com/mig-1g.10gb": "7", "nvidia.com/mig-3g.40gb": "2"}
     labels = {"nvidia.com/mig.strategy": "mixed"}
-    assert "sliced" in one(shapes, output, "gpu-1", labels=labels, usable=usable).notes
+    assert one(shapes, output, "gpu-1", labels=labels, usable=usable).parts == "MIG slices"
 
 
 def test_shared_gpus_are_counted_once(shapes, output):
@@ -128,7 +128,7 @@ def test_slices_of_gke_are_no_gpus(shapes, output, product):
         "cloud.google.com/gke-accelerator": "nvidia-a100-80gb",
         "cloud.google.com/gke-gpu-partition-size": "1g.10gb",
     }
-    assert "sliced" in one(shapes, output, "gke-1", 56, product, labels=labels).notes
+    assert one(shapes, output, "gke-1", 56, product, labels=labels).parts == "MIG slices"
 
 
 def test_labels_of_amd(shapes, output):
@@ -140,6 +140,36 @@ def test_labels_of_amd(shapes, output):
 
 
 MI300X = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"}
+
+
+def amd(shapes, output, labels, **usable):
+    usable = {"nvidia.com/gpu": None} | {f"amd.com/{key}": str(n) for key, n in usable.items()}
+    return one(shapes, output, "mi-1", 8, None, labels=MI300X | labels, usable=usable)
+
+
+@pytest.mark.parametrize("key", ["amd.com/compute-memory-partition",
+                                 "amd.com/gpu.compute-memory-partition"])  # fmt: skip
+@pytest.mark.parametrize(("cut", "count"), [("cpx_nps4", 64), ("cpx_nps1", 64), ("dpx_nps2", 16)])
+def test_partitions_of_amd_are_no_gpus(shapes, output, key, cut, count):
+    """Naming strategy single: all partitions are amd.com/gpu, and a label tells what they are."""
+    found = amd(shapes, output, {key: cut}, gpu=count)
+    assert found.parts == f"partitions ({cut})"
+    assert found.memory_bytes is None
+
+
+def test_partitions_of_amd_with_names_of_their_own_are_no_gpus(shapes, output):
+    """Naming strategy mixed: a resource per kind of partition."""
+    found = amd(shapes, output, {}, cpx_nps4=32, spx_nps1=4)
+    assert found.parts == "partitions (cpx_nps4)"
+
+
+@pytest.mark.parametrize("usable", [{"gpu": 8}, {"spx_nps1": 8}, {"spx_nps1": 8, "gpu": 0},
+                                    {"spx_nps1": 8, "cpx_nps4": 0}])  # fmt: skip
+@pytest.mark.parametrize("labels", [{}, {"amd.com/compute-memory-partition": "spx_nps1"}])
+def test_a_partition_that_is_a_whole_gpu_counts(shapes, output, labels, usable):
+    found = amd(shapes, output, labels, **usable)
+    assert (found.num_gpus, found.parts) == (8, "")
+    assert found.memory_bytes == 192 * 2**30
 
 
 @pytest.mark.parametrize("labels", [{}, MI300X])

@@ -133,6 +133,18 @@ def test_sliced_nodes_are_left_out(kubectl, shapes):
     assert "--all-nodes" not in message  # which would not count it
 
 
+def test_partitioned_nodes_of_amd_are_left_out(kubectl, shapes):
+    labels = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"}
+    rows = [("a1", {"amd.com/gpu": "8"}), ("a2", {"amd.com/cpx_nps4": "64"})]
+    nodes = [
+        shapes["node"](name, 8, None, labels=labels, usable={"nvidia.com/gpu": None} | usable)
+        for name, usable in rows
+    ]
+    document = ok(kubectl(*nodes))
+    assert [c["gpus_per_node"] for c in document["clusters"]] == [8]
+    assert document["left_out"][0]["why"].startswith("its GPUs are cut into partitions (cpx_nps4)")
+
+
 def test_a_node_with_a_sick_gpu_is_refused_with_its_name(kubectl, shapes):
     sick = shapes["node"]("a2", usable={"nvidia.com/gpu": "7"}, capacity={"nvidia.com/gpu": "8"})
     message = refused(kubectl(shapes["node"]("a1"), sick, shapes["node"]("a3")))
