@@ -22,6 +22,13 @@ _NOTHING = ("", "(null)", "N/A")
 # States in which a node takes no new work: slurm.conf(5), sinfo(1).
 _DOWN = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "FUTURE", "INVALID_REG", "INVAL", "MAINT",
          "ERROR", "UNKNOWN")  # fmt: skip
+# Fields that scontrol prints of a node and slurm.conf has not. Sources: scontrol(1), slurm.conf(5);
+# which ones it prints of a node that never came up is from memory.
+_OF_SCONTROL = frozenset(
+    ("Arch", "CPUAlloc", "CPUTot", "CPULoad", "AvailableFeatures", "ActiveFeatures", "GresUsed",
+     "Version", "OS", "AllocMem", "FreeMem", "Owner", "MCS_label", "Partitions",
+     "BootTime", "SlurmdStartTime", "CfgTRES", "AllocTRES")
+)  # fmt: skip
 _SWITCH_KEYS = ("SwitchName", "Switches", "Nodes", "LinkSpeed")
 _BLOCK_KEYS = ("BlockName", "Nodes", "BlockSizes")
 
@@ -30,6 +37,11 @@ _BLOCK_KEYS = ("BlockName", "Nodes", "BlockSizes")
 class _Record:
     line: int
     fields: Mapping[str, str]
+
+    @property
+    def is_of_scontrol(self) -> bool:
+        """Whether scontrol printed it, and it is no line of slurm.conf."""
+        return not _OF_SCONTROL.isdisjoint(self.fields)
 
 
 def is_nodes(line: str) -> bool:
@@ -72,7 +84,7 @@ def read_nodes(output: Output) -> tuple[list[Node], int]:
                 where,
                 kind or None,
                 count,
-                down=_down(record.fields.get("State", "")),
+                down=_down(record),
                 parts=MIG if _SLICE.search(kind) else "",
             )
             for name in names
@@ -144,7 +156,7 @@ def _records(output: Output) -> Iterator[_Record]:
 
 def _groups(output: Output, record: _Record) -> dict[str, int]:
     """Return the GPUs of a node by the type that Slurm gives them, "" for no type."""
-    if "Gres" not in record.fields and "State" in record.fields:
+    if "Gres" not in record.fields and record.is_of_scontrol:
         raise output.error(
             record.line, f"node {record.fields['NodeName']} without Gres=",
             "Gres=(null) or Gres=gpu:h100:8; is the output cut off?",
@@ -189,11 +201,15 @@ def _outside_parentheses(text: str) -> list[str]:
     return re.split(r",(?![^()]*\))", text)
 
 
-def _down(state: str) -> str | None:
+def _down(record: _Record) -> str | None:
     """Return the state of a node that takes no work, None for others.
 
-    A state is a base and flags, joined by +; a * after it: the node does not respond.
+    A state is a base and flags, joined by +; a * after it: the node does not respond. UNKNOWN is a
+    state in the output of scontrol; in slurm.conf it means the one that the node will report.
     """
+    state = record.fields.get("State", "")
+    if state.upper() == "UNKNOWN" and not record.is_of_scontrol:
+        return None
     words = [word.rstrip("*~#!%$@^-") for word in state.upper().split("+")]
     is_silent = "*" in state
     return f"State={state}" if is_silent or any(w.startswith(_DOWN) for w in words) else None

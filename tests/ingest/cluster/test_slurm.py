@@ -1,5 +1,7 @@
 """`scontrol show node` and topology.conf."""
 
+import re
+
 import pytest
 
 from autopar.errors import SpecError
@@ -74,6 +76,41 @@ def test_lines_of_slurm_conf_name_many_nodes(output):
     text = "NodeName=node[001-003] Gres=gpu:h100:8 CPUs=224 State=UNKNOWN\n"
     nodes, _ = read_nodes(output(text))
     assert [n.name for n in nodes] == ["node001", "node002", "node003"]
+
+
+@pytest.mark.parametrize(
+    ("state", "down"),
+    [("UNKNOWN", None), ("unknown", None), ("CLOUD", None), ("DOWN", "State=DOWN"),
+     ("FUTURE", "State=FUTURE"), ("DRAIN", "State=DRAIN")],
+)  # fmt: skip
+@pytest.mark.parametrize("end", [" NodeHostName=h[1-4] ", " \\\n    CPUs=224 "])
+def test_states_of_slurm_conf_are_those_at_the_start(output, state, down, end):
+    """UNKNOWN is the default there: the state that slurmd will report."""
+    text = f"NodeName=n[1-4] Gres=gpu:h100:8{end}State={state}\n"
+    nodes, _ = read_nodes(output(text))
+    assert [n.down for n in nodes] == [down] * 4
+
+
+@pytest.mark.parametrize("one_line", [False, True])
+def test_a_node_that_never_came_up_is_down(shapes, output, one_line):
+    """Scontrol prints no Arch= and no OS= of it."""
+    text = shapes["scontrol"]("n1", state="UNKNOWN", one_line=one_line)
+    text = re.sub(r"Arch=\S+ |OS=.*?(?=\s+RealMemory)", "", text)
+    (node,) = read_nodes(output(text))[0]
+    assert node.down == "State=UNKNOWN"
+
+
+def test_lines_that_were_picked_from_scontrol_are_told_too(shapes, output):
+    lines = shapes["scontrol"]("n1", state="UNKNOWN").replace("Arch=x86_64 ", "").splitlines()
+    picked = [line for line in lines if re.match(r"NodeName|\s+(?:Gres|State)=", line)]
+    (node,) = read_nodes(output("\n".join(picked)))[0]
+    assert node.down == "State=UNKNOWN"
+
+
+def test_a_node_of_slurm_conf_without_gres_has_no_gpus(output):
+    text = "NodeName=login1 CPUs=64 State=UNKNOWN\nNodeName=n1 Gres=gpu:8 State=UNKNOWN\n"
+    nodes, idle = read_nodes(output(text))
+    assert ([n.name for n in nodes], idle) == (["n1"], 1)
 
 
 @pytest.mark.parametrize(
