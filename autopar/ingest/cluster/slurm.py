@@ -15,7 +15,11 @@ from autopar.ingest.cluster.text import Output
 
 _START = re.compile(r"(?:^|\s)NodeName=", re.ASCII)
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z]\w*)=(\S*)", re.ASCII)
-_GRES = re.compile(r"gpu(?::([A-Za-z0-9][\w.-]*?))??(?::(\d{1,4}))?(?:\(.*\))?", re.ASCII)
+# gpu[:TYPE][:no_consume][:NUMBER], and what stands in parentheses; scontrol -d writes (null) for no
+# type. no_consume: jobs get the GPUs without using them up, as slurm.conf(5) says.
+_GRES = re.compile(
+    r"gpu(?::(\(null\)|[A-Za-z0-9][\w.-]*?))??(?::no_consume)?(?::(\d{1,4}))?(?:\(.*\))?", re.ASCII
+)
 _TRES = re.compile(r"gres/gpu=(\d{1,6})\b", re.ASCII)
 _SLICE = re.compile(r"(?:^|[_.-])\d+g\.\d+gb", re.ASCII)
 _NOTHING = ("", "(null)", "N/A")
@@ -190,7 +194,8 @@ def _gres(output: Output, record: _Record, key: str) -> dict[str, int]:
         match = _GRES.fullmatch(part)
         if match is None:
             raise output.error(record.line, f"{key}={text}", "gpu:8 or gpu:h100:8")
-        kind, count = match[1] or "", int(match[2] or 1)
+        kind = "" if match[1] in (None, "(null)") else match[1]
+        count = int(match[2] or 1)
         if count:
             groups[kind] = groups.get(kind, 0) + count
     return groups

@@ -43,6 +43,11 @@ def test_both_forms_of_scontrol_are_read(shapes, output, one_line):
         ("nvme:1,gpu:h200:8(S:0-1),shard:h200:64(0/8,1/8)", [("h200", 8)]),
         ("gpu:a100:4(S:0),gpu:l40s:2(S:1)", [("a100", 4), ("l40s", 2)]),
         ("gpu:a100:4,gpu:a100:4", [("a100", 8)]),
+        ("gpu:(null):8", [(None, 8)]),
+        ("gpu:(null):8(S:0-1)", [(None, 8)]),
+        ("gpu:h100:no_consume:8", [("h100", 8)]),
+        ("gpu:h100:no_consume:8(S:0-1)", [("h100", 8)]),
+        ("gpu:no_consume:8", [(None, 8)]),
         ("(null)", []),
         ("gpu:0", []),
     ],
@@ -118,6 +123,7 @@ def test_a_node_of_slurm_conf_without_gres_has_no_gpus(output):
     [
         ({"tres": ",gres/gpu=7"}, "line 1: found 'Gres=gpu:h100:8(S:0-1) and gres/gpu=7 in CfgTR"),
         ({"used": "gpu:h100:9(IDX:0-8)"}, "expected no more GPUs in use than Gres="),
+        ({"used": "gpu:(null):9(IDX:0-8)"}, "expected no more GPUs in use than Gres="),
         (
             {"gres": "(null)", "tres": ",gres/gpu=2"},
             "found 'Gres=(null) and gres/gpu=2 in CfgTRES'",
@@ -152,6 +158,13 @@ def test_what_cannot_be_read_is_refused_with_its_line(output, text, message):
 def test_a_node_in_use_is_read_as_it_is(shapes, output):
     (node,) = one(shapes, output, tres=",gres/gpu=8,gres/gpu:h100=8", used="gpu:h100:6(IDX:0-5)")
     assert node.num_gpus == 8
+
+
+@pytest.mark.parametrize("used", ["gpu:(null):0(IDX:N/A)", "gpu:(null):3(IDX:0-2)"])
+def test_details_of_gpus_without_a_type_are_read(shapes, output, used):
+    """What scontrol -d prints."""
+    (node,) = one(shapes, output, "gpu:8", used=used)
+    assert (node.gpu, node.num_gpus) == (None, 8)
 
 
 def test_a_tree_gives_each_node_its_leaf(output):
