@@ -113,6 +113,26 @@ def test_without_cliques_the_racks_domain_is_assumed_and_said(kubectl, shapes):
     assert row(ok(kubectl(*nodes), "--domain-gpus", 36), "gpus_per_domain")["how"] == "given"
 
 
+@pytest.mark.parametrize(
+    ("trays", "domain", "warning"),
+    [
+        (20, None, "the last domain has 8 GPUs, the others 72"),
+        (20, 48, "the last domain has 32 GPUs, the others 48"),
+        (36, None, None),
+        (5, None, None),
+        (9, 12, None),
+        (2, 72, None),
+    ],
+)
+def test_a_smaller_last_domain_is_said_however_it_came_about(
+    kubectl, shapes, trays, domain, warning
+):
+    nodes = [shapes["node"](f"t{i}", 4, GB200, memory=189471) for i in range(trays)]
+    stated = () if domain is None else ("--domain-gpus", domain)
+    found = [t for t in ok(kubectl(*nodes), *stated)["warnings"] if "the last domain" in t]
+    assert found == ([] if warning is None else [warning])
+
+
 def test_nodes_that_take_no_work_are_left_out_and_said(kubectl, shapes):
     node = shapes["node"]
     nodes = [node("a1"), node("a2", cordoned=True), node("a3", ready="Unknown"), node("a4")]
