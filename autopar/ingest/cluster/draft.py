@@ -210,7 +210,7 @@ def _domain(
             "--domain-gpus, or read them from the clique labels of Kubernetes"
         )
         return kind.nodes, size
-    why = "nothing says that NVLink leaves a node"
+    why = "nothing says that the links between the GPUs of a node leave it"
     notes.said.append(Said("gpus_per_domain", gpus_per_node, "inferred", why))
     return kind.nodes, gpus_per_node
 

@@ -186,6 +186,17 @@ def test_nodes_of_amd(kubectl, shapes):
     assert ok(kubectl(*nodes))["clusters"][0]["gpu"] == "mi300x-192gb"
 
 
+@pytest.mark.parametrize("domain", [(), ("--domain-gpus", 16, "--node-bandwidth", "448 GB/s")])
+def test_nothing_is_said_of_nvlink_where_gpus_are_of_amd(kubectl, shapes, domain):
+    labels = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"}
+    usable = {"nvidia.com/gpu": None, "amd.com/gpu": "8"}
+    nodes = [shapes["node"](f"m{i}", 8, None, labels=labels, usable=usable) for i in (1, 2)]
+    result = run(kubectl(*nodes), *domain)
+    assert result.exit_code == 0
+    assert "gpus_per_domain: " in result.stdout
+    assert "NVLink" not in result.output
+
+
 def test_slurm_lists_nodes_and_switches(slurm):
     document = ok(slurm())
     assert document["nodes"][0]["nodes"] == [f"node00{i}" for i in range(1, 5)]
