@@ -14,7 +14,7 @@ from typing import Any
 from autopar import documents
 from autopar.errors import SpecError, shorten
 from autopar.ingest.cluster.findings import MIG, Node
-from autopar.ingest.cluster.text import Output
+from autopar.ingest.cluster.text import Output, is_digits
 
 COMMAND = "kubectl get nodes -o json"
 
@@ -257,6 +257,6 @@ def _count(data: Mapping[str, Any], key: str, where: str) -> int | None:
     if value is None:
         return None
     text = str(value)
-    if isinstance(value, bool) or not text.isdecimal() or len(text) > 9:
+    if isinstance(value, bool) or not is_digits(text) or len(text) > 9:
         raise SpecError(f"{where}[{key}]: found {documents.found(value)}, expected a count")
     return int(text)

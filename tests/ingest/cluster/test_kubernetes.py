@@ -219,6 +219,10 @@ def test_more_gpus_than_the_label_says_contradict_it(shapes, output):
             '{"kind":"Node","metadata":{"name":"a"},"status":{"allocatable":{"nvidia.com/gpu":"many"}}}',
             "status.allocatable[nvidia.com/gpu]: found 'many', expected a count",
         ),
+        (
+            '{"kind":"Node","metadata":{"name":"a"},"status":{"allocatable":{"nvidia.com/gpu":"\u0668"}}}',
+            "status.allocatable[nvidia.com/gpu]: found '\u0668', expected a count",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_field(output, text, message):
