@@ -130,6 +130,9 @@ def count(
     for node in kind.nodes:
         notes.warnings += [f"{node.name}: {note}" for note in node.notes]
     nodes, domain = _domain(kind, findings, catalogue, given, gpus_per_node, num_nodes, notes)
+    last = num_nodes * gpus_per_node % domain
+    if last and domain < num_nodes * gpus_per_node:
+        notes.warnings.append(f"the last domain has {last} GPUs, the others {domain}")
     return Counts(nodes, num_nodes, gpus_per_node, domain)
 
 
@@ -207,7 +210,7 @@ def _domain(
             "--domain-gpus, or read them from the clique labels of Kubernetes"
         )
         return kind.nodes, size
-    why = "nothing says that NVLink leaves a node"
+    why = "nothing says that the links between the GPUs of a node leave it"
     notes.said.append(Said("gpus_per_domain", gpus_per_node, "inferred", why))
     return kind.nodes, gpus_per_node
 
@@ -244,8 +247,4 @@ def _by_units(
     why = f"{plural(len(ordered), 'domain')} by {what}: {listed}{more}"
     size = sizes[0] * gpus_per_node
     notes.said.append(Said("gpus_per_domain", size, how, why))
-    if sizes[-1] < sizes[0]:
-        notes.warnings.append(
-            f"the last domain has {sizes[-1] * gpus_per_node} GPUs, the others {size}"
-        )
     return tuple(node for nodes in ordered for node in nodes), size

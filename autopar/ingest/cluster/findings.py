@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 How = Literal["read", "inferred", "assumed", "given", "measured"]
+MIG = "MIG slices"
 Level = Literal["node", "domain", "fabric"]
 LEVELS: tuple[Level, ...] = ("node", "domain", "fabric")
 
@@ -39,8 +40,9 @@ class Node:
     gpu: as the source names it, None where it does not. memory_bytes: of one GPU. unit: the name
     of the NVLink domain, or of what stands for it. down: why it takes no work now. indices: of
     these GPUs in the node, where it has others too. device: the name that the driver gives, where
-    a scheduler gives another. means: the GPU of the catalogue that the source's name is, by
-    `machine`, the kind of machine that has it; both empty where the name tells no more than itself.
+    a scheduler gives another. parts: what its GPUs are cut into, empty for whole ones. means: the
+    GPU of the catalogue that the source's name is, by `machine`, the kind of machine that has it;
+    both empty where the name tells no more than itself.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Node:
     notes: tuple[str, ...] = ()
     indices: tuple[int, ...] = ()
     device: str | None = None
+    parts: str = ""
     means: str = ""
     machine: str = ""
 

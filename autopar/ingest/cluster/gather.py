@@ -7,7 +7,7 @@ from typing import Literal
 
 from autopar.errors import SpecError, shorten
 from autopar.ingest.cluster import kubernetes, nccl, slurm, smi, topo
-from autopar.ingest.cluster.findings import Findings, Matrix, Network, Node
+from autopar.ingest.cluster.findings import MIG, Findings, Matrix, Network, Node
 from autopar.ingest.cluster.text import Output
 from autopar.units import plural
 
@@ -249,7 +249,7 @@ def _of_kind(
         len(same),
         memory_bytes=sizes[0] if sizes else None,
         matrix=matrix,
-        notes=("sliced",) if any(card.is_sliced for card in same) else (),
+        parts=MIG if any(card.is_sliced for card in same) else "",
         indices=tuple(card.index for card in same) if len(same) < len(cards) else (),
     )
 
@@ -263,7 +263,7 @@ def _with_wiring(nodes: list[Node], seen: list[Node]) -> list[Node]:
     for node in nodes:
         own = [other for other in seen if other.name == node.name]
         same = [other for other in own if other.num_gpus == node.num_gpus]
-        if own and not same and node.down is None and "sliced" not in node.notes:
+        if own and not same and node.down is None and not node.parts:
             raise SpecError(
                 f"{own[0].where}: {own[0].num_gpus} GPUs in node {node.name}, expected the "
                 f"{node.num_gpus} of {node.where}"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from autopar.errors import SpecError, shorten
+from autopar.ingest.cluster.text import is_digits
 
 MAX_NODES = 65_536  # Slurm's own limit, MAX_SLURM_NODES in src/common/read_config.h, from memory
 
@@ -55,7 +56,7 @@ def compress(names: Iterable[str]) -> str:
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return a key that sorts node2 before node10."""
     return tuple(
-        (1, int(part), "") if part.isdecimal() else (0, 0, part)
+        (1, int(part), "") if is_digits(part) else (0, 0, part)
         for part in _DIGITS.split(name)
         if part
     )

@@ -1,27 +1,37 @@
 """`kubectl get nodes -o json` -> the GPUs of the nodes.
 
 Labels: GPU feature discovery of NVIDIA (README of k8s-device-plugin, docs/gpu-feature-discovery),
-the node labeller of AMD (ROCm/k8s-device-plugin, cmd/k8s-node-labeller), and the accelerator label
-of Google's GKE.
+the node labeller of AMD (ROCm/k8s-device-plugin, cmd/k8s-node-labeller), and those of Google's GKE
+for accelerators, MIG and sharing (docs.cloud.google.com, "Running multi-instance GPUs", "Share GPUs
+with multiple workloads").
 """
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from autopar import documents
 from autopar.errors import SpecError, shorten
-from autopar.ingest.cluster.findings import Node
-from autopar.ingest.cluster.text import Output
+from autopar.ingest.cluster.findings import MIG, Node
+from autopar.ingest.cluster.text import Output, is_digits
 
 COMMAND = "kubectl get nodes -o json"
 
 _NVIDIA, _AMD = "nvidia.com/gpu", "amd.com/gpu"
 _AMD_NAME = "amd.com/gpu.product-name"
+# How GPUs of AMD are cut: by compute units and by memory, such as cpx_nps4; spx: not at all. The
+# labeller writes it as a label, and the device plugin as a resource if it is told so ("mixed").
+_AMD_PARTS = re.compile(r"(?:beta\.)?amd\.com/(?:gpu\.)?compute-memory-partition")
+_AMD_PART = re.compile(r"amd\.com/([a-z]+_nps\d+)", re.ASCII)
+_AMD_WHOLE = "spx_"
 _MIG = re.compile(r"nvidia\.com/mig-\d+g\.\d+gb\S*")
 _MIG_NAME = re.compile(r"-MIG-\d+g\.\d+gb\S*$")
 _SHARED = "-SHARED"
 _GOOGLE = "cloud.google.com/gke-accelerator"
+_GOOGLE_SLICE = "cloud.google.com/gke-gpu-partition-size"  # of MIG, such as 1g.10gb
+# How often one GPU is offered: by time-slicing or MPS of NVIDIA's device plugin, and of GKE's.
+_COPIES = (f"{_NVIDIA}.replicas", "cloud.google.com/gke-max-shared-clients-per-gpu")
 # Its values -> the GPU, and the machines that have it, with SXM modules where a GPU has two forms.
 # Sources: docs.cloud.google.com, "About GPUs in GKE" and "GPU machine types" of Compute Engine.
 _GOOGLE_GPUS: Mapping[str, tuple[str, str]] = {
@@ -40,13 +50,25 @@ _NO_UUID = "00000000-0000-0000-0000-000000000000."  # of a GPU that is in no fab
 _AMD_MEMORY = re.compile(r"(\d{1,5})\s*(?:G|GB|GiB)", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What one node says; usable: the allocatable resources. down: why it takes no new pods."""
+
+    name: str
+    where: str
+    labels: Mapping[str, Any]
+    usable: Mapping[str, Any]
+    capacity: Mapping[str, Any]
+    down: str | None
+
+
 def is_kubernetes(text: str) -> bool:
     """Whether a text is an object of Kubernetes."""
     return text.lstrip().startswith("{")
 
 
 def read_nodes(output: Output) -> tuple[list[Node], int]:
-    """Return the GPUs of the nodes, and how many nodes have none.
+    """Return the GPUs of the nodes, an entry per node and maker, and how many nodes have none.
 
     Raises SpecError, which names the field, for what cannot be read or contradicts itself.
     """
@@ -60,11 +82,9 @@ def read_nodes(output: Output) -> tuple[list[Node], int]:
         if name in seen:
             raise SpecError(f"{where}.metadata.name: found node {shorten(name)} a second time")
         seen.add(name)
-        node = _node(name, where, item)
-        if node is None:
-            idle += 1
-        else:
-            nodes.append(node)
+        found = _of_makers(name, where, item)
+        idle += not found
+        nodes += found
     return nodes, idle
 
 
@@ -91,16 +111,27 @@ def _items(output: Output) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield where, item
 
 
-def _node(name: str, where: str, item: Mapping[str, Any]) -> Node | None:
-    """Return the GPUs of one node, None if it has none."""
-    labels = _mapping(_mapping(item, "metadata", where), "labels", f"{where}.metadata")
+def _of_makers(name: str, where: str, item: Mapping[str, Any]) -> list[Node]:
+    """Return the GPUs of one node, an entry per maker; none if it has no GPU."""
     status = _mapping(item, "status", where)
     place = f"{where}.status"
-    usable = _mapping(status, "allocatable", place)
-    capacity = _mapping(status, "capacity", place)
-    down = _down(item, status, where)
-    if _AMD in usable or _AMD_NAME in labels:
-        return _amd(name, where, labels, usable, down)
+    source = _Source(
+        name,
+        where,
+        _mapping(_mapping(item, "metadata", where), "labels", f"{where}.metadata"),
+        _mapping(status, "allocatable", place),
+        _mapping(status, "capacity", place),
+        _down(item, status, where),
+    )
+    found = [node for node in (_nvidia(source), _amd(source)) if node is not None]
+    # A device plugin that found no GPU, and its resource once it is gone, offer 0 of them.
+    return [node for node in found if node.num_gpus or node.parts] or found[:1]
+
+
+def _nvidia(source: _Source) -> Node | None:
+    """Return the GPUs of NVIDIA in one node, None if it has none."""
+    where, labels, usable = source.where, source.labels, source.usable
+    place = f"{where}.status"
     labelled = _count(labels, f"{_NVIDIA}.count", f"{where}.metadata.labels")
     allocatable = _count(usable, _NVIDIA, f"{place}.allocatable")
     slices = sorted(key for key in usable if _MIG.fullmatch(key) and _count(usable, key, place))
@@ -110,24 +141,26 @@ def _node(name: str, where: str, item: Mapping[str, Any]) -> Node | None:
         means, machine = _GOOGLE_GPUS.get(product or "", ("", ""))
     if not labelled and not allocatable and not slices:
         return None
-    is_sliced = bool(slices or (product is not None and _MIG_NAME.search(product)))
+    # GKE names no slices in the product and none in the resource: 56 nvidia.com/gpu are 8 GPUs.
+    is_sliced = bool(
+        slices or _MIG_NAME.search(product or "") or _text(labels, _GOOGLE_SLICE) is not None
+    )
     count, notes = _num_gpus(where, labels, labelled, allocatable, is_sliced=is_sliced)
-    whole = _count(capacity, _NVIDIA, f"{place}.capacity")
+    whole = _count(source.capacity, _NVIDIA, f"{place}.capacity")
     if whole is not None and allocatable is not None and allocatable < whole:
         notes.append(f"{allocatable} of {whole} GPUs are allocatable: the others are not healthy")
-    if is_sliced:
-        notes.append("sliced")
     memory = _count(labels, f"{_NVIDIA}.memory", f"{where}.metadata.labels")
     clique = _text(labels, f"{_NVIDIA}.clique")
     return Node(
-        name,
+        source.name,
         where,
         None if product is None else _MIG_NAME.sub("", product).removesuffix(_SHARED),
         count,
-        memory_bytes=None if not memory or "sliced" in notes else memory * 2.0**20,
+        memory_bytes=None if not memory or is_sliced else memory * 2.0**20,
         unit=None if clique is None or clique.startswith(_NO_UUID) else clique,
-        down=down,
+        down=source.down,
         notes=tuple(notes),
+        parts=MIG if is_sliced else "",
         means=means,
         machine=machine and f"{_GOOGLE} of {machine} machines",
     )
@@ -144,7 +177,7 @@ def _num_gpus(
     """Return the whole GPUs of a node that can be had, and what is to be said about it."""
     if allocatable is None:
         return labelled or 0, ["no allocatable nvidia.com/gpu; the label's count is taken"]
-    copies = _count(labels, f"{_NVIDIA}.replicas", f"{where}.metadata.labels") or 1
+    copies = max(_count(labels, key, f"{where}.metadata.labels") or 1 for key in _COPIES)
     if copies > 1:
         taken = allocatable // copies
         return taken, [f"shared: each GPU is offered {copies} times; whole GPUs are counted"]
@@ -160,15 +193,35 @@ def _num_gpus(
     return allocatable, []
 
 
-def _amd(
-    name: str, where: str, labels: Mapping[str, Any], usable: Mapping[str, Any], down: str | None
-) -> Node:
-    count = _count(usable, _AMD, f"{where}.status.allocatable") or 0
+def _amd(source: _Source) -> Node | None:
+    """Return the GPUs of AMD in one node, None if it has none."""
+    where, labels = source.where, source.labels
+    usable = _amd_counts(source.usable, f"{where}.status.allocatable")
+    capacity = _amd_counts(source.capacity, f"{where}.status.capacity")
+    product = _text(labels, _AMD_NAME) or _text(labels, f"beta.{_AMD_NAME}")
+    if not any(usable.values()) and not any(capacity.values()) and product is None:
+        return None
+    stated = {str(labels[key]).lower() for key in labels if _AMD_PARTS.fullmatch(key)}
+    offered = {part for counts in (usable, capacity) for part, n in counts.items() if n}
+    cut = sorted(part for part in (stated | offered) - {""} if not part.startswith(_AMD_WHOLE))
     vram = _text(labels, f"{_AMD}.vram") or _text(labels, f"beta.{_AMD}.vram")
     match = _AMD_MEMORY.fullmatch(vram or "")
-    product = _text(labels, _AMD_NAME) or _text(labels, f"beta.{_AMD_NAME}")
     memory = None if match is None else int(match[1]) * 2.0**30
-    return Node(name, where, product, count, memory_bytes=memory, down=down)
+    return Node(
+        source.name,
+        where,
+        product,
+        sum(n for part, n in usable.items() if not part or part.startswith(_AMD_WHOLE)),
+        memory_bytes=None if cut else memory,
+        down=source.down,
+        parts=f"partitions ({', '.join(cut)})" if cut else "",
+    )
+
+
+def _amd_counts(resources: Mapping[str, Any], where: str) -> dict[str, int]:
+    """Return how many GPUs of AMD there are by how they are cut, "" where that is not said."""
+    parts = {key: match[1] for key in resources if (match := _AMD_PART.fullmatch(key))}
+    return {part: _count(resources, key, where) or 0 for key, part in ({_AMD: ""} | parts).items()}
 
 
 def _down(item: Mapping[str, Any], status: Mapping[str, Any], where: str) -> str | None:
@@ -204,6 +257,6 @@ def _count(data: Mapping[str, Any], key: str, where: str) -> int | None:
     if value is None:
         return None
     text = str(value)
-    if isinstance(value, bool) or not text.isdecimal() or len(text) > 9:
+    if isinstance(value, bool) or not is_digits(text) or len(text) > 9:
         raise SpecError(f"{where}[{key}]: found {documents.found(value)}, expected a count")
     return int(text)

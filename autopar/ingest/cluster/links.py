@@ -215,7 +215,7 @@ def _domain(question: _Question, node: _Found) -> _Found:
     if counts.gpus_per_domain <= counts.gpus_per_node:
         return _Found(node.bytes_per_s, node.how, "that of the node", node.latency_us)
     if node.how in ("inferred", "given"):
-        why = "the NVLinks of a GPU are the same inside a node and beyond it"
+        why = "the links of a GPU are the same inside a node and beyond it"
         return _Found(node.bytes_per_s, "inferred", why)
     return _assumed(question, "domain", "no input states it")
 

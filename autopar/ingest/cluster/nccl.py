@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Literal
 
 from autopar.errors import SpecError, shorten
-from autopar.ingest.cluster.text import Output
+from autopar.ingest.cluster.text import Output, is_digits
 
 Collective = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 
@@ -136,10 +136,10 @@ def _ranks(output: Output, lines: list[tuple[int, str]]) -> tuple[dict[str, int]
 def _row(output: Output, number: int, line: str) -> _Row | None:
     """Return a line of the table: size, count, type, operation, root, then twice the results."""
     words = line.split()
-    if len(words) < 8 or not words[0].isdecimal() or words[2] not in _TYPES:
+    if len(words) < 8 or not is_digits(words[0]) or words[2] not in _TYPES:
         return None
     # Old versions have no column for the root; the four results in place may be missing.
-    tail = words[5:] if words[4].lstrip("-").isdecimal() and len(words) % 4 == 1 else words[4:]
+    tail = words[5:] if is_digits(words[4].lstrip("-")) and len(words) % 4 == 1 else words[4:]
     results = [tail[i : i + 4] for i in range(0, len(tail) - 2, 4)]
     best: _Row | None = None
     for result in results:
@@ -197,4 +197,4 @@ def _rate(word: str) -> float | None:
         value = float(word)
     except ValueError:
         return None
-    return value if 0 <= value < 1e12 else None
+    return value if word.isascii() and 0 <= value < 1e12 else None

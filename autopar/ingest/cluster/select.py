@@ -136,8 +136,8 @@ def _named(option: str, text: str | None, known: set[str]) -> set[str]:
 
 def _is_usable(node: Node, wanted: Wanted, left: list[LeftOut]) -> bool:
     why = None
-    if "sliced" in node.notes:
-        why = "its GPUs are cut into MIG slices; autopar plans with whole GPUs"
+    if node.parts:
+        why = f"its GPUs are cut into {node.parts}; autopar plans with whole GPUs"
     elif not node.num_gpus:
         why = "none of its GPUs can be had"
     elif node.down is not None and not wanted.all_nodes:

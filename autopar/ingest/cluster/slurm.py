@@ -9,19 +9,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.errors import SpecError, shorten, suggest
-from autopar.ingest.cluster.findings import Network, Node
+from autopar.ingest.cluster.findings import MIG, Network, Node
 from autopar.ingest.cluster.hostlist import expand
 from autopar.ingest.cluster.text import Output
 
 _START = re.compile(r"(?:^|\s)NodeName=", re.ASCII)
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z]\w*)=(\S*)", re.ASCII)
-_GRES = re.compile(r"gpu(?::([A-Za-z0-9][\w.-]*?))??(?::(\d{1,4}))?(?:\(.*\))?", re.ASCII)
+# gpu[:TYPE][:no_consume][:NUMBER], and what stands in parentheses; scontrol -d writes (null) for no
+# type. no_consume: jobs get the GPUs without using them up, as slurm.conf(5) says.
+_GRES = re.compile(
+    r"gpu(?::(\(null\)|[A-Za-z0-9][\w.-]*?))??(?::no_consume)?(?::(\d{1,4}))?(?:\(.*\))?", re.ASCII
+)
 _TRES = re.compile(r"gres/gpu=(\d{1,6})\b", re.ASCII)
 _SLICE = re.compile(r"(?:^|[_.-])\d+g\.\d+gb", re.ASCII)
 _NOTHING = ("", "(null)", "N/A")
 # States in which a node takes no new work: slurm.conf(5), sinfo(1).
 _DOWN = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "FUTURE", "INVALID_REG", "INVAL", "MAINT",
          "ERROR", "UNKNOWN")  # fmt: skip
+# Fields that scontrol prints of a node and slurm.conf has not. Sources: scontrol(1), slurm.conf(5);
+# which ones it prints of a node that never came up is from memory.
+_OF_SCONTROL = frozenset(
+    ("Arch", "CPUAlloc", "CPUTot", "CPULoad", "AvailableFeatures", "ActiveFeatures", "GresUsed",
+     "Version", "OS", "AllocMem", "FreeMem", "Owner", "MCS_label", "Partitions",
+     "BootTime", "SlurmdStartTime", "CfgTRES", "AllocTRES")
+)  # fmt: skip
 _SWITCH_KEYS = ("SwitchName", "Switches", "Nodes", "LinkSpeed")
 _BLOCK_KEYS = ("BlockName", "Nodes", "BlockSizes")
 
@@ -30,6 +41,11 @@ _BLOCK_KEYS = ("BlockName", "Nodes", "BlockSizes")
 class _Record:
     line: int
     fields: Mapping[str, str]
+
+    @property
+    def is_of_scontrol(self) -> bool:
+        """Whether scontrol printed it, and it is no line of slurm.conf."""
+        return not _OF_SCONTROL.isdisjoint(self.fields)
 
 
 def is_nodes(line: str) -> bool:
@@ -72,8 +88,8 @@ def read_nodes(output: Output) -> tuple[list[Node], int]:
                 where,
                 kind or None,
                 count,
-                down=_down(record.fields.get("State", "")),
-                notes=("sliced",) if _SLICE.search(kind) else (),
+                down=_down(record),
+                parts=MIG if _SLICE.search(kind) else "",
             )
             for name in names
             for kind, count in groups.items()
@@ -144,7 +160,7 @@ def _records(output: Output) -> Iterator[_Record]:
 
 def _groups(output: Output, record: _Record) -> dict[str, int]:
     """Return the GPUs of a node by the type that Slurm gives them, "" for no type."""
-    if "Gres" not in record.fields and "State" in record.fields:
+    if "Gres" not in record.fields and record.is_of_scontrol:
         raise output.error(
             record.line, f"node {record.fields['NodeName']} without Gres=",
             "Gres=(null) or Gres=gpu:h100:8; is the output cut off?",
@@ -178,7 +194,8 @@ def _gres(output: Output, record: _Record, key: str) -> dict[str, int]:
         match = _GRES.fullmatch(part)
         if match is None:
             raise output.error(record.line, f"{key}={text}", "gpu:8 or gpu:h100:8")
-        kind, count = match[1] or "", int(match[2] or 1)
+        kind = "" if match[1] in (None, "(null)") else match[1]
+        count = int(match[2] or 1)
         if count:
             groups[kind] = groups.get(kind, 0) + count
     return groups
@@ -189,11 +206,15 @@ def _outside_parentheses(text: str) -> list[str]:
     return re.split(r",(?![^()]*\))", text)
 
 
-def _down(state: str) -> str | None:
+def _down(record: _Record) -> str | None:
     """Return the state of a node that takes no work, None for others.
 
-    A state is a base and flags, joined by +; a * after it: the node does not respond.
+    A state is a base and flags, joined by +; a * after it: the node does not respond. UNKNOWN is a
+    state in the output of scontrol; in slurm.conf it means the one that the node will report.
     """
+    state = record.fields.get("State", "")
+    if state.upper() == "UNKNOWN" and not record.is_of_scontrol:
+        return None
     words = [word.rstrip("*~#!%$@^-") for word in state.upper().split("+")]
     is_silent = "*" in state
     return f"State={state}" if is_silent or any(w.startswith(_DOWN) for w in words) else None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopar.errors import SpecError
-from autopar.ingest.cluster.text import Output
+from autopar.ingest.cluster.text import Output, is_digits
 
 QUERY = "nvidia-smi --query-gpu=index,name,memory.total --format=csv"
 
@@ -103,7 +103,7 @@ def _card(output: Output, number: int, line: str, names: tuple[str, ...], positi
         )
     row = dict(zip(names, values, strict=True))
     index = row.get("index", str(position))
-    if not index.isdecimal() or len(index) > 3:
+    if not is_digits(index) or len(index) > 3:
         raise output.error(number, index, "the index of a GPU, such as 0")
     name = row.get("name") or row.get("gpu_name") or ""
     if not any(c.isalpha() for c in name) or name.startswith("["):

@@ -14,6 +14,11 @@ MAX_BYTES = 64_000_000  # `kubectl get nodes -o json` has about 20 kB per node
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 
 
+def is_digits(text: str) -> bool:
+    """Whether a text is a number of digits 0 to 9, as commands print it, and of no other script."""
+    return text.isascii() and text.isdecimal()
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """What one file holds; line i of `lines` is number i + 1 of the file."""

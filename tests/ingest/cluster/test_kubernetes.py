@@ -60,7 +60,7 @@ def test_slices_of_one_size_are_no_gpus(shapes, output):
     """MIG strategy single: the product's name tells, and the count is that of slices."""
     found = one(shapes, output, "gpu-1", 56, "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", memory=9728)
     assert found.gpu == "NVIDIA-H100-80GB-HBM3"
-    assert "sliced" in found.notes
+    assert found.parts == "MIG slices"
     assert found.memory_bytes is None
 
 
@@ -68,7 +68,7 @@ def test_slices_of_many_sizes_are_no_gpus(shapes, output):
     """MIG strategy mixed: a resource per size."""
     usable = {"nvidia.com/gpu": "0", "nvidia.com/mig-1g.10gb": "7", "nvidia.com/mig-3g.40gb": "2"}
     labels = {"nvidia.com/mig.strategy": "mixed"}
-    assert "sliced" in one(shapes, output, "gpu-1", labels=labels, usable=usable).notes
+    assert one(shapes, output, "gpu-1", labels=labels, usable=usable).parts == "MIG slices"
 
 
 def test_shared_gpus_are_counted_once(shapes, output):
@@ -77,6 +77,29 @@ def test_shared_gpus_are_counted_once(shapes, output):
     found = one(shapes, output, "g", 8, "NVIDIA-L40S-SHARED", labels=labels, usable=usable)
     assert (found.gpu, found.num_gpus) == ("NVIDIA-L40S", 8)
     assert "offered 4 times" in found.notes[0]
+
+
+@pytest.mark.parametrize("product", [None, "NVIDIA-H100-80GB-HBM3"])
+@pytest.mark.parametrize("strategy", ["time-sharing", "mps"])
+def test_gpus_that_gke_shares_are_counted_once(shapes, output, product, strategy):
+    labels = {
+        "cloud.google.com/gke-accelerator": "nvidia-h100-80gb",
+        "cloud.google.com/gke-gpu-sharing-strategy": strategy,
+        "cloud.google.com/gke-max-shared-clients-per-gpu": "4",
+    }
+    found = one(shapes, output, "g", 8, product, labels=labels, usable={"nvidia.com/gpu": "32"})
+    assert found.num_gpus == 8
+    assert "offered 4 times" in found.notes[0]
+
+
+def test_replicas_of_one_do_not_hide_that_gke_shares(shapes, output):
+    """GPU feature discovery writes replicas=1 where its own device plugin shares nothing."""
+    labels = {
+        "nvidia.com/gpu.replicas": "1",
+        "cloud.google.com/gke-max-shared-clients-per-gpu": "2",
+    }
+    found = one(shapes, output, "g", 8, labels=labels, usable={"nvidia.com/gpu": "16"})
+    assert found.num_gpus == 8
 
 
 def test_a_gpu_that_is_not_healthy_is_said(shapes, output):
@@ -98,12 +121,82 @@ def test_googles_label_names_a_gpu_where_no_other_does(shapes, output):
     assert one(shapes, output, "gke-1", 8, None, labels=labels).gpu == "nvidia-h100-80gb"
 
 
+@pytest.mark.parametrize("product", [None, "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb"])
+def test_slices_of_gke_are_no_gpus(shapes, output, product):
+    """GKE's own device plugin counts slices as nvidia.com/gpu; its label tells their size."""
+    labels = {
+        "cloud.google.com/gke-accelerator": "nvidia-a100-80gb",
+        "cloud.google.com/gke-gpu-partition-size": "1g.10gb",
+    }
+    assert one(shapes, output, "gke-1", 56, product, labels=labels).parts == "MIG slices"
+
+
 def test_labels_of_amd(shapes, output):
     labels = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"}
     usable = {"nvidia.com/gpu": None, "amd.com/gpu": "8"}
     found = one(shapes, output, "mi-1", 8, None, labels=labels, usable=usable)
     assert (found.gpu, found.num_gpus) == ("AMD_Instinct_MI300X_OAM", 8)
     assert found.memory_bytes == 192 * 2**30
+
+
+MI300X = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"}
+
+
+def amd(shapes, output, labels, **usable):
+    usable = {"nvidia.com/gpu": None} | {f"amd.com/{key}": str(n) for key, n in usable.items()}
+    return one(shapes, output, "mi-1", 8, None, labels=MI300X | labels, usable=usable)
+
+
+@pytest.mark.parametrize("key", ["amd.com/compute-memory-partition",
+                                 "amd.com/gpu.compute-memory-partition"])  # fmt: skip
+@pytest.mark.parametrize(("cut", "count"), [("cpx_nps4", 64), ("cpx_nps1", 64), ("dpx_nps2", 16)])
+def test_partitions_of_amd_are_no_gpus(shapes, output, key, cut, count):
+    """Naming strategy single: all partitions are amd.com/gpu, and a label tells what they are."""
+    found = amd(shapes, output, {key: cut}, gpu=count)
+    assert found.parts == f"partitions ({cut})"
+    assert found.memory_bytes is None
+
+
+def test_partitions_of_amd_with_names_of_their_own_are_no_gpus(shapes, output):
+    """Naming strategy mixed: a resource per kind of partition."""
+    found = amd(shapes, output, {}, cpx_nps4=32, spx_nps1=4)
+    assert found.parts == "partitions (cpx_nps4)"
+
+
+@pytest.mark.parametrize("usable", [{"gpu": 8}, {"spx_nps1": 8}, {"spx_nps1": 8, "gpu": 0},
+                                    {"spx_nps1": 8, "cpx_nps4": 0}])  # fmt: skip
+@pytest.mark.parametrize("labels", [{}, {"amd.com/compute-memory-partition": "spx_nps1"}])
+def test_a_partition_that_is_a_whole_gpu_counts(shapes, output, labels, usable):
+    found = amd(shapes, output, labels, **usable)
+    assert (found.num_gpus, found.parts) == (8, "")
+    assert found.memory_bytes == 192 * 2**30
+
+
+@pytest.mark.parametrize("labels", [{}, MI300X])
+def test_no_gpus_of_amd_do_not_hide_those_of_nvidia(shapes, output, labels):
+    found = one(shapes, output, "g", 8, labels=labels, usable={"amd.com/gpu": "0"})
+    assert (found.gpu, found.num_gpus) == ("NVIDIA-H100-80GB-HBM3", 8)
+
+
+def test_a_node_may_have_gpus_of_two_makers(shapes, output):
+    node = shapes["node"]("g", 4, labels=MI300X, usable={"amd.com/gpu": "2"})
+    nodes, idle = read(shapes, output, node)
+    assert [(n.gpu, n.num_gpus) for n in nodes] == [
+        ("NVIDIA-H100-80GB-HBM3", 4),
+        ("AMD_Instinct_MI300X_OAM", 2),
+    ]
+    assert idle == 0
+
+
+def test_a_plugin_of_amd_that_found_nothing_is_no_gpu(shapes, output):
+    usable = {"nvidia.com/gpu": None, "amd.com/gpu": "0"}
+    nodes, idle = read(shapes, output, shapes["node"]("cpu", product=None, usable=usable))
+    assert (nodes, idle) == ([], 1)
+
+
+def test_gpus_of_amd_that_are_all_unhealthy_are_none(shapes, output):
+    usable, capacity = {"nvidia.com/gpu": None, "amd.com/gpu": "0"}, {"amd.com/gpu": "8"}
+    assert one(shapes, output, "g", 8, None, usable=usable, capacity=capacity).num_gpus == 0
 
 
 def test_more_gpus_than_the_label_says_contradict_it(shapes, output):
@@ -125,6 +218,10 @@ def test_more_gpus_than_the_label_says_contradict_it(shapes, output):
         (
             '{"kind":"Node","metadata":{"name":"a"},"status":{"allocatable":{"nvidia.com/gpu":"many"}}}',
             "status.allocatable[nvidia.com/gpu]: found 'many', expected a count",
+        ),
+        (
+            '{"kind":"Node","metadata":{"name":"a"},"status":{"allocatable":{"nvidia.com/gpu":"\u0668"}}}',
+            "status.allocatable[nvidia.com/gpu]: found '\u0668', expected a count",
         ),
     ],
 )

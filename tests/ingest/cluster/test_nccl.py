@@ -89,6 +89,12 @@ def test_wrong_results_are_refused(shapes, output):
         read_test(output(shapes["nccl"]({"n1": 8}, 480.0, wrong=3)))
 
 
+def test_digits_of_other_scripts_are_no_numbers(shapes, output):
+    text = shapes["nccl"]({"n1": 8}, 480.0)
+    with pytest.raises(SpecError, match="a time, algbw and busbw as numbers"):
+        read_test(output(text.replace(" 480.00", " \u0664\u0668\u0660")))
+
+
 def test_a_run_on_one_gpu_measures_no_link(shapes, output):
     text = shapes["nccl"]({"n1": 2}, 480.0)
     rows = [line for line in text.splitlines() if " float " in line]

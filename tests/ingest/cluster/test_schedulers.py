@@ -113,6 +113,26 @@ def test_without_cliques_the_racks_domain_is_assumed_and_said(kubectl, shapes):
     assert row(ok(kubectl(*nodes), "--domain-gpus", 36), "gpus_per_domain")["how"] == "given"
 
 
+@pytest.mark.parametrize(
+    ("trays", "domain", "warning"),
+    [
+        (20, None, "the last domain has 8 GPUs, the others 72"),
+        (20, 48, "the last domain has 32 GPUs, the others 48"),
+        (36, None, None),
+        (5, None, None),
+        (9, 12, None),
+        (2, 72, None),
+    ],
+)
+def test_a_smaller_last_domain_is_said_however_it_came_about(
+    kubectl, shapes, trays, domain, warning
+):
+    nodes = [shapes["node"](f"t{i}", 4, GB200, memory=189471) for i in range(trays)]
+    stated = () if domain is None else ("--domain-gpus", domain)
+    found = [t for t in ok(kubectl(*nodes), *stated)["warnings"] if "the last domain" in t]
+    assert found == ([] if warning is None else [warning])
+
+
 def test_nodes_that_take_no_work_are_left_out_and_said(kubectl, shapes):
     node = shapes["node"]
     nodes = [node("a1"), node("a2", cordoned=True), node("a3", ready="Unknown"), node("a4")]
@@ -131,6 +151,18 @@ def test_sliced_nodes_are_left_out(kubectl, shapes):
     message = refused(kubectl(mig))
     assert "no node with GPUs is left" in message
     assert "--all-nodes" not in message  # which would not count it
+
+
+def test_partitioned_nodes_of_amd_are_left_out(kubectl, shapes):
+    labels = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"}
+    rows = [("a1", {"amd.com/gpu": "8"}), ("a2", {"amd.com/cpx_nps4": "64"})]
+    nodes = [
+        shapes["node"](name, 8, None, labels=labels, usable={"nvidia.com/gpu": None} | usable)
+        for name, usable in rows
+    ]
+    document = ok(kubectl(*nodes))
+    assert [c["gpus_per_node"] for c in document["clusters"]] == [8]
+    assert document["left_out"][0]["why"].startswith("its GPUs are cut into partitions (cpx_nps4)")
 
 
 def test_a_node_with_a_sick_gpu_is_refused_with_its_name(kubectl, shapes):
@@ -152,6 +184,17 @@ def test_nodes_of_amd(kubectl, shapes):
     usable = {"nvidia.com/gpu": None, "amd.com/gpu": "8"}
     nodes = [shapes["node"](f"m{i}", 8, None, labels=labels, usable=usable) for i in (1, 2)]
     assert ok(kubectl(*nodes))["clusters"][0]["gpu"] == "mi300x-192gb"
+
+
+@pytest.mark.parametrize("domain", [(), ("--domain-gpus", 16, "--node-bandwidth", "448 GB/s")])
+def test_nothing_is_said_of_nvlink_where_gpus_are_of_amd(kubectl, shapes, domain):
+    labels = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"}
+    usable = {"nvidia.com/gpu": None, "amd.com/gpu": "8"}
+    nodes = [shapes["node"](f"m{i}", 8, None, labels=labels, usable=usable) for i in (1, 2)]
+    result = run(kubectl(*nodes), *domain)
+    assert result.exit_code == 0
+    assert "gpus_per_domain: " in result.stdout
+    assert "NVLink" not in result.output
 
 
 def test_slurm_lists_nodes_and_switches(slurm):

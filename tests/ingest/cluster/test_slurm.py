@@ -1,5 +1,7 @@
 """`scontrol show node` and topology.conf."""
 
+import re
+
 import pytest
 
 from autopar.errors import SpecError
@@ -41,6 +43,11 @@ def test_both_forms_of_scontrol_are_read(shapes, output, one_line):
         ("nvme:1,gpu:h200:8(S:0-1),shard:h200:64(0/8,1/8)", [("h200", 8)]),
         ("gpu:a100:4(S:0),gpu:l40s:2(S:1)", [("a100", 4), ("l40s", 2)]),
         ("gpu:a100:4,gpu:a100:4", [("a100", 8)]),
+        ("gpu:(null):8", [(None, 8)]),
+        ("gpu:(null):8(S:0-1)", [(None, 8)]),
+        ("gpu:h100:no_consume:8", [("h100", 8)]),
+        ("gpu:h100:no_consume:8(S:0-1)", [("h100", 8)]),
+        ("gpu:no_consume:8", [(None, 8)]),
         ("(null)", []),
         ("gpu:0", []),
     ],
@@ -51,7 +58,7 @@ def test_gres_gives_type_and_number(shapes, output, gres, expected):
 
 def test_slices_are_noticed(shapes, output):
     (node,) = one(shapes, output, "gpu:a100_1g.10gb:56")
-    assert "sliced" in node.notes
+    assert node.parts == "MIG slices"
 
 
 @pytest.mark.parametrize(
@@ -77,10 +84,46 @@ def test_lines_of_slurm_conf_name_many_nodes(output):
 
 
 @pytest.mark.parametrize(
+    ("state", "down"),
+    [("UNKNOWN", None), ("unknown", None), ("CLOUD", None), ("DOWN", "State=DOWN"),
+     ("FUTURE", "State=FUTURE"), ("DRAIN", "State=DRAIN")],
+)  # fmt: skip
+@pytest.mark.parametrize("end", [" NodeHostName=h[1-4] ", " \\\n    CPUs=224 "])
+def test_states_of_slurm_conf_are_those_at_the_start(output, state, down, end):
+    """UNKNOWN is the default there: the state that slurmd will report."""
+    text = f"NodeName=n[1-4] Gres=gpu:h100:8{end}State={state}\n"
+    nodes, _ = read_nodes(output(text))
+    assert [n.down for n in nodes] == [down] * 4
+
+
+@pytest.mark.parametrize("one_line", [False, True])
+def test_a_node_that_never_came_up_is_down(shapes, output, one_line):
+    """Scontrol prints no Arch= and no OS= of it."""
+    text = shapes["scontrol"]("n1", state="UNKNOWN", one_line=one_line)
+    text = re.sub(r"Arch=\S+ |OS=.*?(?=\s+RealMemory)", "", text)
+    (node,) = read_nodes(output(text))[0]
+    assert node.down == "State=UNKNOWN"
+
+
+def test_lines_that_were_picked_from_scontrol_are_told_too(shapes, output):
+    lines = shapes["scontrol"]("n1", state="UNKNOWN").replace("Arch=x86_64 ", "").splitlines()
+    picked = [line for line in lines if re.match(r"NodeName|\s+(?:Gres|State)=", line)]
+    (node,) = read_nodes(output("\n".join(picked)))[0]
+    assert node.down == "State=UNKNOWN"
+
+
+def test_a_node_of_slurm_conf_without_gres_has_no_gpus(output):
+    text = "NodeName=login1 CPUs=64 State=UNKNOWN\nNodeName=n1 Gres=gpu:8 State=UNKNOWN\n"
+    nodes, idle = read_nodes(output(text))
+    assert ([n.name for n in nodes], idle) == (["n1"], 1)
+
+
+@pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"tres": ",gres/gpu=7"}, "line 1: found 'Gres=gpu:h100:8(S:0-1) and gres/gpu=7 in CfgTR"),
         ({"used": "gpu:h100:9(IDX:0-8)"}, "expected no more GPUs in use than Gres="),
+        ({"used": "gpu:(null):9(IDX:0-8)"}, "expected no more GPUs in use than Gres="),
         (
             {"gres": "(null)", "tres": ",gres/gpu=2"},
             "found 'Gres=(null) and gres/gpu=2 in CfgTRES'",
@@ -115,6 +158,13 @@ def test_what_cannot_be_read_is_refused_with_its_line(output, text, message):
 def test_a_node_in_use_is_read_as_it_is(shapes, output):
     (node,) = one(shapes, output, tres=",gres/gpu=8,gres/gpu:h100=8", used="gpu:h100:6(IDX:0-5)")
     assert node.num_gpus == 8
+
+
+@pytest.mark.parametrize("used", ["gpu:(null):0(IDX:N/A)", "gpu:(null):3(IDX:0-2)"])
+def test_details_of_gpus_without_a_type_are_read(shapes, output, used):
+    """What scontrol -d prints."""
+    (node,) = one(shapes, output, "gpu:8", used=used)
+    assert (node.gpu, node.num_gpus) == (None, 8)
 
 
 def test_a_tree_gives_each_node_its_leaf(output):

@@ -84,6 +84,7 @@ def test_slices_are_noticed_in_either_list(output):
         ("index, name, memory.total [MiB]\n", "line 1: found a header and no GPU below it"),
         (f"index, name, memory.total [MiB]\n0, {H100}\n", "line 2: found \"2 values in '0, NVIDIA"),
         (f"index, name\nx, {H100}\n", "line 2: found 'x', expected the index of a GPU"),
+        (f"index, name\n\u0663, {H100}\n", "line 2: found '\u0663', expected the index of a GPU"),
         ("index, name\n0, 81559\n", "line 2: found '81559', expected the name of a GPU"),
         ("index, name\n0, [N/A]\n", "line 2: found '[N/A]', expected the name of a GPU"),
         (f"index, name, memory.total\n0, {H100}, lots\n", "line 2: found 'lots', expected a size"),
