@@ -12,6 +12,7 @@ from autopar.disaggregated.queue import served
 from autopar.disaggregated.task import PairTask, decides_layouts
 from autopar.disaggregated.values import Values
 from autopar.disaggregated.variables import chosen_values
+from autopar.objectives.worst_stage import Memory
 from autopar.problem import Candidate, Candidates, IntArray
 from autopar.search import Vector, accepted
 from autopar.segments import SegmentTable, ShapeCache, segment_table
@@ -83,16 +84,20 @@ class Pairing:
             return None
         self._try(role, row, table, chosen)
         if pp > 1:
-            index = np.flatnonzero(table.rate >= self._needed_rate())
-            fast = table.keep(table.rate >= self._needed_rate())
+            enough = table.rate >= self._needed_rate(role)
+            index, fast = np.flatnonzero(enough), table.keep(enough)
             quick = best_split(row, fast, num_layers, objectives[1:])
             if quick is None:
                 return None
             self._try(role, row, table, index[quick])
+            if self.task.objectives[0].name == "memory":  # of the fast ones, the leanest
+                lean = best_split(row, fast, num_layers, [Memory(), *objectives])
+                assert lean is not None  # there are fast ones
+                self._try(role, row, table, index[lean])
             partner = anything() if partner is None else partner
             left = narrowed(self.task, role, row, fast, partner, self.vector)
             return None if left is None else (table, left[1])
-        if int(table.rate[chosen[0]]) < self._needed_rate():
+        if int(table.rate[chosen[0]]) < self._needed_rate(role):
             return None
         return table, chosen_values(self.task.roles[role].problem, row, table, chosen)
 
@@ -249,9 +254,13 @@ class Pairing:
         task = self.task.roles[role]
         return segment_table(task.problem, row, self._filters[role], self._shapes[role])
 
-    def _needed_rate(self) -> int:
-        """Return the rate that a pair needs to be as good as the best known one."""
-        return self.task.least_rate(self.vector)
+    def _needed_rate(self, role: int) -> int:
+        """Return the rate that a role needs in a pair as good as the best known one.
+
+        Prefill is never busy all of the time, and needs more.
+        """
+        rate = self.task.least_rate(self.vector)
+        return rate if role else -(-100 * rate // self.task.queue.top)
 
     @property
     def _least_rate(self) -> int:

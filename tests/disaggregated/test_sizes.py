@@ -177,7 +177,11 @@ def test_the_bound_of_each_box_is_reached_in_the_first_objective(
             assert vector[0] == min(v[0] for pair, v in vectors.items() if pair[role] == box)
 
 
-@pytest.mark.parametrize("objectives", [*ORDERS[:2], ("tpot", "throughput", "ttft")], ids="-".join)
+@pytest.mark.parametrize(
+    "objectives",
+    [*ORDERS[:2], ("tpot", "throughput", "ttft"), ("memory", "throughput", "ttft")],
+    ids="-".join,
+)
 def test_the_search_proves_the_best_pair_of_many_nodes(
     pair_scenario: Build, objectives: tuple[str, ...]
 ) -> None:
@@ -192,6 +196,22 @@ def test_the_search_proves_the_best_pair_of_many_nodes(
     )
     prepared = prepare_pair(task)
     assert prepared.is_proven(3)
+
+
+@pytest.mark.parametrize(("num_nodes", "rate"), [(3, 1e4), (6, 4e3), (6, 2e4)])
+def test_the_search_proves_the_leanest_pair_of_a_rate(
+    pair_scenario: Build, num_nodes: int, rate: float
+) -> None:
+    """The leanest of all splits may be too slow, and the fastest is not lean: neither was best."""
+    task = task_of(
+        pair_scenario,
+        ("memory", "throughput", "ttft"),
+        num_layers=5,
+        num_nodes=num_nodes,
+        requirements={"min_tokens_per_s": rate},
+        work={"max_batch_sequences": 60},
+    )
+    assert prepare_pair(task).is_proven(3)
 
 
 def test_where_no_box_reaches_the_known_pair_none_is_left(pair_scenario: Build) -> None:
