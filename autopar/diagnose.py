@@ -48,6 +48,18 @@ class Question:
         """Return the question about a scenario with one field changed."""
         return replace(self, scenario=changed(self.scenario, path, value))
 
+    @property
+    def _easiest(self) -> str:
+        """The objective by which a plan is found soonest, if there is any.
+
+        A limit on TTFT is on a sum, which no look at single stages keeps: the split of the least
+        TTFT keeps it if one does. With two roles, what promises the best rate over GPUs may have no
+        room: thousands of pairs are tried before one has.
+        """
+        is_pair = self.scenario.workload.phase == "disaggregated"
+        has_limit = self.scenario.requirements.max_ttft_us is not None
+        return "ttft" if has_limit and not is_pair else "throughput"
+
     def feasible(self, disabled: Sequence[str] = ()) -> bool | None:
         """Whether a plan exists without the named constraints; None if not decided."""
         left_out = [*self.without, *disabled]
@@ -58,11 +70,7 @@ class Question:
             if weaker.feasible(others):
                 return True
         try:
-            if self.scenario.workload.phase == "disaggregated":
-                # Any order of objectives will do: by rates over GPUs, what promises most may have
-                # no room, and thousands of pairs are tried before one has.
-                return _feasible(self.aiming_at("throughput", disabled))
-            return _feasible(self.task(disabled))
+            return _feasible(self.aiming_at(self._easiest, disabled))
         except SolveLimitError:
             return None
 

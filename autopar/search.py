@@ -3,8 +3,8 @@
 Every candidate has an optimistic vector, one integer per objective, that no split of its layers
 beats. Candidates are tried in the order of these vectors; the first plans found make an incumbent,
 and a candidate whose optimistic vector is lexicographically worse than the incumbent cannot hold
-the optimum, nor another optimum as good, and does not enter the model. Where the batch is open,
-neither does one whose best split is worse (ADR 0007). This is exact, not a heuristic.
+the optimum, nor another optimum as good, and does not enter the model. Where many are left, or the
+batch is open, neither does one whose best split is worse (ADR 0007). This is exact, no heuristic.
 """
 
 import logging
@@ -30,6 +30,9 @@ from autopar.unfold import unfold
 from autopar.variables import Choice
 
 logger = logging.getLogger(__name__)
+
+# With a given batch, the most candidates whose splits CP-SAT weighs against each other.
+MOST_SPLITS_LEFT_OPEN = 8
 
 Vector = tuple[int, ...]  # one integer per objective, oriented so that less is better
 
@@ -161,8 +164,10 @@ def prepare(
         if vector is None or found < vector:
             split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
             incumbent, vector = Choice(index, rows.row(index), split), found
-    by_split = floors if start is problem and problem.scenario.workload.is_open else None
-    keep = _kept(matrix[: len(tables)], by_split, incumbent, vector, ties=ties)
+    keep = _kept(matrix[: len(tables)], None, incumbent, vector, ties=ties)
+    is_open = problem.scenario.workload.is_open
+    if start is problem and (is_open or len(keep) > MOST_SPLITS_LEFT_OPEN):
+        keep = _kept(matrix[: len(tables)], floors, incumbent, vector, ties=ties)
     if incumbent is not None:
         incumbent = replace(incumbent, row=keep.index(incumbent.row))
     total = len(problem.candidates)
@@ -208,8 +213,8 @@ def _kept(
     """Return the rows that stay; some were tried before the incumbent, and may be behind it.
 
     floors: the values of the best split of each row, None for a row without any; None where splits
-    are left to CP-SAT. Where the batch is open they are not: dozens of rows differ in the batch
-    alone, and a mixture of them looks better to CP-SAT than each of them, for a minute and more.
+    are left to CP-SAT. A few are, which so checks the dynamic programme; but a mixture of dozens,
+    many of which may differ in the batch alone, looks better to it than each of them, for minutes.
     A plug-in or a total forbids splits and adds none, so that these values bound what they leave.
     """
     if incumbent is None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from autopar import load_scenario, oracle, overrides
+from autopar import load_scenario, oracle, overrides, solver
 from autopar.diagnose import Question, binding, conflicts
 from autopar.disaggregated.pairing import Pairing
 from autopar.repairs import in_vain, repairs
@@ -332,3 +332,20 @@ def test_whether_a_pair_exists_is_asked_in_an_order_that_finds_one(
     scenario = load_scenario(None, parts=named, overrides=[*changes, order])
     assert Question(scenario, ()).feasible() is True
     assert 0 < len(solved) < 20
+
+
+def test_whether_a_plan_keeps_ttft_needs_no_proof_of_what_is_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CP-SAT took 14 s to solve five objectives where the split of the least TTFT was enough."""
+
+    def unasked(*_: Any, **__: Any) -> None:
+        raise AssertionError("CP-SAT was asked")
+
+    monkeypatch.setattr(solver, "run", unasked)
+    named = {"llm": "qwen3-32b-fp8", "cluster": "1x8-ascend-910b", "workload": "rag-8k-512"}
+    changes = ["requirements.max_ttft_us=536108.698", "recipe.objectives=[gpus,throughput,ttft]"]
+    scenario = load_scenario(None, parts=named, rule_packs=["tensorrt-llm"], overrides=changes)
+    assert Question(scenario, ()).feasible() is True
+    less = changed(scenario, "requirements.max_ttft_us", 500e3)
+    assert Question(less, ()).feasible() is False

@@ -14,7 +14,14 @@ from autopar.candidates import every_batch
 from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
 from autopar.objectives import OBJECTIVES
 from autopar.problem import Candidate, Plan
-from autopar.search import Prepared, Task, make_task, narrowed, prepare
+from autopar.search import (
+    MOST_SPLITS_LEFT_OPEN,
+    Prepared,
+    Task,
+    make_task,
+    narrowed,
+    prepare,
+)
 from autopar.segments import segment_table
 from autopar.solver import optimise
 from autopar.specs import Scenario
@@ -148,15 +155,17 @@ def test_every_optimum_is_left_in_the_model(
         assert {(s.layers[0], s.layers[-1] + 1) for s in plan.stages} <= left[row]
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(changes())
-def test_with_an_open_batch_no_row_is_left_whose_best_split_is_worse(
+def test_no_row_is_left_whose_best_split_is_worse_unless_few_are_left(
     analytic_scenario: Build, change: dict[str, Any]
 ) -> None:
-    """Dozens of batches that bounds alone leave took CP-SAT a minute, and more."""
+    """Dozens of candidates that bounds alone leave took CP-SAT a minute, and more."""
     task = task_of(analytic_scenario, change)
     prepared = prepare(task)
-    if not task.problem.scenario.workload.is_open or prepared.vector is None:
+    is_open = task.problem.scenario.workload.is_open
+    most = 1 if is_open else MOST_SPLITS_LEFT_OPEN
+    if prepared.vector is None or len(prepared.rows) <= most:
         return
     for table, row in zip(prepared.tables, prepared.rows, strict=True):
         one = prepared.rows.take(np.array([list(prepared.rows).index(row)]))
@@ -177,7 +186,8 @@ def test_without_ties_one_plan_stands_for_all_that_are_as_good(
     every, one = prepare(task), prepare(task, ties=False)
     assert one.vector == every.vector
     others = [row for row in one.rows if one.incumbent and row != one.incumbent.candidate]
-    assert {*others} <= {*every.rows}
+    bounds = dict(zip(one.allowed, map(tuple, one.optimistic.tolist()), strict=True))
+    assert all(one.vector is not None and bounds[row] < one.vector for row in others)
     assert len(one.rows) == len(others) + (one.incumbent is not None) or one.incumbent is None
     found, expected = optimise(task, one), optimise(task, every)
     assert (found.status, found.vector, found.bounds) == (
