@@ -14,7 +14,7 @@ from autopar.ingest.plan.flags import (
     unset_in,
 )
 from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees
-from autopar.ingest.plan.megatron_model import refuse_another_model
+from autopar.ingest.plan.megatron_model import refuse_another_model, takes_checkpoint
 from autopar.ingest.plan.megatron_stages import layers_of_stages
 from autopar.specs import LLM
 
@@ -28,6 +28,7 @@ BEARING = Bearing(
     refused={
         "--num-virtual-stages-per-pipeline-rank": "virtual stages: a stage of a plan holds "
         "consecutive layers",
+        "--use-mp-args-from-checkpoint-args": "parallel sizes of a checkpoint, which is not read",
         "--use-megatron-fsdp": "weights are cut over data-parallel ranks, and a plan copies them",
     },
     told={
@@ -60,7 +61,7 @@ def read(
     is_step = any(word.rpartition("/")[2] == "srun" for word in words)
     job = {name: value for name, value in env.items() if name.startswith("SLURM_")}
     world = _world(launcher, env, nodes, job if is_step else {})
-    notes = [*BEARING.of(given), *said_of_unknown(given)]
+    notes = [*BEARING.of(given), *said_of_unknown(given), *_said_of_no_experts(given, llm)]
     if world is None:
         world = tp * cp * pp * _least_groups(given, tp, cp)
         notes.append(
@@ -175,8 +176,7 @@ def _experts(given: Given, llm: LLM | None, tp: int, cp: int, stage: int) -> tup
     """
     ep = given.number("--expert-model-parallel-size")
     etp = given.number("--expert-tensor-parallel-size", tp)
-    given.text("--num-experts")
-    if (llm is not None and not llm.is_moe) or "--num-experts" not in given.values:
+    if not _has_experts(given, llm, ep):
         return 1, 1, tp
     if stage % (ep * etp):
         raise SpecError(
@@ -189,6 +189,35 @@ def _experts(given: Given, llm: LLM | None, tp: int, cp: int, stage: int) -> tup
             f"cp = {tp * cp}: experts are copied inside of a replica, and a plan has them once"
         )
     return ep * etp // (tp * cp), ep, etp
+
+
+def _has_experts(given: Given, llm: LLM | None, ep: int) -> bool:
+    """Whether there are experts: in the plan's model, by the command where that is not known.
+
+    Raises SpecError where Megatron refuses ep, as neither the command nor a checkpoint has experts.
+    """
+    stated = given.text("--num-experts") not in ("", "0")
+    loaded = takes_checkpoint(given) and (llm is None or llm.is_moe)
+    if ep > 1 and not stated and not loaded:
+        known = "" if llm is None or llm.is_moe else f" (the model {llm.name!r} has none)"
+        raise SpecError(
+            f"megatron: --expert-model-parallel-size {ep} without --num-experts{known}: Megatron "
+            "refuses it (num_experts must be non None to use expert model parallelism); state it, "
+            "or --load with --use-checkpoint-args, which takes the model from its checkpoint"
+        )
+    return stated or ep > 1 if llm is None else llm.is_moe
+
+
+def _said_of_no_experts(given: Given, llm: LLM | None) -> list[str]:
+    """Return a note where Megatron builds a model without the experts of the plan's."""
+    is_without = given.text("--num-experts") in ("", "0") and not takes_checkpoint(given)
+    if llm is None or not llm.is_moe or not is_without:
+        return []
+    note = (
+        "neither --num-experts nor a checkpoint (--load with --use-checkpoint-args) is stated: "
+        f"Megatron builds a model without experts; the plan has the {llm.num_experts} of {llm.name}"
+    )
+    return [note]
 
 
 def _order(given: Given, sizes: tuple[int, int, int, int]) -> "_Order":

@@ -54,8 +54,9 @@ def takes_checkpoint(given: Given) -> bool:
 
     Source: Megatron-Core 0.19.2, parse_and_validate_args of training/arguments.py.
     """
-    loads = "--load" in given.values or "--pretrained-checkpoint" in given.values
-    return given.has("--use-checkpoint-args") and loads
+    if not given.has("--use-checkpoint-args"):
+        return False
+    return bool(given.text("--load") or given.text("--pretrained-checkpoint"))
 
 
 def _refuse_another_kind(given: Given, llm: LLM, architecture: Architecture) -> None:
