@@ -166,6 +166,7 @@ CASES: dict[str, list[Case]] = {
         Case("pp4 uneven", {"pp": 4, "tp": 2, "ep": 2, "etp": 1}, split=[7, 9, 9, 7]),
         Case("two nodes", {"pp": 2, "tp": 2, "attn_dp": 4, "ep": 4, "etp": 2}, nodes=2),
         Case("dense", {"tp": 4, "etp": 4}, llm="llama-3.1-8b"),
+        Case("sizes that differ are left out", EP8, llm="gemma-4-26b-a4b"),
         Case("experts do not divide", EP8, swap={"--num-experts": "12"}, refused="expert"),
         Case("layout of other layers", {"pp": 4, "tp": 2, "ep": 2, "etp": 1},
              swap={"--pipeline-model-parallel-layout": "Et*8|t*8|t*8|t*9L"}, refused="layer"),
