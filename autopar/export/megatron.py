@@ -42,6 +42,8 @@ def launches(
     """Return commands, files, ranks and notes of one layout, which is one server."""
     if layout.role:
         raise InexpressibleError(_NAME, ["it trains, and has no servers for prompts and answers"])
+    if layout.chunks > layout.fewest_chunks:
+        raise InexpressibleError(_NAME, [_in_parts(layout.chunks)])
     refuse_other_placement(layout, _NAME, "Megatron deals them in runs")
     ranks, shares, order = _placed(layout)
     sizes = model_sizes(layout)
@@ -56,8 +58,18 @@ def launches(
             f"the plan counts weights in {', '.join(stored)}: no argument of precision is written"
         )
     if layout.chunks > 1:
-        notes.append(f"Megatron computes sequences whole, not in {layout.chunks} parts")
+        notes.append(
+            f"Megatron computes sequences whole, not in {layout.chunks} parts, the fewest that the "
+            "workload's steps have room for: no plan of it says what that costs"
+        )
     return commands, [], list(ranks), notes
+
+
+def _in_parts(chunks: int) -> str:
+    return (
+        f"it computes sequences whole, and has no words for prompts in {chunks} parts "
+        "(solve with --set workload.chunked_prefill=false has none of them)"
+    )
 
 
 def _placed(layout: Layout) -> tuple[tuple[Rank, ...], tuple[Share, ...], list[str]]:
