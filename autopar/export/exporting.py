@@ -104,7 +104,9 @@ def written(
         roles=roles,
         notes=tuple(dict.fromkeys((*notes, *more))),
         router=router,
-        lacks=megatron.TEMPLATE if options.engine == "megatron" and target != "hostfile" else "",
+        lacks=megatron.lacks(layouts[0])
+        if options.engine == "megatron" and target != "hostfile"
+        else "",
     )
 
 

@@ -22,7 +22,8 @@ class Layout:
 
     role: `prefill` or `decode` in a disaggregated service, else empty. split: layers of each stage.
     gpus: `gpus[replica][stage]`, in the plan's rank order. experts: the map of each replica, whose
-    slot j lies on expert rank j // (num_experts / ep); None in a dense model.
+    slot j lies on expert rank j // (num_experts / ep); None in a dense model. chunks: parts of a
+    prompt; fewest_chunks: by the workload, whose steps may have no room for whole ones.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Layout:
     gpus: tuple[tuple[tuple[int, ...], ...], ...]
     experts: tuple[ExpertMap | None, ...]
     capacity: Capacity
+    fewest_chunks: int = 1
 
     @property
     def replicas(self) -> int:
@@ -115,6 +117,7 @@ def _layout_of(
             metrics.get(role),
             asked.requirements.max_memory_fraction * scenario.cluster.gpu.memory_bytes,
         ),
+        fewest_chunks=scenario.workload.fewest_chunks,
     )
     if not llm.is_moe:
         return _folded(layout), []

@@ -8,7 +8,7 @@ from autopar.errors import InexpressibleError
 from autopar.export.experts import refuse_other_placement
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
-from autopar.export.megatron_model import model_arguments, stored_otherwise
+from autopar.export.megatron_model import model_sizes, said_of_left_out, stored_otherwise
 from autopar.export.options import NAMES, Options
 from autopar.export.ranks import Rank, megatron_ranks
 
@@ -28,6 +28,12 @@ _TRAINS = (
 )
 
 
+def lacks(layout: Layout) -> str:
+    """Return what a user has to add to the commands, sizes that they do not say included."""
+    left_out = said_of_left_out(model_sizes(layout), layout.llm)
+    return f"{TEMPLATE}; {left_out}" if left_out else TEMPLATE
+
+
 def launches(
     layout: Layout,
     options: Options,
@@ -36,21 +42,34 @@ def launches(
     """Return commands, files, ranks and notes of one layout, which is one server."""
     if layout.role:
         raise InexpressibleError(_NAME, ["it trains, and has no servers for prompts and answers"])
+    if layout.chunks > layout.fewest_chunks:
+        raise InexpressibleError(_NAME, [_in_parts(layout.chunks)])
     refuse_other_placement(layout, _NAME, "Megatron deals them in runs")
     ranks, shares, order = _placed(layout)
-    common = [*_parallel(layout), *order, *_batch(layout), *model_arguments(layout)]
+    sizes = model_sizes(layout)
+    common = [*_parallel(layout), *order, *_batch(layout), *sizes.argv]
     commands = [
         _on_node(layout, options, shares, node_rank, common) for node_rank in range(len(shares))
     ]
-    notes = [_TRAINS]
+    notes = [_TRAINS, *filter(None, [said_of_left_out(sizes, layout.llm)])]
     stored = stored_otherwise(layout)
     if stored:
         notes.append(
             f"the plan counts weights in {', '.join(stored)}: no argument of precision is written"
         )
     if layout.chunks > 1:
-        notes.append(f"Megatron computes sequences whole, not in {layout.chunks} parts")
+        notes.append(
+            f"Megatron computes sequences whole, not in {layout.chunks} parts, the fewest that the "
+            "workload's steps have room for: no plan of it says what that costs"
+        )
     return commands, [], list(ranks), notes
+
+
+def _in_parts(chunks: int) -> str:
+    return (
+        f"it computes sequences whole, and has no words for prompts in {chunks} parts "
+        "(solve with --set workload.chunked_prefill=false has none of them)"
+    )
 
 
 def _placed(layout: Layout) -> tuple[tuple[Rank, ...], tuple[Share, ...], list[str]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from autopar.api import solve
 from autopar.constraints import PlugIn
@@ -273,11 +274,14 @@ def _questions(
         rules = (*rules, _PODS_OF_MPI)
     others = tuple(other for other in scenario.rule_packs if other.name != pack.name)
     packs = (*others, pack.model_copy(update={"rules": rules}))
+    changed: dict[str, Any] = {"rule_packs": packs}
+    if options.engine == "megatron":  # it computes prompts whole
+        changed["workload"] = scenario.workload.model_copy(update={"chunked_prefill": False})
     for coverage, keeps_rules, given_up in _relaxations(scenario):
         needs = scenario.requirements.model_copy(update={"coverage": coverage})
         own = scenario.rules if keeps_rules else ()
         yield (
-            scenario.model_copy(update={"requirements": needs, "rules": own, "rule_packs": packs}),
+            scenario.model_copy(update={**changed, "requirements": needs, "rules": own}),
             given_up,
         )
 

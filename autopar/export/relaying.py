@@ -22,6 +22,7 @@ _ORDERS: dict[Engine, _Ranks] = {
 }
 _MOVED = "its ranks on other GPUs"
 _SPLIT = "its layers split as the engine does by itself"
+_WHOLE = "its prompts in as few parts as the workload allows"
 _IN_RUNS = "its experts in runs of consecutive ones on each rank"
 
 
@@ -32,18 +33,29 @@ def variants(
     if plan is None:
         return
     engine = options.engine
+    whole = with_whole_prompts(scenario, plan) if engine == "megatron" else None
+    plan, said = (plan, ()) if whole is None else (whole, (_WHOLE,))
+    if said:
+        yield plan, said
     moved, in_runs = relaid(scenario, plan, engine), with_runs(scenario, plan)
     if moved is not None:
-        yield moved, (_MOVED,)
+        yield moved, (_MOVED, *said)
     if in_runs is not None:
-        yield in_runs, (_IN_RUNS,)
+        yield in_runs, (_IN_RUNS, *said)
         both = relaid(scenario, in_runs, engine)
         if both is not None:
-            yield both, (_MOVED, _IN_RUNS)
+            yield both, (_MOVED, _IN_RUNS, *said)
     if engine == "trtllm" and not options.at_least(*PARTITION):
         resplit = _of_roles(plan, lambda own: _resplit(scenario, own))
         if resplit is not None:
             yield resplit, (_SPLIT,)
+
+
+def with_whole_prompts(scenario: Scenario, plan: AnyPlan) -> Plan | None:
+    """Return the plan with the fewest parts of a prompt; None where it has them, or has roles."""
+    if isinstance(plan, DisaggregatedPlan) or plan.chunks <= scenario.workload.fewest_chunks:
+        return None
+    return replace(plan, chunks=scenario.workload.fewest_chunks)
 
 
 def with_runs(scenario: Scenario, plan: AnyPlan) -> AnyPlan | None:

@@ -143,6 +143,17 @@ def test_unknown_flags_are_said_and_strict_refuses() -> None:
     assert strict.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "flag",
+    ["--num-moe-experts 8", "--virtual-pipeline-model-parallel-size 2", "--params-dtype bf16"],
+)
+def test_fields_of_megatron_that_are_no_flags_are_unknown(flag: str) -> None:
+    line = f"torchrun --nproc-per-node 8 x.py --tensor-model-parallel-size 8 {flag}"
+    said = run("ingest", "plan", "-", "--model", "llama-3.1-8b", "--strict", stdin=line)
+    assert said.exit_code == 2
+    assert f"unknown flag '{flag.split(maxsplit=1)[0]}'" in said.stderr
+
+
 def test_the_model_is_found_by_the_name_that_is_loaded() -> None:
     known = run(
         "ingest", "plan", "-", stdin="vllm serve mistralai/Mixtral-8x7B -tp 8 --max-num-seqs 8"

@@ -10,6 +10,7 @@ makes. The routers of pairs are started for real, in front of servers that only 
 vLLM's own check of the size of the cache is run on what its layers would say that they keep.
 Of SGLang it is also looked at the share of memory that its parser arrives at: whether the plan's
 cache has room in it.
+The list of Megatron's flags is held against its parser.
 TensorRT-LLM has no part that runs without a GPU.
 """
 
@@ -27,6 +28,7 @@ from autopar.catalog import load_plan, load_scenario
 from autopar.export.exporting import export
 from autopar.export.launch import Export
 from autopar.export.options import Options
+from autopar.ingest.plan.flags import known_flags
 from autopar.pairs import explicit_plan
 from autopar.problem import AnyPlan
 from autopar.specs import Scenario
@@ -94,6 +96,8 @@ class Case:
     batch: int = 8
 
 
+# Flags that Megatron has where the package nvidia-kitchen is there (training/arguments.py).
+WITH_KITCHEN = {"--kitchen-config-file", "--kitchen-recipe-number"}
 _PORT = 18_000  # of the first server; the others of this machine count from there
 TWO = {"replicas": 2, "tp": 1, "etp": 1}
 EP8 = {"tp": 2, "attn_dp": 4, "ep": 8, "etp": 1}
@@ -162,6 +166,7 @@ CASES: dict[str, list[Case]] = {
         Case("pp4 uneven", {"pp": 4, "tp": 2, "ep": 2, "etp": 1}, split=[7, 9, 9, 7]),
         Case("two nodes", {"pp": 2, "tp": 2, "attn_dp": 4, "ep": 4, "etp": 2}, nodes=2),
         Case("dense", {"tp": 4, "etp": 4}, llm="llama-3.1-8b"),
+        Case("sizes that differ are left out", EP8, llm="gemma-4-26b-a4b"),
         Case("experts do not divide", EP8, swap={"--num-experts": "12"}, refused="expert"),
         Case("layout of other layers", {"pp": 4, "tp": 2, "ep": 2, "etp": 1},
              swap={"--pipeline-model-parallel-layout": "Et*8|t*8|t*8|t*9L"}, refused="layer"),
@@ -312,6 +317,18 @@ def verdict(engine: str, case: Case, folder: Path, python: Path) -> str:
     return ""
 
 
+def other_flags(folder: Path, python: Path) -> str:
+    """Return where our list of Megatron's flags and its parser differ; empty if they do not."""
+    script = [python, HERE / "parse_megatron.py", folder / "megatron", "flags"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=300)
+    found = re.search(r"^FLAGS (.*)$", done.stdout, re.MULTILINE)
+    if found is None:
+        return f"its parser has no list: {(done.stdout + done.stderr)[-600:]}"
+    ours, own = known_flags("megatron").flags, json.loads(found[1])
+    differ = {flag for flag in {*ours, *own} if ours.get(flag) != own.get(flag)}
+    return ", ".join(sorted(differ - WITH_KITCHEN))
+
+
 def main(folder: Path, engines: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     python = prepare(folder.resolve(), engines)
@@ -326,6 +343,10 @@ def main(folder: Path, engines: list[str]) -> int:
             sys.stdout.flush()
             wrong += bool(said)
     total = sum(len(CASES[engine]) for engine in engines)
+    if "megatron" in engines:
+        said = other_flags(folder.resolve(), python)
+        sys.stdout.write(f"megatron: its flags are those of our list: {said or 'all'}\n")
+        wrong, total = wrong + bool(said), total + 1
     sys.stdout.write(f"{total - wrong} passed, {wrong} failed\n")
     return 1 if wrong else 0
 

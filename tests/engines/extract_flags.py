@@ -25,6 +25,7 @@ PLACES = {
         "megatron/training/config/",
         "megatron/core/transformer/transformer_config.py",
         "megatron/core/model_parallel_config.py",
+        "megatron/core/fault_injector.py",
     ),
 }
 Flags = dict[str, int]
@@ -49,8 +50,9 @@ def is_bool(annotation: ast.AST) -> bool:
     return "bool" in words and not words & {"str", "int", "float", "list", "dict"}
 
 
-def keyword(call: ast.Call, name: str) -> ast.AST | None:
-    return next((k.value for k in call.keywords if k.arg == name), None)
+def keyword(call: ast.AST | None, name: str) -> ast.AST | None:
+    keywords = call.keywords if isinstance(call, ast.Call) else []
+    return next((k.value for k in keywords if k.arg == name), None)
 
 
 def is_switch(call: ast.Call, booleans: set[str]) -> bool:
@@ -127,35 +129,76 @@ def sglang(trees: list[ast.Module]) -> Flags:
 
 
 def megatron(trees: list[ast.Module]) -> Flags:
-    """Flags of calls, and of the dataclasses that arguments.py gives to ArgumentGroupFactory."""
-    used: dict[str, set[str]] = {}
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "ArgumentGroupFactory":
-                excluded = literal(keyword(node, "exclude"))
-                used[ast.unparse(node.args[0])] = set(
-                    excluded if isinstance(excluded, list) else ()
-                )
+    """Flags of calls, and of the dataclasses that arguments.py gives to ArgumentGroupFactory.
+
+    Raises ValueError where what such a dataclass leaves out cannot be read.
+    """
+    used = dict(factory for tree in trees for factory in factories(tree))
     used["ModelParallelConfig"] = used.get("TransformerConfig", set())  # its base
     found: Flags = {}
     for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and node.name in used:
                 for name, item in fields(ast.Module([node], [])):
-                    if name in used[node.name] or name.startswith("_"):
-                        continue
-                    takes = 0 if is_bool(item.annotation) else 1
-                    flag = name.replace("_", "-")
-                    found[f"--{flag}"] = takes
-                    if takes == 0 and literal(item.value) is True:
-                        del found[f"--{flag}"]
-                        found[f"--no-{flag}"] = found[f"--disable-{flag}"] = 0
-                    named = ast.walk(item.value) if item.value is not None else ()
-                    for text in (literal(n) for n in named if isinstance(n, ast.Constant)):
-                        if isinstance(text, str) and text.startswith("--"):
-                            found[text] = takes
-        found.update({name: takes for name, takes, _ in of_calls(tree, set())})
+                    is_set_later = literal(keyword(item.value, "init")) is False
+                    if name not in used[node.name] and not is_set_later:
+                        found.update(of_field(name, item))
+        for name, takes, _ in of_calls(tree, set()):
+            found[name] = takes
+        found.update(dict.fromkeys(negations(tree), 0))
     return found
+
+
+def factories(tree: ast.Module) -> Iterator[tuple[str, set[str]]]:
+    """Yield the dataclass of each ArgumentGroupFactory(...) and the fields that are no flags.
+
+    They are a list, or a variable that the same function sets to one.
+    """
+    for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
+        lists = {
+            target.id: literal(node.value)
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "ArgumentGroupFactory":
+                given = keyword(node, "exclude") or (node.args[1] if node.args[1:] else None)
+                named = lists.get(given.id) if isinstance(given, ast.Name) else literal(given)
+                if given is not None and not isinstance(named, list | tuple):
+                    raise ValueError(f"line {node.lineno}: exclude={ast.unparse(given)} is no list")
+                yield ast.unparse(node.args[0]), set(named or ())  # type: ignore[call-overload]
+
+
+def of_field(name: str, item: ast.AnnAssign) -> Flags:
+    """Flags of a field as ArgumentGroupFactory makes them, and what each takes.
+
+    `arg_names` in its metadata takes the place of its own name, and of --no-NAME and --disable-NAME
+    that a switch has which is on.
+    """
+    takes = 0 if is_bool(item.annotation) else 1
+    flag, value = name.replace("_", "-"), item.value
+    default = keyword(value, "default") if isinstance(value, ast.Call) else value
+    is_on = takes == 0 and literal(default) is True
+    names = [f"--no-{flag}", f"--disable-{flag}"] if is_on else [f"--{flag}"]
+    for node in ast.walk(value) if value is not None else ():
+        if isinstance(node, ast.Dict):
+            keys = [literal(key) for key in node.keys]
+            given = literal(dict(zip(keys, node.values, strict=True)).get("arg_names"))
+            names = list(given) if isinstance(given, list) else names
+    return dict.fromkeys(names, takes)
+
+
+def negations(tree: ast.Module) -> Iterator[str]:
+    """Yield the --no-NAME of calls whose action is BooleanOptionalAction."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+            action = keyword(node, "action")
+            if action is not None and "BooleanOptional" in ast.unparse(action):
+                for name in (literal(argument) for argument in node.args):
+                    if isinstance(name, str) and name.startswith("--"):
+                        yield f"--no-{name[2:]}"
 
 
 def main(engine: str, wheel: Path) -> None:

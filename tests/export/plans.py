@@ -1,6 +1,7 @@
 """Random legal plans of each engine, made by construction, not by asking the exporter."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from random import Random
 from typing import Any
@@ -87,13 +88,17 @@ def draw(seed: int, engine: str) -> tuple[Scenario, Plan] | None:
     }
     if scenario.workload.is_open:
         fields["batch"] = random.randint(1, 64)
-        counts = scenario.workload.chunk_counts
-        fields["chunks"] = counts[0] if engine == "megatron" else random.choice(counts)
+        fields["chunks"] = random.choice(scenario.workload.chunk_counts)
     plan = plan_from_spec(PlanSpec.model_validate(fields), scenario)
     used = [gpu for replica in plan.gpus for stage in replica for gpu in stage]
     if max(used) >= scenario.cluster.num_gpus:
         return None
     return scenario, plan
+
+
+def whole(scenario: Scenario, plan: Plan) -> Plan:
+    """The same plan with its prompts in as few parts as the workload allows."""
+    return replace(plan, chunks=scenario.workload.fewest_chunks)
 
 
 def shuffled(seed: int, scenario: Scenario, plan: Plan, *, one_map: bool = False) -> Plan:
@@ -168,4 +173,13 @@ def same(a: Plan, b: Plan) -> bool:
     ) and rows(a) == rows(b)
 
 
-__all__ = ["draw", "explicit_plan", "layouts", "moved", "same", "shuffled", "with_nodes_in_order"]
+__all__ = [
+    "draw",
+    "explicit_plan",
+    "layouts",
+    "moved",
+    "same",
+    "shuffled",
+    "whole",
+    "with_nodes_in_order",
+]

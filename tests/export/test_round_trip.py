@@ -79,6 +79,10 @@ def round_trip(plans: ModuleType, engine: str, seeds: range, folder: Path, *, mi
             plan = plans.shuffled(seed, scenario, plan, one_map=engine == "vllm")
         tried += 1
         export = exported(plans, engine, scenario, plan)
+        if engine == "megatron" and plan.batch and plan.chunks > scenario.workload.fewest_chunks:
+            assert export is None, f"seed {seed}: prompts in {plan.chunks} parts"
+            plan = plans.whole(scenario, plan)
+            export = exported(plans, engine, scenario, plan)
         if export is None:
             continue
         back, notes = read_back(export, scenario, folder, places=mixed)

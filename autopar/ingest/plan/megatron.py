@@ -1,6 +1,5 @@
 """torchrun with Megatron's arguments: what they say about a plan: docs/engines/megatron.md."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 from autopar.errors import SpecError, shorten
@@ -15,9 +14,9 @@ from autopar.ingest.plan.flags import (
     unset_in,
 )
 from autopar.ingest.plan.found import Bearing, Found, Nodes, Place, expert_degrees
-from autopar.ingest.plan.megatron_model import refuse_another_model
+from autopar.ingest.plan.megatron_model import refuse_another_model, takes_checkpoint
+from autopar.ingest.plan.megatron_stages import layers_of_stages
 from autopar.specs import LLM
-from autopar.specs.base import MAX_LAYERS
 
 _MARK = "--tensor-model-parallel-size"
 # What starts the processes: torchrun, and srun or mpirun. Sources: torch 2.13, distributed/run.py;
@@ -27,17 +26,14 @@ _LAUNCHERS = ("--nnodes", "--node-rank", "--nproc-per-node", "--master-addr", "-
               "-N")  # fmt: skip
 BEARING = Bearing(
     refused={
-        "--num-layers-per-virtual-pipeline-stage": "virtual stages: a stage of a plan holds "
-        "consecutive layers",
         "--num-virtual-stages-per-pipeline-rank": "virtual stages: a stage of a plan holds "
         "consecutive layers",
+        "--use-mp-args-from-checkpoint-args": "parallel sizes of a checkpoint, which is not read",
         "--use-megatron-fsdp": "weights are cut over data-parallel ranks, and a plan copies them",
     },
     told={
         "--fp8-format": "the plan's model says how weights are stored; see its precisions",
         "--mtp-num-layers": "the plan's workload says how many tokens are drafted",
-        "--account-for-embedding-in-pipeline-split": "counts the embedding as a layer",
-        "--account-for-loss-in-pipeline-split": "counts the loss as a layer",
     },
 )
 
@@ -65,7 +61,7 @@ def read(
     is_step = any(word.rpartition("/")[2] == "srun" for word in words)
     job = {name: value for name, value in env.items() if name.startswith("SLURM_")}
     world = _world(launcher, env, nodes, job if is_step else {})
-    notes = [*BEARING.of(given), *said_of_unknown(given)]
+    notes = [*BEARING.of(given), *said_of_unknown(given), *_said_of_no_experts(given, llm)]
     if world is None:
         world = tp * cp * pp * _least_groups(given, tp, cp)
         notes.append(
@@ -78,7 +74,7 @@ def read(
     attn_dp, ep, etp = _experts(given, llm, tp, cp, world // pp)
     replicas = groups // attn_dp
     place = _order(given, (tp * cp, attn_dp, replicas, pp))
-    split = _split(given, llm, pp)
+    split = layers_of_stages(given, llm, pp)
     micro = given.optional("--micro-batch-size")
     own_ep, own_etp = expert_degrees(llm, ep, etp, tp)
     if llm is not None:
@@ -180,8 +176,7 @@ def _experts(given: Given, llm: LLM | None, tp: int, cp: int, stage: int) -> tup
     """
     ep = given.number("--expert-model-parallel-size")
     etp = given.number("--expert-tensor-parallel-size", tp)
-    given.text("--num-experts")
-    if (llm is not None and not llm.is_moe) or "--num-experts" not in given.values:
+    if not _has_experts(given, llm, ep):
         return 1, 1, tp
     if stage % (ep * etp):
         raise SpecError(
@@ -194,6 +189,35 @@ def _experts(given: Given, llm: LLM | None, tp: int, cp: int, stage: int) -> tup
             f"cp = {tp * cp}: experts are copied inside of a replica, and a plan has them once"
         )
     return ep * etp // (tp * cp), ep, etp
+
+
+def _has_experts(given: Given, llm: LLM | None, ep: int) -> bool:
+    """Whether there are experts: in the plan's model, by the command where that is not known.
+
+    Raises SpecError where Megatron refuses ep, as neither the command nor a checkpoint has experts.
+    """
+    stated = given.text("--num-experts") not in ("", "0")
+    loaded = takes_checkpoint(given) and (llm is None or llm.is_moe)
+    if ep > 1 and not stated and not loaded:
+        known = "" if llm is None or llm.is_moe else f" (the model {llm.name!r} has none)"
+        raise SpecError(
+            f"megatron: --expert-model-parallel-size {ep} without --num-experts{known}: Megatron "
+            "refuses it (num_experts must be non None to use expert model parallelism); state it, "
+            "or --load with --use-checkpoint-args, which takes the model from its checkpoint"
+        )
+    return stated or ep > 1 if llm is None else llm.is_moe
+
+
+def _said_of_no_experts(given: Given, llm: LLM | None) -> list[str]:
+    """Return a note where Megatron builds a model without the experts of the plan's."""
+    is_without = given.text("--num-experts") in ("", "0") and not takes_checkpoint(given)
+    if llm is None or not llm.is_moe or not is_without:
+        return []
+    note = (
+        "neither --num-experts nor a checkpoint (--load with --use-checkpoint-args) is stated: "
+        f"Megatron builds a model without experts; the plan has the {llm.num_experts} of {llm.name}"
+    )
+    return [note]
 
 
 def _order(given: Given, sizes: tuple[int, int, int, int]) -> "_Order":
@@ -217,50 +241,3 @@ class _Order:
             stage, data = divmod(outer, self.attn_dp * self.replicas)
         replica, part = divmod(data, self.attn_dp)
         return replica, stage, part * self.group + own
-
-
-def _split(given: Given, llm: LLM | None, pp: int) -> tuple[int, ...] | None:
-    """Return layers of stages from a layout, from first and last, or equal ones.
-
-    Raises SpecError for a layout of virtual stages, and for layers that do not divide.
-    """
-    text = given.text("--pipeline-model-parallel-layout")
-    if text:
-        return _of_layout(text, pp)
-    first = given.optional("--decoder-first-pipeline-num-layers")
-    last = given.optional("--decoder-last-pipeline-num-layers")
-    layers = given.optional("--num-layers") or (None if llm is None else llm.num_layers)
-    if pp == 1 or layers is None:
-        return None
-    middle = layers - (first or 0) - (last or 0)
-    stages = pp - (first is not None) - (last is not None)
-    if (stages and (middle < stages or middle % stages)) or (not stages and middle):
-        raise SpecError(
-            f"megatron: {layers} layers do not divide over {pp} stages; Megatron wants "
-            "--pipeline-model-parallel-layout"
-        )
-    split = [middle // stages] * stages if stages else []
-    return tuple(([first] if first else []) + split + ([last] if last else []))
-
-
-def _of_layout(text: str, pp: int) -> tuple[int, ...]:
-    """Return layers of stages in a text such as Et*2|(t|)*2tL, E and L being no layers."""
-    wrong = f"megatron: --pipeline-model-parallel-layout {shorten(text)}"
-    plain = text.replace(",", "").replace(" ", "")
-    for _ in range(8):  # groups inside of groups
-        replaced = re.sub(r"\(([^()]*)\)(?:\*(\d{1,4}))?", lambda m: m[1] * int(m[2] or 1), plain)
-        if len(replaced) > 100 * MAX_LAYERS:
-            raise SpecError(f"{wrong}: too long")
-        if replaced == plain:
-            break
-        plain = replaced
-    plain = re.sub(r"([A-Za-z|])\*(\d{1,5})", lambda m: m[1] * min(int(m[2]), MAX_LAYERS), plain)
-    if re.fullmatch(r"[EtmL|]*", plain) is None:
-        raise SpecError(f"{wrong}: expected stages of E, t, m and L between bars")
-    stages = plain.split("|")
-    if len(stages) != pp:
-        raise SpecError(
-            f"{wrong}: {len(stages)} stages for {pp} pipeline ranks; virtual stages have no place "
-            "in a plan, whose stages hold consecutive layers"
-        )
-    return tuple(stage.count("t") for stage in stages)

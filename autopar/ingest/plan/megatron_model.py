@@ -49,6 +49,16 @@ def refuse_another_model(given: Given, llm: LLM) -> None:
         _refuse_another_kind(given, llm, architecture)
 
 
+def takes_checkpoint(given: Given) -> bool:
+    """Whether Megatron takes sizes that the command does not state from a checkpoint.
+
+    Source: Megatron-Core 0.19.2, parse_and_validate_args of training/arguments.py.
+    """
+    if not given.has("--use-checkpoint-args"):
+        return False
+    return bool(given.text("--load") or given.text("--pretrained-checkpoint"))
+
+
 def _refuse_another_kind(given: Given, llm: LLM, architecture: Architecture) -> None:
     """Raise SpecError for switches and for layers with experts that the model has not."""
     flag = "--multi-latent-attention"

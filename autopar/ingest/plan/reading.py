@@ -367,7 +367,14 @@ def _batch(one: Found, question: Question, fields: dict[str, Any]) -> list[str]:
     if work is not None and not work.is_open:
         fields.pop("batch", None)
         return _passed_over(one, question.batch, work)
-    if one.step_tokens is None or work is None or work.phase == "decode" or one.role == "decode":
+    if work is None or work.phase == "decode" or one.role == "decode":
+        return notes
+    if one.engine == "megatron" and work.fewest_chunks > 1:
+        notes.append(
+            f"Megatron computes sequences whole; steps of workload {work.name} have room for parts "
+            f"of them, and the plan has the fewest, {work.fewest_chunks}"
+        )
+    if one.step_tokens is None:
         return notes
     serves = work.phase == "serving"
     running = fields["batch"] * work.queries_per_sequence if one.shares_step and serves else 0

@@ -109,7 +109,7 @@ def test_yaml_has_the_last_word_over_the_command_line(tmp_path: Path) -> None:
         ("E,t*30|t*31,L", [30, 31]),
         ("Ettt|(t*29|)*2L", None),
         ("E(t|)*1t*60L", [1, 60]),
-        ("Et*30|t*31mL", [30, 31]),
+        ("Et*30|t*31mL' --mtp-num-layers '1", [30, 31]),
     ],
 )
 def test_layouts_of_megatron(layout: str, split: list[int] | None) -> None:
