@@ -50,25 +50,24 @@ def launches(
     files, names = map_files(layout, "sglang", "json", always=options.expert_map == "always")
     for replica in range(layout.replicas):
         mine = sglang_ranks(layout, replica)
-        shares, wrong = shares_of(mine, layout.cluster.gpus_per_node)
-        reasons = [wrong] if wrong else _stages_on_nodes(layout, len(shares))
-        if reasons:
-            raise InexpressibleError(_NAME, reasons)
+        shares, wrong = placed(layout, mine)
+        if wrong:
+            raise InexpressibleError(_NAME, [wrong])
         server = first + replica
         commands += _of_server(layout, options, server, shares, names[replica])
         ranks += [replace(rank, server=server) for rank in mine]
     return commands, files, ranks, _notes(layout, files)
 
 
-def _stages_on_nodes(layout: Layout, num_nodes: int) -> list[str]:
-    if layout.pp % num_nodes and num_nodes % layout.pp:
-        return [
-            (
-                f"{layout.pp} stages on {num_nodes} nodes: one must divide the other, or SGLang "
-                "leaves stages out without a word"
-            )
-        ]
-    return []
+def placed(layout: Layout, ranks: tuple[Rank, ...]) -> tuple[tuple[Share, ...], str]:
+    """Return the nodes of a server, or why SGLang does not start one there."""
+    shares, wrong = shares_of(ranks, layout.cluster.gpus_per_node)
+    if shares and layout.pp % len(shares) and len(shares) % layout.pp:
+        return (), (
+            f"{layout.pp} stages on {len(shares)} nodes: one must divide the other, or SGLang "
+            "leaves stages out without a word"
+        )
+    return shares, wrong
 
 
 def _of_server(

@@ -51,7 +51,7 @@ def launches(
     notes: list[str] = []
     for replica, map_name in enumerate(names):
         mine = trtllm_ranks(layout, replica)
-        shares, wrong = shares_of(mine, layout.cluster.gpus_per_node, last_has_rest=_NODES)
+        shares, wrong = placed(layout, mine)
         if wrong:
             raise InexpressibleError(_NAME, [wrong])
         text = dump_yaml(_config(layout, options, len(shares[0].gpus), map_name))
@@ -66,6 +66,14 @@ def launches(
         ranks += [replace(rank, server=server) for rank in mine]
     files += [Written(name, text) for text, name in configs.items()]
     return commands, files, ranks, [*notes, *_notes(layout)]
+
+
+def placed(layout: Layout, ranks: tuple[Rank, ...]) -> tuple[tuple[Share, ...], str]:
+    """Return the nodes of a server, or why mpirun does not start one there."""
+    shares, wrong = shares_of(ranks, layout.cluster.gpus_per_node, last_has_rest=_NODES)
+    if any(share.gpus != shares[0].gpus[: len(share.gpus)] for share in shares):
+        return (), "its nodes have GPUs in different orders, and mpirun gives one order to all"
+    return shares, wrong
 
 
 def _reasons(layout: Layout) -> list[str]:
@@ -180,11 +188,6 @@ def _of_server(
         run = ["mpirun", "-n", str(count), "--hostfile", options.file(hosts[0].name)]
         run += ["--map-by", "slot", "-x", "CUDA_VISIBLE_DEVICES", "trtllm-llmapi-launch"]
         argv = [*run, *argv]
-        if any(share.gpus != first.gpus[: len(share.gpus)] for share in shares):
-            raise InexpressibleError(
-                _NAME,
-                ["its nodes have GPUs in different orders, and mpirun gives one order to all"],
-            )
         if len(shares[-1].gpus) < len(first.gpus):
             last = len(shares[-1].gpus)
             notes.append(

@@ -40,7 +40,7 @@ def launches(
     ranks: list[Rank] = []
     for replica in range(layout.replicas):
         mine = vllm_ranks(layout, replica)
-        shares, wrong = shares_of(mine, layout.cluster.gpus_per_node)
+        shares, wrong = placed(layout, mine)
         if wrong:
             raise InexpressibleError(_NAME, [wrong])
         server = first + replica
@@ -48,6 +48,20 @@ def launches(
         ranks += [replace(rank, server=server) for rank in mine]
     files, notes = _permutation(layout, options)
     return commands, files, ranks, [*notes, *hand_over_notes(layout)]
+
+
+def placed(layout: Layout, ranks: tuple[Rank, ...]) -> tuple[tuple[Share, ...], str]:
+    """Return the nodes of a server, or why vLLM does not start one there."""
+    shares, wrong = shares_of(ranks, layout.cluster.gpus_per_node)
+    if len(shares) < 2:
+        return shares, wrong
+    ranks_of_group, on_node = layout.tp * layout.pp, len(shares[0].gpus)
+    if ranks_of_group % on_node and on_node % ranks_of_group:
+        return (), (
+            f"a data-parallel rank has tp * pp = {ranks_of_group} GPUs and a node {on_node}: one "
+            "must divide the other"
+        )
+    return shares, ""
 
 
 def _of_server(
@@ -131,16 +145,6 @@ def _nodes(
         if node_rank:
             argv += ["--data-parallel-start-rank", str(local * node_rank), "--headless"]
         return argv
-    if ranks_of_group % on_node and on_node % ranks_of_group:
-        raise InexpressibleError(
-            _NAME,
-            [
-                (
-                    f"a data-parallel rank has tp * pp = {ranks_of_group} GPUs and a node "
-                    f"{on_node}: one must divide the other"
-                )
-            ],
-        )
     argv = ["--nnodes", str(len(shares)), "--node-rank", str(node_rank)]
     argv += ["--master-addr", leader, "--master-port", str(_MASTER_PORT + offset)]
     if layout.attn_dp > 1:
