@@ -214,7 +214,7 @@ def _more_room(
     if plan is None:
         return None
     try:
-        export(scenario, plan, target, replace(options, image=options.image or "any"))
+        export(scenario, plan, target, _nameless(options))
     except TooFullError as error:
         own = plan.roles[error.role] if isinstance(plan, DisaggregatedPlan) else plan
         tp = max(stage.tp for stage in own.stages)
@@ -274,11 +274,16 @@ def _started(
     report = second_opinion(scenario, plan)
     if not report.ok or report.metrics is None:
         return None, "; ".join(v.message for v in report.violations[:1])
-    try:  # whether there is an image is no property of a plan
-        export(scenario, plan, target, replace(options, image=options.image or "any"))
+    try:
+        export(scenario, plan, target, _nameless(options))
     except InexpressibleError as error:
         return None, "; ".join(error.reasons)
     return report.metrics, ""
+
+
+def _nameless(options: Options) -> Options:
+    """Return options without what is no property of a plan: an image, names of hosts."""
+    return replace(options, image=options.image or "any", hosts=())
 
 
 def _questions(

@@ -1,5 +1,6 @@
 """The nearest plan is the same layout on other GPUs, idle ones too, where that can be started."""
 
+from dataclasses import replace
 from itertools import chain
 from random import Random
 from types import ModuleType
@@ -8,7 +9,7 @@ import pytest
 
 from autopar.api import verify
 from autopar.catalog import load_plan, load_scenario
-from autopar.errors import InexpressibleError
+from autopar.errors import InexpressibleError, SpecError
 from autopar.export.closeness import differences
 from autopar.export.exporting import completed, export, written
 from autopar.export.layout import layouts_of
@@ -184,3 +185,17 @@ def test_experts_move_with_their_ranks() -> None:
     assert isinstance(found.plan, Plan)
     assert differences(plan, found.plan) == ("GPU ids 0-11 -> 0-5,8-13",)
     assert {*found.plan.placement[:, 4].tolist()} <= {*ids(found.plan)}
+
+
+def test_names_of_hosts_are_no_matter_of_the_nearest_plan() -> None:
+    """It may lie on nodes for which no name was given; writing it then says so."""
+    scenario = scenario_of("qwen3-32b", "4xhgx-h100")
+    degrees = {"replicas": 5, "pp": 3, "tp": 1}
+    plan = plan_of(scenario, degrees, layers_per_stage=[22, 21, 21])
+    options = completed(Options(engine="vllm", hosts=("a", "b")), scenario)
+    found = nearest(scenario, plan, options)
+    assert isinstance(found, Nearest)
+    assert found.changes == MOVED
+    with pytest.raises(SpecError, match="--hosts: 2 names; the plan uses node 2"):
+        export(scenario, found.plan, "vllm", options)
+    export(scenario, found.plan, "vllm", replace(options, hosts=("a", "b", "c")))
