@@ -13,6 +13,7 @@ from autopar.export.cache_room import (
     refuse_tokens_without_room,
 )
 from autopar.export.experts import map_files
+from autopar.export.hosts import all_addresses, place
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
 from autopar.export.options import NAMES, Options
@@ -74,9 +75,10 @@ def _of_server(
     layout: Layout, options: Options, server: int, shares: tuple[Share, ...], map_name: str
 ) -> list[Launch]:
     offset = options.offset(shares[0].gpus)
-    # It would listen on 127.0.0.1, where no client is (SGLang 0.5.23, fields/serving.py).
+    leader = options.host(shares[0].node)
     port = options.port + _PORTS_APART * offset
-    common = [*_common(layout, options), "--host", "0.0.0.0", "--port", str(port)]  # noqa: S104
+    # It would listen on 127.0.0.1, where no client is (SGLang 0.5.23, fields/serving.py).
+    common = [*_common(layout, options), "--host", all_addresses(leader), "--port", str(port)]
     if layout.role == "prefill":
         common += [BOOTSTRAP_FLAG, str(port + _BOOTSTRAP_APART)]
     if map_name:
@@ -85,9 +87,8 @@ def _of_server(
     for node_rank, share in enumerate(shares):
         argv = list(common)
         if len(shares) > 1:
-            leader = options.host(shares[0].node)
             argv += ["--nnodes", str(len(shares)), "--node-rank", str(node_rank)]
-            argv += ["--dist-init-addr", f"{leader}:{_DIST_PORT + offset}"]
+            argv += ["--dist-init-addr", place(leader, _DIST_PORT + offset)]
         env = devices(share)
         if layout.pp > 1:
             env["SGLANG_PP_LAYER_PARTITION"] = ",".join(map(str, layout.split))

@@ -11,6 +11,7 @@ from autopar.documents import dump_yaml
 from autopar.errors import InexpressibleError
 from autopar.export.cache_room import cache_tokens, hand_over_notes, refuse_tokens_without_room
 from autopar.export.experts import lies_in_runs, map_files
+from autopar.export.hosts import all_addresses
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
 from autopar.export.options import NAMES, Options
@@ -169,7 +170,7 @@ def _of_server(
     argv = ["trtllm-serve", "serve", options.model_path, flag, options.file(config)]
     first = shares[0]
     port = options.port + options.offset(first.gpus)
-    argv += ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104  clients are elsewhere
+    argv += ["--host", all_addresses(options.host(first.node)), "--port", str(port)]
     if layout.role:
         argv += ["--server_role", {"prefill": "CONTEXT", "decode": "GENERATION"}[layout.role]]
     env = devices(first)

@@ -6,10 +6,11 @@ What maps to what, and where it was read: docs/engines/vllm.md.
 import json
 from dataclasses import replace
 
-from autopar.errors import InexpressibleError
+from autopar.errors import InexpressibleError, SpecError
 from autopar.export.cache_room import hand_over_notes
 from autopar.export.capacity import Capacity
 from autopar.export.experts import lies_in_runs, map_files, refuse_other_placement
+from autopar.export.hosts import all_addresses, is_ipv6
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
 from autopar.export.options import NAMES, Options
@@ -69,6 +70,9 @@ def _of_server(
 ) -> list[Launch]:
     http = options.port + options.offset(shares[0].gpus)
     common = [*_common(layout, options), "--port", str(http)]
+    leader = options.host(shares[0].node)
+    if is_ipv6(leader):  # it listens on IPv4 alone (0.33.0, launchers/launcher.py)
+        common += ["--host", all_addresses(leader)]
     found = []
     for node_rank, share in enumerate(shares):
         nodes = _nodes(layout, options, shares, node_rank)
@@ -135,6 +139,12 @@ def _nodes(
         return []
     ranks_of_group, on_node = layout.tp * layout.pp, len(shares[0].gpus)
     leader, offset = options.host(shares[0].node), options.offset(shares[0].gpus)
+    if layout.attn_dp > 1 and is_ipv6(leader):
+        raise SpecError(
+            f"--hosts: {leader}: data-parallel ranks of vLLM on several nodes do not meet at an "
+            "IPv6 address, to which the first binds a socket of IPv4 (0.33.0, config/parallel.py: "
+            "_pick_stateless_dp_port); give names of hosts"
+        )
     if (
         on_node % ranks_of_group == 0 and not options.in_pods
     ):  # whole data-parallel ranks on each node
