@@ -68,8 +68,8 @@ _IMAGE = _matching(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*", "an image such as registry/
               help="What the engine loads: a folder or a name of Hugging Face. Default: the "
               "model's name here.")  # fmt: skip
 @click.option("--hosts", default=None, metavar="LIST|FILE", callback=_HOSTS,
-              help="Names of the cluster's nodes in order, with commas, or a file with one a line. "
-              "Default: node-0, node-1, ...")  # fmt: skip
+              help="Names or addresses of the cluster's nodes in order, with commas, or a file "
+              "with one a line. Default: node-0, node-1, ...")  # fmt: skip
 @click.option("--port", type=click.IntRange(2, 60_000), default=8000, show_default=True,
               help="Port of a server on the first GPU of a node; others there count on. The router "
               "of a disaggregated pair has the one below.")  # fmt: skip
@@ -193,7 +193,7 @@ def _engine(named: str | None, target: str, scenario: "Scenario") -> str:
 def _hosts(text: str) -> tuple[str, ...]:
     from autopar.documents import read_text
     from autopar.errors import SpecError, shorten
-    from autopar.export.options import checked_word
+    from autopar.export.hosts import checked_host
 
     if not text:
         return ()
@@ -202,16 +202,13 @@ def _hosts(text: str) -> tuple[str, ...]:
         names = [name for line in lines for name in line.split("#")[0].split()[:1]]
     else:
         names = [name.strip() for name in text.split(",")]
-    listed = [checked_word(name, "--hosts") for name in names]
-    for place, name in enumerate(listed):
-        found = f"--hosts: found {shorten(name)}"
-        if any(c.isspace() or c in "[]" for c in name):
+    listed = [checked_host(name, "--hosts") for name in names]
+    for index, name in enumerate(listed):
+        if name in listed[:index]:
             raise SpecError(
-                f"{found}, expected names of hosts, with commas between them; `scontrol show "
-                "hostnames` writes out a list with brackets"
+                f"--hosts: found {shorten(name)} twice; each node of the cluster is a host of its "
+                "own"
             )
-        if name in listed[:place]:
-            raise SpecError(f"{found} twice; each node of the cluster is a host of its own")
     return tuple(listed)
 
 

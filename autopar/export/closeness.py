@@ -1,12 +1,14 @@
 """What another plan keeps of one, so that it lies near it, and in what the two differ."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from autopar.problem import AnyPlan, DisaggregatedPlan, Plan
 from autopar.specs import RuleSpec, Scenario
 
 _DEGREES = ("replicas", "pp", "tp", "cp", "attn_dp", "ep", "etp", "spread")
+_MOST_RUNS = 8  # of GPU ids in a message
 
 
 _Keep = Callable[[Plan], list[str]]  # predicates over the layouts of a plan
@@ -39,7 +41,9 @@ def differences(before: AnyPlan, after: AnyPlan) -> tuple[str, ...]:
     """Return the degrees in which two plans differ, and what follows of them: `tp 2 -> 8`.
 
     That is the batch, the sequences in flight and the GPUs. A degree that differs between the
-    stages of a plan is `mixed`.
+    stages of a plan is `mixed`. Plans of as many stages differ in their layers too, and those of as
+    many replicas, stages and ranks in the GPUs and in where experts lie: so nothing is said only
+    of plans that are the same but for their names.
     """
     said, others = [], _roles(after)
     for role, own in _roles(before).items():
@@ -56,7 +60,88 @@ def differences(before: AnyPlan, after: AnyPlan) -> tuple[str, ...]:
             for key, old, new in pairs
             if old != new
         ]
+        if own.pp == other.pp:
+            said += [f"{role} {text}".strip() for text in _of_layers(own, other)]
+        if _shape(own) == _shape(other):
+            said += [
+                f"{role} {text}".strip()
+                for text in (*_of_gpus(own, other), *_of_experts(own, other))
+            ]
     return tuple(said)
+
+
+def gpu_differences(before: AnyPlan, after: AnyPlan) -> tuple[str, ...]:
+    """Return in which GPUs two plans differ whose replicas, stages and ranks are as many."""
+    others = _roles(after)
+    return tuple(
+        f"{role} {text}".strip()
+        for role, own in _roles(before).items()
+        for text in _of_gpus(own, others[role])
+    )
+
+
+def _of_layers(own: Plan, other: Plan) -> list[str]:
+    """Return the split of layers into stages, or that stages hold others."""
+    layers = [tuple(stage.layers for stage in plan.stages) for plan in (own, other)]
+    if layers[0] == layers[1]:
+        return []
+    old, new = (",".join(str(len(stage)) for stage in stages) for stages in layers)
+    return [f"layers {old} -> {new}" if old != new else "other layers in stages"]
+
+
+def _of_gpus(own: Plan, other: Plan) -> list[str]:
+    """Return the GPUs of the replicas, or that ranks lie on them in another order."""
+    if own.gpus == other.gpus:
+        return []
+    old, new = (sorted(chain.from_iterable(chain.from_iterable(p.gpus))) for p in (own, other))
+    if old == new:
+        return ["ranks on its GPUs in another order"]
+    return [f"GPU ids {_runs(old)} -> {_runs(new)}"]
+
+
+def _of_experts(own: Plan, other: Plan) -> list[str]:
+    """Return that experts lie on other ranks; what follows of GPUs and layers is no such thing."""
+    if [stage.layers for stage in own.stages] != [stage.layers for stage in other.stages]:
+        return []
+    return [] if _by_rank(own) == _by_rank(other) else ["experts on other ranks"]
+
+
+def _by_rank(plan: Plan) -> set[tuple[int, ...]]:
+    """Return where every shard lies: layer, expert, copy, shard, stage, rank of the stage.
+
+    A replica of which nothing is listed has them where the first one does.
+    """
+    rank = {
+        (copy, gpu): (number, place)
+        for copy, replica in enumerate(plan.gpus)
+        for number, stage in enumerate(replica)
+        for place, gpu in enumerate(stage)
+    }
+    found = {
+        (layer, expert, copy, shard, *rank.get((copy, gpu), (-1, gpu)))
+        for layer, expert, copy, shard, gpu in plan.placement.tolist()
+    }
+    silent = set(range(plan.replicas)) - {row[2] for row in found}
+    first = [row for row in found if row[2] == 0]
+    return found | {(*row[:2], copy, *row[3:]) for copy in silent for row in first}
+
+
+def _shape(plan: Plan) -> tuple[tuple[int, ...], ...]:
+    """Return how many ranks each stage of each replica has."""
+    return tuple(tuple(map(len, replica)) for replica in plan.gpus)
+
+
+def _runs(gpus: Sequence[int]) -> str:
+    """Return numbers in runs, `0-5,8-13`: the first ones, and how many more runs there are."""
+    runs: list[list[int]] = []
+    for gpu in gpus:
+        if runs and gpu == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], gpu]
+        else:
+            runs.append([gpu])
+    listed = ",".join("-".join(map(str, run)) for run in runs[:_MOST_RUNS])
+    more = len(runs) - _MOST_RUNS
+    return f"{listed} and {more} more runs" if more > 0 else listed
 
 
 def _number(value: int | None) -> str:

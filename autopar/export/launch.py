@@ -109,10 +109,13 @@ def script_text(launch: Launch | Router, title: str, lacks: str = "") -> str:
     return "\n".join(("#!/bin/sh", *told, f"exec env {command_text(launch)}", ""))
 
 
-def shares_of(ranks: tuple[Rank, ...], gpus_per_node: int) -> tuple[tuple[Share, ...], str]:
+def shares_of(
+    ranks: tuple[Rank, ...], gpus_per_node: int, *, last_has_rest: str = ""
+) -> tuple[tuple[Share, ...], str]:
     """Return the nodes of a server in the order of its ranks, or why it has no such order.
 
-    Engines give consecutive ranks to a node, and as many to each.
+    Engines give consecutive ranks to a node, and as many to each. last_has_rest: the rule of one
+    whose last node may have fewer; empty for the others.
     """
     shares: list[list[int]] = []
     for rank in ranks:
@@ -127,9 +130,11 @@ def shares_of(ranks: tuple[Rank, ...], gpus_per_node: int) -> tuple[tuple[Share,
             f"ranks of node {twice} are not consecutive: the engine counts ranks in an order that "
             "leaves the node and comes back, and gives consecutive ranks to a node"
         )
-    if len({len(share) for share in shares}) > 1:
-        counts = ", ".join(str(len(share)) for share in shares)
-        return (), f"its nodes have {counts} ranks, and the engine wants as many on each"
+    sizes = [len(share) for share in shares]
+    are_full = len({*(sizes[:-1] if last_has_rest else sizes)}) == 1
+    if len(sizes) > 1 and (not are_full or sizes[-1] > sizes[0]):
+        wants = last_has_rest or "the engine wants as many on each"
+        return (), f"its nodes have {', '.join(map(str, sizes))} ranks, and {wants}"
     return tuple(
         Share(node, tuple(gpu % gpus_per_node for gpu in share))
         for node, share in zip(nodes, shares, strict=True)

@@ -138,18 +138,28 @@ def nearest(
 ) -> Nearest | Unfound:
     """Return the nearest plan that an engine can start, or what was searched in vain.
 
-    First the same layout with its ranks where the engine puts them, or experts where it deals them.
-    Else the scenario is solved again with the engine's rule pack, at the same costs, so that the
-    two plans can be compared: first for plans that keep most of this one (`closeness`). Where no
-    plan meets all of the scenario, its coverage is weakened, then its own rules are left out.
+    First the same layout on other GPUs, idle ones too, or with experts where the engine deals them:
+    of those the first that costs nothing, else the one with most throughput. Else the scenario is
+    solved again with the engine's rule pack, at the same costs, so that the two plans can be
+    compared: first for plans that keep most of this one (`closeness`). Where no plan meets all of
+    the scenario, its coverage is weakened, then its own rules are left out.
     target: what is to be written; the engine's commands by default.
     """
     aim = target or options.engine
     before = second_opinion(scenario, plan).metrics
-    for other, changes in _of_layout(scenario, plan, options):
-        after, _ = _started(scenario, other, options, aim)
-        if after is not None:
-            return Nearest(scenario, plan, other, changes, (), before, after)
+    for others, changes in _of_layout(scenario, plan, options):
+        best: Nearest | None = None
+        for other in others:
+            after, _ = _started(scenario, other, options, aim)
+            if after is None:
+                continue
+            found = Nearest(scenario, plan, other, changes, (), before, after)
+            if before is not None and not any(figure.is_worse for figure in found.figures):
+                return found
+            if best is None or after.tokens_per_s > best.after.tokens_per_s * (1 + _SAME):
+                best = found
+        if best is not None:
+            return best
     searches = []
     for asked, given_up in _questions(scenario, plan, options, aim):
         searched: list[Search] = []
@@ -177,8 +187,8 @@ def nearest(
 def _candidates(scenario: Scenario, plan: AnyPlan | None, options: Options) -> Iterator[AnyPlan]:
     if plan is not None:
         yield plan
-        for other, _ in _of_layout(scenario, plan, options):
-            yield other
+        for others, _ in _of_layout(scenario, plan, options):
+            yield from others
 
 
 def _first_started(
@@ -205,7 +215,7 @@ def _more_room(
     if plan is None:
         return None
     try:
-        export(scenario, plan, target, replace(options, image=options.image or "any"))
+        export(scenario, plan, target, _nameless(options))
     except TooFullError as error:
         own = plan.roles[error.role] if isinstance(plan, DisaggregatedPlan) else plan
         tp = max(stage.tp for stage in own.stages)
@@ -221,17 +231,26 @@ def _more_room(
 
 def _of_layout(
     scenario: Scenario, plan: AnyPlan | None, options: Options
-) -> Iterator[tuple[AnyPlan, tuple[str, ...]]]:
-    """Yield the plan with small changes; with fewer sequences where it does not hold with all.
+) -> Iterator[tuple[Iterator[AnyPlan], tuple[str, ...]]]:
+    """Yield plans with small changes; with fewer sequences where they do not hold with all.
 
     Experts in runs may be loaded less evenly, so that steps take longer and buffers are larger.
     """
-    for other, changes in variants(scenario, plan, options):
-        yield other, changes
-        fewer = _with_fewer_sequences(scenario, other)
-        if fewer is not None:
-            said = f"{batch_of(fewer)} sequences in a batch instead of {batch_of(other)}"
-            yield fewer, (*changes, said)
+    for others, changes in variants(scenario, plan, options):
+        tried: list[AnyPlan] = []
+        yield _noted(others, tried), changes
+        for other in tried:
+            fewer = _with_fewer_sequences(scenario, other)
+            if fewer is not None:
+                said = f"{batch_of(fewer)} sequences in a batch instead of {batch_of(other)}"
+                yield iter((fewer,)), (*changes, said)
+
+
+def _noted(plans: Iterator[AnyPlan], tried: list[AnyPlan]) -> Iterator[AnyPlan]:
+    """Yield plans and keep them."""
+    for plan in plans:
+        tried.append(plan)
+        yield plan
 
 
 def _with_fewer_sequences(scenario: Scenario, plan: AnyPlan) -> AnyPlan | None:
@@ -256,11 +275,16 @@ def _started(
     report = second_opinion(scenario, plan)
     if not report.ok or report.metrics is None:
         return None, "; ".join(v.message for v in report.violations[:1])
-    try:  # whether there is an image is no property of a plan
-        export(scenario, plan, target, replace(options, image=options.image or "any"))
+    try:
+        export(scenario, plan, target, _nameless(options))
     except InexpressibleError as error:
         return None, "; ".join(error.reasons)
     return report.metrics, ""
+
+
+def _nameless(options: Options) -> Options:
+    """Return options without what is no property of a plan: an image, names of hosts."""
+    return replace(options, image=options.image or "any", hosts=())
 
 
 def _questions(

@@ -4,22 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import accumulate
 
-import numpy as np
-
-from autopar.export.layout import Layout, layouts_of
+from autopar.export.layout import layouts_of
+from autopar.export.moving import moved, moves_of
 from autopar.export.options import Engine, Options
-from autopar.export.ranks import Rank, megatron_ranks, sglang_ranks, trtllm_ranks, vllm_ranks
 from autopar.export.trtllm import PARTITION, own_split
 from autopar.plans import with_experts_in_runs
 from autopar.problem import AnyPlan, DisaggregatedPlan, Plan
 from autopar.specs import Scenario
 
-_Ranks = Callable[[Layout, int], tuple[Rank, ...]]
-_ORDERS: dict[Engine, _Ranks] = {
-    "vllm": vllm_ranks,
-    "sglang": sglang_ranks,
-    "trtllm": trtllm_ranks,
-}
 _MOVED = "its ranks on other GPUs"
 _SPLIT = "its layers split as the engine does by itself"
 _WHOLE = "its prompts in as few parts as the workload allows"
@@ -28,27 +20,25 @@ _IN_RUNS = "its experts in runs of consecutive ones on each rank"
 
 def variants(
     scenario: Scenario, plan: AnyPlan | None, options: Options
-) -> Iterator[tuple[AnyPlan, tuple[str, ...]]]:
-    """Yield the plan with small changes and what they are, least first."""
+) -> Iterator[tuple[Iterator[AnyPlan], tuple[str, ...]]]:
+    """Yield plans with the same small changes, and what they are, least first."""
     if plan is None:
         return
     engine = options.engine
     whole = with_whole_prompts(scenario, plan) if engine == "megatron" else None
     plan, said = (plan, ()) if whole is None else (whole, (_WHOLE,))
     if said:
-        yield plan, said
-    moved, in_runs = relaid(scenario, plan, engine), with_runs(scenario, plan)
-    if moved is not None:
-        yield moved, (_MOVED, *said)
+        yield iter((plan,)), said
+    yield relaid(scenario, plan, engine), (_MOVED, *said)
+    in_runs = with_runs(scenario, plan)
     if in_runs is not None:
-        yield in_runs, (_IN_RUNS, *said)
-        both = relaid(scenario, in_runs, engine)
-        if both is not None:
-            yield both, (_MOVED, _IN_RUNS, *said)
+        yield iter((in_runs,)), (_IN_RUNS, *said)
+        yield relaid(scenario, in_runs, engine), (_MOVED, _IN_RUNS, *said)
     if engine == "trtllm" and not options.at_least(*PARTITION):
         resplit = _of_roles(plan, lambda own: _resplit(scenario, own))
         if resplit is not None:
-            yield resplit, (_SPLIT,)
+            yield iter((resplit,)), (_SPLIT,)
+            yield relaid(scenario, resplit, engine), (_MOVED, _SPLIT)
 
 
 def with_whole_prompts(scenario: Scenario, plan: AnyPlan) -> Plan | None:
@@ -106,45 +96,17 @@ def with_batch(plan: AnyPlan, batch: int) -> AnyPlan:
     return replace(plan, batch=batch)
 
 
-def relaid(scenario: Scenario, plan: AnyPlan | None, engine: Engine) -> AnyPlan | None:
-    """Return the plan with the GPUs of every server in the order of the engine's ranks.
+def relaid(scenario: Scenario, plan: AnyPlan, engine: Engine) -> Iterator[AnyPlan]:
+    """Yield the plan on other GPUs, where servers lie as an engine starts them (`moving`).
 
-    None where the plan has no layout that an engine could start, or lies so already.
+    Nothing where the plan has no layout that an engine could start, or lies so already.
     """
-    if plan is None:
-        return None
     layouts, reasons = layouts_of(plan, scenario, {})
     if reasons:
-        return None
-    if isinstance(plan, DisaggregatedPlan):
-        moved = [
-            _moved(layout, own, engine)
-            for layout, own in zip(layouts, plan.roles.values(), strict=True)
-        ]
-        prefill, decode = moved
-        if prefill is None or decode is None:
-            return None
-        return replace(plan, prefill=prefill, decode=decode)
-    return _moved(layouts[0], plan, engine)
-
-
-def _moved(layout: Layout, plan: Plan, engine: Engine) -> Plan | None:
-    if layout.replicas != plan.replicas:  # attention groups of a dense model, which became replicas
-        return None
-    if engine == "megatron":
-        worlds = [megatron_ranks(layout)]
-    else:
-        worlds = [_ORDERS[engine](layout, replica) for replica in range(layout.replicas)]
-    to = np.arange(layout.cluster.num_gpus)
-    for ranks in worlds:
-        here = [rank.gpu for rank in ranks]
-        to[here] = sorted(here)
-    gpus = tuple(
-        tuple(tuple(int(to[gpu]) for gpu in stage) for stage in replica) for replica in plan.gpus
-    )
-    if gpus == plan.gpus:
-        return None
-    placement = plan.placement.copy()
-    if len(placement):
-        placement[:, 4] = to[placement[:, 4]]
-    return replace(plan, gpus=gpus, placement=placement)
+        return
+    for moves in moves_of(layouts, engine):
+        if isinstance(plan, DisaggregatedPlan):
+            prefill, decode = moved(plan.prefill, moves), moved(plan.decode, moves)
+            yield replace(plan, prefill=prefill, decode=decode)
+        else:
+            yield moved(plan, moves)

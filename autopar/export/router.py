@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from autopar.documents import dump_yaml
+from autopar.errors import SpecError
+from autopar.export.hosts import all_addresses, in_url, place
 from autopar.export.launch import Launch, Router, Written
 from autopar.export.options import Engine, Options
 
@@ -33,14 +35,14 @@ def router_of(
         return None, [], []
     places = {
         role: [
-            (f"{launch.host if address is None else address(launch)}:{launch.port}", launch)
+            (place(launch.host if address is None else address(launch), launch.port), launch)
             for launch in leaders
             if launch.role == role
         ]
         for role in _ROLES
     }
-    argv, files = _COMMANDS[options.engine](places, options)
     first = leaders[0]
+    argv, files = _COMMANDS[options.engine](places, options, first.host)
     router = Router(first.node, first.host, options.router_port, tuple(argv))
     return router, files, _notes(options)
 
@@ -48,46 +50,61 @@ def router_of(
 _Places = dict[str, list[tuple[str, Launch]]]  # role -> host:port and command of each server
 
 
-def _vllm(places: _Places, options: Options) -> tuple[list[str], list[Written]]:
+def _vllm(places: _Places, options: Options, own: str) -> tuple[list[str], list[Written]]:
     argv = ["vllm-router", "--vllm-pd-disaggregation"]
     for role in _ROLES:
-        for place, _ in places[role]:
-            argv += [f"--{role}", f"http://{place}"]
-    return [*argv, *_listening(options)], []
+        for where, _ in places[role]:
+            argv += [f"--{role}", f"http://{where}"]
+    return [*argv, *_listening(options, own)], []
 
 
-def _sglang(places: _Places, options: Options) -> tuple[list[str], list[Written]]:
+def _sglang(places: _Places, options: Options, own: str) -> tuple[list[str], list[Written]]:
     """Return the command, in which a prefill server has its bootstrap port beside its address."""
     argv = ["python", "-m", "sglang_router.launch_router", "--pd-disaggregation"]
-    for place, launch in places["prefill"]:
+    for where, launch in places["prefill"]:
         port = launch.argv[launch.argv.index(BOOTSTRAP_FLAG) + 1]
-        argv += ["--prefill", f"http://{place}", port]
-    for place, _ in places["decode"]:
-        argv += ["--decode", f"http://{place}"]
-    return [*argv, *_listening(options)], []
+        argv += ["--prefill", f"http://{where}", port]
+    for where, _ in places["decode"]:
+        argv += ["--decode", f"http://{where}"]
+    return [*argv, *_listening(options, own)], []
 
 
-def _trtllm(places: _Places, options: Options) -> tuple[list[str], list[Written]]:
-    """Return `trtllm-serve disaggregated` and its configuration, which names the servers."""
-    document: dict[str, Any] = {"hostname": "0.0.0.0", "port": options.router_port}  # noqa: S104
+def _trtllm(places: _Places, options: Options, own: str) -> tuple[list[str], list[Written]]:
+    """Return `trtllm-serve disaggregated` and its configuration, which names the servers.
+
+    Raises SpecError for an IPv6 address, which it cannot read.
+    """
+    document: dict[str, Any] = {"hostname": all_addresses(own), "port": options.router_port}
     for key, role in (("context_servers", "prefill"), ("generation_servers", "decode")):
-        urls = [place for place, _ in places[role]]
+        urls = [where for where, _ in places[role]]
+        six = next((url for url in urls if url.startswith("[")), "")
+        if six:
+            raise SpecError(
+                f"--hosts: {six}: the router of TensorRT-LLM cannot read an IPv6 address, with "
+                "brackets or without: it cuts urls at every colon (llmapi/disagg_utils.py: "
+                "extract_ctx_gen_cfgs); give names of hosts"
+            )
         document[key] = {"num_instances": len(urls), "urls": urls}
     argv = ["trtllm-serve", "disaggregated", "-c", options.file(_FRONT)]
     return argv, [Written(_FRONT, dump_yaml(document))]
 
 
-_COMMANDS: dict[Engine, Callable[[_Places, Options], tuple[list[str], list[Written]]]] = {
+_Command = Callable[[_Places, Options, str], tuple[list[str], list[Written]]]
+_COMMANDS: dict[Engine, _Command] = {
     "vllm": _vllm,
     "sglang": _sglang,
     "trtllm": _trtllm,
 }
 
 
-def _listening(options: Options) -> list[str]:
-    """Servers in turn, as a plan deals requests, and an address that other machines reach."""
-    port = str(options.router_port)
-    return ["--policy", "round_robin", "--host", "0.0.0.0", "--port", port]  # noqa: S104
+def _listening(options: Options, own: str) -> list[str]:
+    """Servers in turn, as a plan deals requests, and an address that other machines reach.
+
+    Both routers put host and port together as they are: sglang-router 0.3.2 does not start with
+    `--host ::`, vllm-router 0.1.17 takes that and `[::]`.
+    """
+    host, port = in_url(all_addresses(own)), str(options.router_port)
+    return ["--policy", "round_robin", "--host", host, "--port", port]
 
 
 def reached(launches: Sequence[Launch], router: Router | None) -> list[str]:
@@ -105,9 +122,9 @@ def reached(launches: Sequence[Launch], router: Router | None) -> list[str]:
     if router is not None:
         return [
             *notes,
-            f"start the router last; requests go to http://{router.host}:{router.port}/v1",
+            f"start the router last; requests go to http://{place(router.host, router.port)}/v1",
         ]
-    urls = [f"http://{launch.host}:{launch.port}/v1" for launch in leaders]
+    urls = [f"http://{place(launch.host, launch.port)}/v1" for launch in leaders]
     listed = ", ".join(urls[:_MOST_URLS]) + (", ..." if len(urls) > _MOST_URLS else "")
     spread = (
         f"; its {len(urls)} servers share nothing: spread requests evenly over them"

@@ -13,6 +13,7 @@ from autopar.export.cache_room import (
     refuse_tokens_without_room,
 )
 from autopar.export.experts import map_files
+from autopar.export.hosts import all_addresses, place
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
 from autopar.export.options import NAMES, Options
@@ -50,34 +51,34 @@ def launches(
     files, names = map_files(layout, "sglang", "json", always=options.expert_map == "always")
     for replica in range(layout.replicas):
         mine = sglang_ranks(layout, replica)
-        shares, wrong = shares_of(mine, layout.cluster.gpus_per_node)
-        reasons = [wrong] if wrong else _stages_on_nodes(layout, len(shares))
-        if reasons:
-            raise InexpressibleError(_NAME, reasons)
+        shares, wrong = placed(layout, mine)
+        if wrong:
+            raise InexpressibleError(_NAME, [wrong])
         server = first + replica
         commands += _of_server(layout, options, server, shares, names[replica])
         ranks += [replace(rank, server=server) for rank in mine]
     return commands, files, ranks, _notes(layout, files)
 
 
-def _stages_on_nodes(layout: Layout, num_nodes: int) -> list[str]:
-    if layout.pp % num_nodes and num_nodes % layout.pp:
-        return [
-            (
-                f"{layout.pp} stages on {num_nodes} nodes: one must divide the other, or SGLang "
-                "leaves stages out without a word"
-            )
-        ]
-    return []
+def placed(layout: Layout, ranks: tuple[Rank, ...]) -> tuple[tuple[Share, ...], str]:
+    """Return the nodes of a server, or why SGLang does not start one there."""
+    shares, wrong = shares_of(ranks, layout.cluster.gpus_per_node)
+    if shares and layout.pp % len(shares) and len(shares) % layout.pp:
+        return (), (
+            f"{layout.pp} stages on {len(shares)} nodes: one must divide the other, or SGLang "
+            "leaves stages out without a word"
+        )
+    return shares, wrong
 
 
 def _of_server(
     layout: Layout, options: Options, server: int, shares: tuple[Share, ...], map_name: str
 ) -> list[Launch]:
     offset = options.offset(shares[0].gpus)
-    # It would listen on 127.0.0.1, where no client is (SGLang 0.5.23, fields/serving.py).
+    leader = options.host(shares[0].node)
     port = options.port + _PORTS_APART * offset
-    common = [*_common(layout, options), "--host", "0.0.0.0", "--port", str(port)]  # noqa: S104
+    # It would listen on 127.0.0.1, where no client is (SGLang 0.5.23, fields/serving.py).
+    common = [*_common(layout, options), "--host", all_addresses(leader), "--port", str(port)]
     if layout.role == "prefill":
         common += [BOOTSTRAP_FLAG, str(port + _BOOTSTRAP_APART)]
     if map_name:
@@ -86,9 +87,8 @@ def _of_server(
     for node_rank, share in enumerate(shares):
         argv = list(common)
         if len(shares) > 1:
-            leader = options.host(shares[0].node)
             argv += ["--nnodes", str(len(shares)), "--node-rank", str(node_rank)]
-            argv += ["--dist-init-addr", f"{leader}:{_DIST_PORT + offset}"]
+            argv += ["--dist-init-addr", place(leader, _DIST_PORT + offset)]
         env = devices(share)
         if layout.pp > 1:
             env["SGLANG_PP_LAYER_PARTITION"] = ",".join(map(str, layout.split))

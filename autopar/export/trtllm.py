@@ -11,6 +11,7 @@ from autopar.documents import dump_yaml
 from autopar.errors import InexpressibleError
 from autopar.export.cache_room import cache_tokens, hand_over_notes, refuse_tokens_without_room
 from autopar.export.experts import lies_in_runs, map_files
+from autopar.export.hosts import all_addresses
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
 from autopar.export.options import NAMES, Options
@@ -21,6 +22,12 @@ _NAME = NAMES["trtllm"]
 PARTITION = (1, 2)
 _CONFIG = (1, 2)  # pull request 9104 of the same month: another name of --extra_llm_api_options
 _BLOCK_TOKENS = 64  # tokens_per_block is 32 by default, 64 for FlashMLA (llm_args.py)
+# mapping.py: node_rank; llmapi/llm_args.py: world_size_per_node, which rounds the nodes up;
+# executor/base_worker.py: a worker takes GPU rank % (GPUs that it is shown), on every node alike.
+_NODES = (
+    "TensorRT-LLM takes rank r to be on node r // gpus_per_node: all nodes have as many but the "
+    "last, which may have fewer"
+)
 _NO_MPI_IN_PODS = (
     "a server of several nodes is started by mpirun, which has no way from pod to pod: write its "
     "commands and host file with --to trtllm, and run them as an MPIJob of kubeflow's mpi-operator"
@@ -45,7 +52,7 @@ def launches(
     notes: list[str] = []
     for replica, map_name in enumerate(names):
         mine = trtllm_ranks(layout, replica)
-        shares, wrong = shares_of(mine, layout.cluster.gpus_per_node)
+        shares, wrong = placed(layout, mine)
         if wrong:
             raise InexpressibleError(_NAME, [wrong])
         text = dump_yaml(_config(layout, options, len(shares[0].gpus), map_name))
@@ -60,6 +67,14 @@ def launches(
         ranks += [replace(rank, server=server) for rank in mine]
     files += [Written(name, text) for text, name in configs.items()]
     return commands, files, ranks, [*notes, *_notes(layout)]
+
+
+def placed(layout: Layout, ranks: tuple[Rank, ...]) -> tuple[tuple[Share, ...], str]:
+    """Return the nodes of a server, or why mpirun does not start one there."""
+    shares, wrong = shares_of(ranks, layout.cluster.gpus_per_node, last_has_rest=_NODES)
+    if any(share.gpus != shares[0].gpus[: len(share.gpus)] for share in shares):
+        return (), "its nodes have GPUs in different orders, and mpirun gives one order to all"
+    return shares, wrong
 
 
 def _reasons(layout: Layout) -> list[str]:
@@ -155,7 +170,7 @@ def _of_server(
     argv = ["trtllm-serve", "serve", options.model_path, flag, options.file(config)]
     first = shares[0]
     port = options.port + options.offset(first.gpus)
-    argv += ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104  clients are elsewhere
+    argv += ["--host", all_addresses(options.host(first.node)), "--port", str(port)]
     if layout.role:
         argv += ["--server_role", {"prefill": "CONTEXT", "decode": "GENERATION"}[layout.role]]
     env = devices(first)
@@ -174,10 +189,12 @@ def _of_server(
         run = ["mpirun", "-n", str(count), "--hostfile", options.file(hosts[0].name)]
         run += ["--map-by", "slot", "-x", "CUDA_VISIBLE_DEVICES", "trtllm-llmapi-launch"]
         argv = [*run, *argv]
-        if any(share.gpus != first.gpus for share in shares):
-            raise InexpressibleError(
-                _NAME,
-                ["its nodes have GPUs in different orders, and mpirun gives one order to all"],
+        if len(shares[-1].gpus) < len(first.gpus):
+            last = len(shares[-1].gpus)
+            notes.append(
+                f"the last node of server {server} has {last} ranks, which run on the first {last} "
+                "of the GPUs that CUDA_VISIBLE_DEVICES shows: it must show as many on every node, "
+                "as a worker takes GPU rank % (GPUs that it is shown)"
             )
     everything = tuple(gpu for share in shares for gpu in share.gpus)
     host = options.host(first.node)

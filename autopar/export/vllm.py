@@ -6,10 +6,11 @@ What maps to what, and where it was read: docs/engines/vllm.md.
 import json
 from dataclasses import replace
 
-from autopar.errors import InexpressibleError
+from autopar.errors import InexpressibleError, SpecError
 from autopar.export.cache_room import hand_over_notes
 from autopar.export.capacity import Capacity
 from autopar.export.experts import lies_in_runs, map_files, refuse_other_placement
+from autopar.export.hosts import all_addresses, is_ipv6
 from autopar.export.launch import Launch, Share, Written, devices, shares_of
 from autopar.export.layout import Layout
 from autopar.export.options import NAMES, Options
@@ -40,7 +41,7 @@ def launches(
     ranks: list[Rank] = []
     for replica in range(layout.replicas):
         mine = vllm_ranks(layout, replica)
-        shares, wrong = shares_of(mine, layout.cluster.gpus_per_node)
+        shares, wrong = placed(layout, mine)
         if wrong:
             raise InexpressibleError(_NAME, [wrong])
         server = first + replica
@@ -50,11 +51,28 @@ def launches(
     return commands, files, ranks, [*notes, *hand_over_notes(layout)]
 
 
+def placed(layout: Layout, ranks: tuple[Rank, ...]) -> tuple[tuple[Share, ...], str]:
+    """Return the nodes of a server, or why vLLM does not start one there."""
+    shares, wrong = shares_of(ranks, layout.cluster.gpus_per_node)
+    if len(shares) < 2:
+        return shares, wrong
+    ranks_of_group, on_node = layout.tp * layout.pp, len(shares[0].gpus)
+    if ranks_of_group % on_node and on_node % ranks_of_group:
+        return (), (
+            f"a data-parallel rank has tp * pp = {ranks_of_group} GPUs and a node {on_node}: one "
+            "must divide the other"
+        )
+    return shares, ""
+
+
 def _of_server(
     layout: Layout, options: Options, server: int, shares: tuple[Share, ...]
 ) -> list[Launch]:
     http = options.port + options.offset(shares[0].gpus)
     common = [*_common(layout, options), "--port", str(http)]
+    leader = options.host(shares[0].node)
+    if is_ipv6(leader):  # it listens on IPv4 alone (0.33.0, launchers/launcher.py)
+        common += ["--host", all_addresses(leader)]
     found = []
     for node_rank, share in enumerate(shares):
         nodes = _nodes(layout, options, shares, node_rank)
@@ -121,6 +139,12 @@ def _nodes(
         return []
     ranks_of_group, on_node = layout.tp * layout.pp, len(shares[0].gpus)
     leader, offset = options.host(shares[0].node), options.offset(shares[0].gpus)
+    if layout.attn_dp > 1 and is_ipv6(leader):
+        raise SpecError(
+            f"--hosts: {leader}: data-parallel ranks of vLLM on several nodes do not meet at an "
+            "IPv6 address, to which the first binds a socket of IPv4 (0.33.0, config/parallel.py: "
+            "_pick_stateless_dp_port); give names of hosts"
+        )
     if (
         on_node % ranks_of_group == 0 and not options.in_pods
     ):  # whole data-parallel ranks on each node
@@ -131,16 +155,6 @@ def _nodes(
         if node_rank:
             argv += ["--data-parallel-start-rank", str(local * node_rank), "--headless"]
         return argv
-    if ranks_of_group % on_node and on_node % ranks_of_group:
-        raise InexpressibleError(
-            _NAME,
-            [
-                (
-                    f"a data-parallel rank has tp * pp = {ranks_of_group} GPUs and a node "
-                    f"{on_node}: one must divide the other"
-                )
-            ],
-        )
     argv = ["--nnodes", str(len(shares)), "--node-rank", str(node_rank)]
     argv += ["--master-addr", leader, "--master-port", str(_MASTER_PORT + offset)]
     if layout.attn_dp > 1:

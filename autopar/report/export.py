@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from autopar.export.closeness import differences
+from autopar.export.closeness import differences, gpu_differences
 from autopar.export.launch import Export, Launch, Router, command_text, host_line
 from autopar.export.options import NAMES, Engine
 from autopar.report import words
@@ -135,16 +135,21 @@ def _offer(nearest: "Nearest", name: str) -> str:
     if nearest.changes:
         changed = " and ".join(nearest.changes)
         said = f"{which} that {name} can start is the same with {changed}"
+        said += _in_brackets(gpu_differences(nearest.asked, nearest.plan))
     else:
         if nearest.kept:
             said += f", the best that keeps {nearest.kept}"
         if not nearest.proved:
             said += " (as far as the solver's limit went)"
-        said += f" ({', '.join(differences(nearest.asked, nearest.plan))})"
+        said += _in_brackets(differences(nearest.asked, nearest.plan))
     parts = [said, *_costs(nearest)]
     if nearest.given_up:
         parts.append(f"it gives up {' and '.join(nearest.given_up)}")
     return f"{'; '.join(parts)}; --nearest exports it"
+
+
+def _in_brackets(changes: Sequence[str]) -> str:
+    return f" ({', '.join(changes)})" if changes else ""
 
 
 def _costs(nearest: "Nearest") -> Iterator[str]:

@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from autopar.errors import SpecError
 from autopar.ingest.plan.beside import Beside
+from autopar.ingest.plan.commands.hosts import plain_host
 
 # A program, and the word behind it that makes it a router; - is any flag. A name alone may be that
 # of a package, a host or a container, as in `pip install vllm-router`.
@@ -45,7 +46,7 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(slots=True)
@@ -138,4 +139,5 @@ def _address(text: str) -> Address | None:
     match = _URL.fullmatch(text)
     if match is None or (match[1] is None and match[3] is None):
         return None
-    return Address(match[2].strip("[]"), int(match[3] or _HTTP_PORT))
+    host = match[2].strip("[]")
+    return Address(plain_host(host) or host, int(match[3] or _HTTP_PORT))

@@ -7,6 +7,7 @@ Sources: ssh(1), whose options with a value are listed there; srun(1), --nodelis
 
 import re
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 
 _WITH_VALUE = frozenset("-" + letter for letter in "BbcDEeFIiJLlmOoPpQRSWw")
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # one name: no list of hosts, no variable
@@ -24,7 +25,18 @@ def stated_hosts(comment: str) -> tuple[str, ...] | None:
         return ()
     match = _STATED.fullmatch(comment)
     names = tuple(match[1].split(",")) if match is not None else ()
-    return names if names and all(_PLAIN.fullmatch(name) for name in names) else None
+    hosts = tuple(map(plain_host, names))
+    return hosts if hosts and all(hosts) else None
+
+
+def plain_host(text: str) -> str:
+    """Return a name of one host or its address, IPv6 as RFC 5952 writes it; else nothing."""
+    if ":" not in text:
+        return text if _PLAIN.fullmatch(text) else ""
+    try:
+        return str(IPv6Address(text))
+    except ValueError:
+        return ""
 
 
 def host_in(words: Sequence[str]) -> str:
@@ -35,8 +47,7 @@ def host_in(words: Sequence[str]) -> str:
         found = _of_ssh(words[1:])
     elif starter == "srun":
         found = _of_srun(words[1:])
-    name = found.rpartition("@")[2]
-    return name if _PLAIN.fullmatch(name) else ""
+    return plain_host(found.rpartition("@")[2])
 
 
 def _of_ssh(words: Sequence[str]) -> str:
