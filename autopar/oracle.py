@@ -140,6 +140,9 @@ class _Remembered:
         """Return the model's own."""
         return self._model.bounds(rows)
 
+    def look_ahead(self, rows: Candidates) -> None:
+        """Nothing: all is looked up."""
+
     def over_batches(self, growth: FloatArray) -> CostModel:
         """Return the model's own."""
         return self._model.over_batches(growth)

@@ -170,6 +170,10 @@ class CostModel(Protocol):
         """Cost of segment `[first[i], stop[i])` as a stage of `rows[i]`, shape (pairs,)."""
         ...
 
+    def look_ahead(self, rows: Candidates) -> None:
+        """Prepare for calls of `stage_costs` with each of these rows by itself, if that helps."""
+        ...
+
     def bounds(self, rows: Candidates) -> RowBounds:
         """Bounds over all splits of the layers of each row, shape (rows,)."""
         ...

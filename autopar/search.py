@@ -8,7 +8,7 @@ batch is open, neither does one whose best split is worse (ADR 0007). This is ex
 """
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 # With a given batch, the most candidates whose splits CP-SAT weighs against each other.
 MOST_SPLITS_LEFT_OPEN = 8
+_MOST_AHEAD = 128  # rows that are costed at once
 
 Vector = tuple[int, ...]  # one integer per objective, oriented so that less is better
 
@@ -146,12 +147,11 @@ def prepare(
     incumbent: Choice | None = None
     vector: Vector | None = None
     floors: list[Vector | None] = []
-    for index in range(len(rows)):
+    for index, row in _one_by_one(problem, rows):
         optimistic = tuple(matrix[index].tolist())
         is_behind = _is_behind(optimistic, vector, ties=ties)
         if is_behind or (better_than is not None and optimistic >= better_than):
             break
-        row = rows.take(np.array([index]))
         table = segment_table(problem, row, task.constraints, shapes)
         tables.append(table)
         if start is not problem:  # blocks are variables: start from blocks in order
@@ -165,15 +165,14 @@ def prepare(
             split = tuple((table.stop[chosen] - table.first[chosen]).tolist())
             incumbent, vector = Choice(index, rows.row(index), split), found
     keep = _kept(matrix[: len(tables)], None, incumbent, vector, ties=ties)
-    is_open = problem.scenario.workload.is_open
-    if start is problem and (is_open or len(keep) > MOST_SPLITS_LEFT_OPEN):
+    few = 1 if problem.scenario.workload.is_open else MOST_SPLITS_LEFT_OPEN
+    if start is problem and len(keep) > few:
         keep = _kept(matrix[: len(tables)], floors, incumbent, vector, ties=ties)
     if incumbent is not None:
         incumbent = replace(incumbent, row=keep.index(incumbent.row))
-    total = len(problem.candidates)
-    logger.info("%d candidates, %d allowed, %d in the model", total, len(rows), len(keep))
+    logger.info("%d candidates allowed, %d in the model", len(rows), len(keep))
     return Prepared(
-        num_candidates=total,
+        num_candidates=len(problem.candidates),
         num_allowed=len(rows),
         rows=rows.take(np.array(keep, dtype=np.int64)),
         tables=tuple(tables[i] for i in keep),
@@ -185,6 +184,20 @@ def prepare(
         optimistic=matrix,
         overview=overview,
     )
+
+
+def _one_by_one(problem: Problem, rows: Candidates) -> Iterator[tuple[int, Candidates]]:
+    """Yield the index of each row with a table of it alone.
+
+    What the cost model can work out for many rows at once it does, for more and more of them: the
+    first ones may be all that are asked for.
+    """
+    ahead = 0
+    for index in range(len(rows)):
+        if index == ahead:
+            ahead = min(2 * index + 1, index + _MOST_AHEAD, len(rows))
+            problem.cost_model.look_ahead(rows.take(np.arange(index, ahead)))
+        yield index, rows.take(np.array([index]))
 
 
 def _to_look_at(

@@ -142,6 +142,16 @@ class AnalyticCosts:
             notes.append("a prompt is not split over data-parallel attention groups")
         return tuple(notes)
 
+    def look_ahead(self, rows: Candidates) -> None:
+        """Work the pieces of many rows out at once: most of the time goes into short arrays."""
+        if len(rows) > _REMEMBERED or not bool((rows.spread > 0).all()):
+            return
+        if len(self._known_pieces) + len(rows) > _REMEMBERED:
+            self._known_pieces.clear()
+        together = Pieces.of(self._physics, rows, np.ones_like(rows.pp))
+        for index, row in enumerate(rows):
+            self._known_pieces[replace(row, replicas=1)] = together.of_row(index)
+
     def _pieces(self, rows: Candidates, num_layers: IntArray) -> Pieces:
         """Return the pieces, for one pair where all pairs have the same."""
         if len(rows) and _is_one_row(rows) and rows.spread[0] > 0:

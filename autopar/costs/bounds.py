@@ -2,9 +2,10 @@
 
 Also what none can beat with any batch from the candidate's own to `growth` times as many.
 
-For times: the mean over the stages, and for the layers of each kind alone the best split of so many
-equal layers. For memory: the same, and the least that an end of the model needs. All are lower
-bounds; the bottleneck and the sum are exact, but for the embedding, where all layers are alike.
+For times: the mean over the stages, for the layers of each kind alone the best split of so many
+equal layers, and the runs of layers of which every split has one. For memory: the same, and the
+least that an end of the model needs. All are lower bounds; the bottleneck and the sum are exact,
+but for the embedding, where all layers are alike.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import numpy as np
 from autopar.costs.operations.arrays import real
 from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
 from autopar.costs.pieces import Physics, Pieces
-from autopar.costs.shape import ceil_div
+from autopar.costs.runs import least_of_a_stage
+from autopar.costs.shape import Shape, ceil_div
 from autopar.problem import BoolArray, Candidates, FloatArray, IntArray
 
 _PAIRS_AT_ONCE = 200_000  # bounds the memory of the tables where layers add GPUs
@@ -62,17 +64,22 @@ def _fixed(
         fewest = 1 if len(counts) == 1 else 0  # layers of the kind in a stage
         alone = _Chain(count, fewest, early, layer_us, pieces.hop.tick_us, pieces.head.tick_us)
         bottleneck_us = np.maximum(bottleneck_us, alone.least_bottleneck_us())
+    if len(counts) > 1:
+        end_us = np.minimum(pieces.hop.tick_us, pieces.head.tick_us)
+        layers_us = least_of_a_stage(physics.shape, rows.pp, pieces.layer.tick_us)
+        bottleneck_us = np.maximum(bottleneck_us, _below(layers_us + end_us))
     passing_us = (counts[:, None] * pieces.layer.passing_us).sum(axis=0)
     passing_us = passing_us + pieces.embedding.passing_us + pieces.head.passing_us
     passing_us = passing_us + early * pieces.hop.passing_us
-    memory = _fixed_memory(pieces, rows, counts, has_experts)
+    memory = _fixed_memory(physics.shape, pieces, rows, has_experts)
     return np.stack([bottleneck_us, _below(passing_us), memory, pieces.tokens])
 
 
 def _fixed_memory(
-    pieces: Pieces, rows: Candidates, counts: IntArray, has_experts: BoolArray
+    shape: Shape, pieces: Pieces, rows: Candidates, has_experts: BoolArray
 ) -> FloatArray:
     """Least bytes on the fullest GPU, shape (rows,)."""
+    counts = shape.counts[:, -1]
     own = pieces.shared_weights_bytes + pieces.kv_cache_bytes
     spread, experts = real(rows.spread), pieces.expert_weights_bytes
     smallest = experts[has_experts].min(axis=0) if has_experts.any() else np.zeros(len(rows))
@@ -97,6 +104,8 @@ def _fixed_memory(
         longest = ceil_div(count, rows.pp)
         held = np.ceil(longest / spread) * experts[kind]
         floors.append(longest * own[kind] + held + pieces.buffer_bytes[kind])
+    if len(counts) > 1:
+        floors.append(least_of_a_stage(shape, rows.pp, own + experts / spread) + buffer)
     split = np.maximum.reduce(floors)
     return _below(always + np.where(rows.pp == 1, both, split))
 

@@ -56,6 +56,9 @@ class DeclaredCosts:
             reserved_bytes=_stated(self._declared.reserved_bytes_per_gpu, time_us),
         )
 
+    def look_ahead(self, rows: Candidates) -> None:
+        """Nothing: no cost takes long."""
+
     def bounds(self, rows: Candidates) -> RowBounds:
         """Bounds over all splits: the fullest stage has at least ceil(layers / pp) layers."""
         num_layers = self._llm.num_layers

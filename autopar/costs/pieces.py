@@ -6,7 +6,7 @@ A segment is so many layers of each kind, and perhaps an end of the model; its c
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -112,6 +112,17 @@ class Pieces:
             tokens=steps.tokens,
             **{name: alike.all_rows(value) for name, value in work.bytes().items()},
         )
+
+    def of_row(self, index: int) -> Self:
+        """Return the pieces of one row, in arrays of one."""
+        at = slice(index, index + 1)
+
+        def of(part: Span | FloatArray) -> Any:
+            if isinstance(part, Span):
+                return Span(part.tick_us[..., at], part.passing_us[..., at])
+            return part[..., at]
+
+        return type(self)(*(of(getattr(self, field.name)) for field in fields(self)))
 
 
 # What one step of a stage takes, quiet and loaded; None where a workload has no such step.

@@ -61,6 +61,10 @@ class RoleCosts:
             service_us=self.service_us(rows, rate),
         )
 
+    def look_ahead(self, rows: Candidates) -> None:
+        """Let the model of the role prepare."""
+        self._model.look_ahead(rows)
+
     def bounds(self, rows: Candidates) -> RowBounds:
         """Bounds over all splits of the layers of each row, shape (rows,)."""
         key = (rows.pp, rows.tp, rows.cp, rows.attn_dp, rows.ep, rows.batch, rows.chunks)

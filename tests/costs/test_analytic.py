@@ -4,6 +4,7 @@ What a step works on, and what each operation is asked for, is written down agai
 one operation is the package's own.
 """
 
+from dataclasses import fields
 from math import ceil, exp
 
 import numpy as np
@@ -18,7 +19,7 @@ from autopar.costs.operations.device import Device
 from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
 from autopar.costs.operations.precisions import precision_bytes
 from autopar.errors import SpecError
-from autopar.problem import Candidate, Candidates
+from autopar.problem import Candidate, Candidates, StageCosts
 
 many = settings(
     max_examples=100,
@@ -347,6 +348,26 @@ def test_a_table_is_its_pairs_one_by_one(data, analytic_scenario, architectures,
         assert one.time_us[0] == table.time_us[i]
         assert one.tokens_per_s[0] == table.tokens_per_s[i]
         assert one.memory_bytes[0] == table.memory_bytes[i]
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_what_was_worked_out_ahead_is_what_each_row_has(
+    data, analytic_scenario, architectures, works, layouts
+):
+    """Bit for bit: a rounding apart, an optimum might not be found again."""
+    scenario = analytic_scenario(architecture=data.draw(architectures(5)), **data.draw(works))
+    rows = Candidates.of([data.draw(layouts(scenario)) for _ in range(4)])
+    ahead, alone = AnalyticCosts(scenario), AnalyticCosts(scenario)
+    ahead.look_ahead(rows)
+    num_layers = scenario.llm.num_layers
+    first, stop = (edge.astype(np.int64) for edge in np.triu_indices(num_layers))
+    for index in range(len(rows)):
+        one = rows.take(np.full(len(first), index))
+        with_it, without = (m.stage_costs(one, first, stop + 1) for m in (ahead, alone))
+        for field in fields(StageCosts):
+            a, b = getattr(with_it, field.name), getattr(without, field.name)
+            assert (a is None and b is None) or (a == b).all(), field.name
 
 
 def test_one_row_with_many_segments_is_a_table_too(analytic_scenario):

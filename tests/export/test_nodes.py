@@ -24,7 +24,7 @@ def plan_of(stages: list[list[int]]) -> tuple[Scenario, Plan]:
     document = {
         "schema": 1, "kind": "plan", "name": "uneven", "llm": "qwen3-32b",
         "degrees": {"replicas": 1, "pp": 3, "tp": tp, "cp": 1, "attn_dp": 1, "ep": 1, "etp": tp},
-        "batch": 8, "chunks": 2, "layers_per_stage": [22, 21, 21],
+        "batch": 8, "chunks": 1, "layers_per_stage": [22, 21, 21],
         "replicas": [{"index": 0, "stages": stages}],
     }  # fmt: skip
     plan = explicit_plan(load_plan(document), scenario)
