@@ -200,8 +200,9 @@ def first_dense(fields: Fields, count: int) -> Sequence[str]:
     """Layers from `first_k_dense_replace` on have experts, each `moe_layer_freq`-th of them.
 
     `mlp_layer_types` says the same layer by layer; where both are there, they must agree.
+    Raises SpecError without a number of experts; null is a dense model in the fields of such a one.
     """
-    if not fields.has(*EXPERTS):  # null: a dense model in the fields of one with experts
+    if not fields.stated(*EXPERTS, low=1, high=MAX_EXPERTS):
         return ["dense"] * count
     words = None
     if fields.has("mlp_layer_types"):

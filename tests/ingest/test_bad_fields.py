@@ -157,6 +157,28 @@ def test_what_is_missing_or_wrong_is_named(broken, model_type, changes, message)
 
 
 @pytest.mark.parametrize(
+    ("model_type", "field"),
+    [
+        ("deepseek_v2", "n_routed_experts"),
+        ("deepseek_v3", "n_routed_experts"),
+        ("deepseek_v32", "n_routed_experts"),
+        ("dots1", "n_routed_experts"),
+        ("exaone_moe", "num_experts"),
+        ("glm4_moe", "n_routed_experts"),
+        ("glm4_moe_lite", "n_routed_experts"),
+        ("glm_moe_dsa", "n_routed_experts"),
+        ("kimi_k2", "n_routed_experts"),
+        ("kimi_linear", "num_experts"),
+    ],
+)
+def test_without_a_number_of_experts_no_model_is_taken_for_a_dense_one(broken, model_type, field):
+    assert broken(model_type, **{field: "absent"}) == (
+        "n_routed_experts: found nothing (nor as num_experts, num_local_experts, moe_num_experts), "
+        "expected an integer from 1 to 4,096 or null"
+    )
+
+
+@pytest.mark.parametrize(
     ("part", "message"),
     [
         ({"n_heads_in_group": 7}, "attention.n_heads_in_group: found 7, expected a divisor"),
