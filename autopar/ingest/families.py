@@ -193,7 +193,7 @@ _EXAONE4 = Family(
 # Families by model_type, that of the text part where a model has others.
 FAMILIES: Mapping[str, Builder] = {
     "llama": _LLAMA,
-    "internlm3": replace(_LLAMA, attention=GroupedQuery()),
+    "internlm3": replace(_LLAMA, attention=GroupedQuery(), defaults={"head_dim": 128}),
     "arcee": replace(_LLAMA, dense=_WIDE_MLP),
     "smollm3": replace(
         _LLAMA, ties_embeddings=True, ignores=("no_rope_layers", "no_rope_layer_interval")
@@ -214,11 +214,12 @@ FAMILIES: Mapping[str, Builder] = {
             shared_modules=numbered("feed_forward.shared_expert.{}_proj", "gate", "up", "down"),
         ),
         feed_forward_kinds=interleaved,
+        defaults={"head_dim": 128},
         # Its norm of queries and keys has no weights (Llama4TextL2Norm).
         ignores=("use_qk_norm", "no_rope_layer_interval", "intermediate_size_mlp"),
     ),
     "mistral": replace(_MISTRAL, defaults={"sliding_window": 4096}),
-    "ministral3": _MISTRAL,
+    "ministral3": replace(_MISTRAL, defaults={"head_dim": 128}),
     "mixtral": replace(_MISTRAL, experts=_MINIMAX_EXPERTS, feed_forward_kinds=all_experts),
     "qwen2": _QWEN2,
     "qwen2_vl": _QWEN2,
@@ -261,6 +262,7 @@ FAMILIES: Mapping[str, Builder] = {
             modules=("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
         ),
         feed_forward_kinds=all_experts,
+        defaults={"head_dim": 64},
     ),
     "glm": _GLM,
     "glm4": replace(_GLM, norms=4),
@@ -281,6 +283,7 @@ FAMILIES: Mapping[str, Builder] = {
         attention_kinds=marked("attn_type_list", ("linear", "full"), every("full")),
         experts=replace(_MINIMAX_EXPERTS, routing_bias=Flag("use_routing_bias", default=True)),
         feed_forward_kinds=all_experts,
+        defaults={"head_dim": 128},
         # What its drafting modules hold is not said, and no checkpoint of it has any.
         drafts=(),
         ignores=("use_mtp", "num_mtp_modules", "mtp_transformer_layers", "qk_norm_type"),
@@ -388,7 +391,7 @@ FAMILIES: Mapping[str, Builder] = {
         dense=Dense(bias=Flag("mlp_bias")),
         defaults={"head_dim": 128},
     ),
-    "ernie4_5": _ERNIE,
+    "ernie4_5": replace(_ERNIE, defaults={"head_dim": 128}),
     "ernie4_5_moe": replace(
         _ERNIE,
         experts=Experts(shared_count=SHARED_EXPERTS, routing_bias=True),

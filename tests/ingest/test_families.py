@@ -260,6 +260,43 @@ def test_the_absence_of_tie_word_embeddings_means_what_it_means_to_the_family(
     assert llm.architecture.shares_embeddings is ties
 
 
+@pytest.mark.parametrize(
+    ("model_type", "heads", "width"),
+    [
+        # What the configuration classes of transformers 5.23.0 fill in; heads: other than known.
+        ("ernie4_5", 16, 128),
+        ("gpt_oss", 64, 64),
+        ("internlm3", 64, 128),
+        ("llama4_text", 80, 128),
+        ("minimax_m2", 48, 128),
+        ("ministral3", 64, 128),
+        ("nemotron_h", 32, 128),
+        ("qwen3", 64, 128),
+        ("qwen3_next", 32, 256),
+        ("gemma", 32, 256),
+        # Their classes have none, and deal out the hidden size.
+        ("ernie4_5_moe", 128, 64),
+        ("exaone4", 80, 64),
+        ("llama", 64, 64),
+        ("mixtral", 64, 64),
+    ],
+)
+def test_the_absence_of_head_dim_means_what_it_means_to_the_family(model, model_type, heads, width):
+    llm = model(model_type, head_dim="absent", num_attention_heads=heads)
+    softmax = [p for p in llm.architecture.attention.values() if hasattr(p, "head_dim")]
+    assert {part.head_dim for part in softmax} == {width}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "width"),
+    [("ernie4_5", 64), ("gpt_oss", 45), ("minimax_m2", 64), ("nemotron_h", 84), ("qwen3", 128)],
+)
+def test_a_head_dim_of_null_deals_out_the_hidden_size(model, model_type, width):
+    llm = model(model_type, head_dim=None)
+    softmax = [p for p in llm.architecture.attention.values() if hasattr(p, "head_dim")]
+    assert {part.head_dim for part in softmax} == {width}
+
+
 def test_biases_and_norms_of_heads_follow_their_switches(model):
     def vectors(model_type, **changes):
         return attention_of(model(model_type, **changes), 3).other_parameters
