@@ -214,7 +214,7 @@ FAMILIES: Mapping[str, Builder] = {
             shared_modules=numbered("feed_forward.shared_expert.{}_proj", "gate", "up", "down"),
         ),
         feed_forward_kinds=interleaved,
-        defaults={"head_dim": 128},
+        defaults={"head_dim": 128, "attention_chunk_size": 8192},
         # Its norm of queries and keys has no weights (Llama4TextL2Norm).
         ignores=("use_qk_norm", "no_rope_layer_interval", "intermediate_size_mlp"),
     ),

@@ -92,12 +92,17 @@ def feeds_of(llm):
         ("llama4_text", {}, [i for i in range(48) if i % 4 != 3]),
         ("llama4_text", {"no_rope_layers": [1, 0] * 24}, range(0, 48, 2)),
         ("llama4_text", {"attention_chunk_size": None}, []),
+        ("llama4_text", {"attention_chunk_size": "absent"}, [i for i in range(48) if i % 4 != 3]),
         ("mimo_v2_flash", {}, [i for i in range(48) if i and (i + 1) % 6]),
     ],
 )
 def test_windows_are_on_the_layers_that_the_fields_say(model, model_type, changes, windows):
     kinds = kinds_of(model(model_type, **changes))
     assert [i for i, kind in enumerate(kinds) if kind == "window"] == list(windows)
+
+
+def test_chunks_and_windows_without_a_size_have_that_of_the_class(model):
+    assert attention_of(model("llama4_text", attention_chunk_size="absent"), 0).window_tokens == 8192
 
 
 def test_a_list_of_layer_types_decides_over_every_pattern(model):
