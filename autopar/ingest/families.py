@@ -37,6 +37,8 @@ from autopar.ingest.layers import (
     rotary_chunks,
     sparse_steps,
     switched_windows,
+    windows_from_layer,
+    windows_without_rotation,
     windows_but_nth,
 )
 from autopar.ingest.linear import GatedDeltaNet, KimiDelta, Lightning, Mamba2
@@ -56,21 +58,25 @@ _LLAMA = Family(
 )
 _MISTRAL = Family(attention=GroupedQuery(), attention_kinds=all_windows)
 
+_QWEN_WINDOW = {"sliding_window": 4096}  # of no effect unless `use_sliding_window` is true
 _QWEN2 = Family(
     attention=GroupedQuery(bias=True, out_bias=False),
     attention_kinds=listed("layer_types", from_window_layer),
+    defaults=_QWEN_WINDOW,
 )
+_QWEN2_VL = replace(_QWEN2, defaults={**_QWEN_WINDOW, "max_window_layers": 80})
 _QWEN3_ATTENTION = GroupedQuery(bias=_BIAS, query_key_norm="head")
 _QWEN3 = Family(
     attention=_QWEN3_ATTENTION,
     attention_kinds=listed("layer_types", from_window_layer),
-    defaults={"head_dim": 128},
+    defaults={**_QWEN_WINDOW, "head_dim": 128},
 )
 _QWEN3_MOE = Family(
     attention=replace(_QWEN3_ATTENTION, norm_switch=Flag("use_qk_norm", default=True)),
     attention_kinds=switched_windows,
     experts=Experts(),
     feed_forward_kinds=sparse_steps,
+    defaults=_QWEN_WINDOW,
 )
 _QWEN_SHARED_EXPERT = Experts(  # hidden_vectors: the gate on the shared expert
     shared_size=("shared_expert_intermediate_size",),
@@ -187,6 +193,7 @@ _ERNIE = Family(
 _EXAONE4 = Family(
     attention=GroupedQuery(query_key_norm="head"),
     attention_kinds=listed("layer_types", windows_but_nth),
+    defaults={"sliding_window": 4096},
     ignores=("sliding_window", "sliding_window_pattern"),
 )
 
@@ -196,7 +203,10 @@ FAMILIES: Mapping[str, Builder] = {
     "internlm3": replace(_LLAMA, attention=GroupedQuery(), defaults={"head_dim": 128}),
     "arcee": replace(_LLAMA, dense=_WIDE_MLP),
     "smollm3": replace(
-        _LLAMA, ties_embeddings=True, ignores=("no_rope_layers", "no_rope_layer_interval")
+        _LLAMA,
+        attention_kinds=listed("layer_types", windows_without_rotation),
+        ties_embeddings=True,
+        ignores=("no_rope_layers", "no_rope_layer_interval"),
     ),
     # Remote code of LGAI-EXAONE/EXAONE-3.5-32B-Instruct; its files say whether the head is shared.
     "exaone": replace(_LLAMA, attention=GroupedQuery(), ties_embeddings=None),
@@ -222,10 +232,10 @@ FAMILIES: Mapping[str, Builder] = {
     "ministral3": replace(_MISTRAL, defaults={"head_dim": 128}),
     "mixtral": replace(_MISTRAL, experts=_MINIMAX_EXPERTS, feed_forward_kinds=all_experts),
     "qwen2": _QWEN2,
-    "qwen2_vl": _QWEN2,
-    "qwen2_vl_text": _QWEN2,
-    "qwen2_5_vl": _QWEN2,
-    "qwen2_5_vl_text": _QWEN2,
+    "qwen2_vl": _QWEN2_VL,
+    "qwen2_vl_text": _QWEN2_VL,
+    "qwen2_5_vl": _QWEN2_VL,
+    "qwen2_5_vl_text": _QWEN2_VL,
     # Remote code of XiaomiMiMo/MiMo-7B-Base: Qwen2Attention, which has its biases in any case.
     "mimo": replace(_QWEN2, ignores=("attention_bias",)),
     "qwen2_moe": replace(
@@ -236,9 +246,10 @@ FAMILIES: Mapping[str, Builder] = {
         feed_forward_kinds=sparse_steps,
     ),
     "qwen3": _QWEN3,
-    "qwen3_vl_text": _QWEN3,
+    # The classes of Qwen3-VL have no windows.
+    "qwen3_vl_text": replace(_QWEN3, attention_kinds=every("full")),
     "qwen3_moe": _QWEN3_MOE,
-    "qwen3_vl_moe_text": _QWEN3_MOE,
+    "qwen3_vl_moe_text": replace(_QWEN3_MOE, attention_kinds=every("full")),
     "qwen3_next": _QWEN3_NEXT,
     "qwen3_5_text": replace(_QWEN3_NEXT, feed_forward_kinds=all_dense),
     "qwen3_5_moe_text": replace(_QWEN3_NEXT, feed_forward_kinds=all_experts),
@@ -270,7 +281,8 @@ FAMILIES: Mapping[str, Builder] = {
     "dots1": replace(
         _GLM4_MOE,
         attention=GroupedQuery(bias=_BIAS, query_key_norm="head"),
-        attention_kinds=listed("layer_types", every("full")),
+        attention_kinds=listed("layer_types", windows_from_layer),
+        defaults={"sliding_window": 4096, "max_window_layers": 62},
     ),
     "minimax": _MINIMAX,
     # Remote code of MiniMaxAI/MiniMax-Text-01 and MiniMaxAI/MiniMax-M1-80k.

@@ -79,6 +79,25 @@ def from_window_layer(fields: Fields, count: int) -> Sequence[Kind]:
     return ["window" if i >= first else "full" for i in range(count)]
 
 
+def windows_from_layer(fields: Fields, count: int) -> Sequence[Kind]:
+    """Layers from `max_window_layers` on have a window, if there is one (dots.llm1)."""
+    first = fields.integer("max_window_layers", low=0)
+    if not fields.has("sliding_window"):
+        return ["full"] * count
+    return ["window" if i >= first else "full" for i in range(count)]
+
+
+def windows_without_rotation(fields: Fields, count: int) -> Sequence[Kind]:
+    """Layers without rotary positions have a window, if `use_sliding_window` is true (SmolLM3)."""
+    period = fields.integer_or(4, "no_rope_layer_interval", low=1)
+    marks = [int((i + 1) % period != 0) for i in range(count)]
+    if fields.has("no_rope_layers"):
+        marks = fields.integers("no_rope_layers", low=0, high=1, count=count)
+    if not _uses_window(fields):
+        return ["full"] * count
+    return ["full" if mark else "window" for mark in marks]
+
+
 def even_window_layers(fields: Fields, count: int) -> Sequence[Kind]:
     """Even layers before `max_window_layers` have a window, if `use_sliding_window` is true."""
     first = fields.integer_or(28, "max_window_layers")

@@ -94,6 +94,29 @@ def feeds_of(llm):
         ("llama4_text", {"attention_chunk_size": None}, []),
         ("llama4_text", {"attention_chunk_size": "absent"}, [i for i in range(48) if i % 4 != 3]),
         ("mimo_v2_flash", {}, [i for i in range(48) if i and (i + 1) % 6]),
+        # Fields that are left out, and what the classes of transformers 5.23.0 make of that.
+        ("qwen2", {"use_sliding_window": True, "num_hidden_layers": 90}, range(28, 90)),
+        ("qwen2_vl_text", {"use_sliding_window": True, "num_hidden_layers": 90}, range(80, 90)),
+        ("qwen2_5_vl", {"use_sliding_window": True, "num_hidden_layers": 90}, range(80, 90)),
+        ("qwen3", {"use_sliding_window": True}, range(28, 36)),
+        ("qwen3", {"use_sliding_window": True, "sliding_window": None}, []),
+        ("qwen3_moe", {"use_sliding_window": True}, range(94)),
+        ("qwen3_vl_text", {"use_sliding_window": True, "sliding_window": 99}, []),
+        ("qwen3_vl_moe_text", {"use_sliding_window": True, "sliding_window": 99}, []),
+        ("exaone4", {"sliding_window": "absent"}, [i for i in range(64) if i % 4 != 3]),
+        ("exaone_moe", {"sliding_window": "absent"}, [i for i in range(48) if i % 4 != 3]),
+        ("dots1", {}, []),
+        ("dots1", {"max_window_layers": 60}, [60, 61]),
+        ("dots1", {"max_window_layers": 60, "sliding_window": None}, []),
+        ("dots1", {"num_hidden_layers": 64}, [62, 63]),
+        ("smollm3", {"sliding_window": 99}, []),
+        ("smollm3", {"use_sliding_window": True}, []),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 99}, range(3, 36, 4)),
+        (
+            "smollm3",
+            {"use_sliding_window": True, "sliding_window": 99, "no_rope_layers": [1, 0] * 18},
+            range(1, 36, 2),
+        ),
     ],
 )
 def test_windows_are_on_the_layers_that_the_fields_say(model, model_type, changes, windows):
@@ -102,7 +125,13 @@ def test_windows_are_on_the_layers_that_the_fields_say(model, model_type, change
 
 
 def test_chunks_and_windows_without_a_size_have_that_of_the_class(model):
-    assert attention_of(model("llama4_text", attention_chunk_size="absent"), 0).window_tokens == 8192
+    def tokens(model_type, layer, **changes):
+        return attention_of(model(model_type, **changes), layer).window_tokens
+
+    assert tokens("llama4_text", 0, attention_chunk_size="absent") == 8192
+    assert tokens("exaone4", 0, sliding_window="absent") == 4096
+    assert tokens("qwen3", 30, use_sliding_window=True) == 4096
+    assert tokens("dots1", 9, max_window_layers=9) == 4096
 
 
 def test_a_list_of_layer_types_decides_over_every_pattern(model):
