@@ -102,6 +102,7 @@ _DEEPSEEK = Family(
     feed_forward_kinds=first_dense,
     ignores=("layer_types", "n_group", "topk_group"),
 )
+_DEEPSEEK_V3 = replace(_DEEPSEEK, defaults={"n_group": 8, "topk_group": 4})
 _GLM4_MOE = Family(
     attention=GroupedQuery(
         bias=_BIAS, out_bias=False, query_key_norm="head", norm_switch=Flag("use_qk_norm")
@@ -204,6 +205,7 @@ FAMILIES: Mapping[str, Builder] = {
     "arcee": replace(_LLAMA, dense=_WIDE_MLP),
     "smollm3": replace(
         _LLAMA,
+        attention=GroupedQuery(bias=_BIAS),
         attention_kinds=listed("layer_types", windows_without_rotation),
         ties_embeddings=True,
         ignores=("no_rope_layers", "no_rope_layer_interval"),
@@ -249,7 +251,9 @@ FAMILIES: Mapping[str, Builder] = {
     # The classes of Qwen3-VL have no windows.
     "qwen3_vl_text": replace(_QWEN3, attention_kinds=every("full")),
     "qwen3_moe": _QWEN3_MOE,
-    "qwen3_vl_moe_text": replace(_QWEN3_MOE, attention_kinds=every("full")),
+    "qwen3_vl_moe_text": replace(
+        _QWEN3_MOE, attention_kinds=every("full"), ties_embeddings=True, defaults={}
+    ),
     "qwen3_next": _QWEN3_NEXT,
     "qwen3_5_text": replace(_QWEN3_NEXT, feed_forward_kinds=all_dense),
     "qwen3_5_moe_text": replace(_QWEN3_NEXT, feed_forward_kinds=all_experts),
@@ -257,9 +261,9 @@ FAMILIES: Mapping[str, Builder] = {
         _DEEPSEEK,
         experts=Experts(shared_count=SHARED_EXPERTS),
     ),
-    "deepseek_v3": _DEEPSEEK,
-    "kimi_k2": _DEEPSEEK,  # moonshotai/Kimi-K2-Instruct: DeepseekV3ForCausalLM
-    "deepseek_v32": replace(_DEEPSEEK, attention=Latent(indexed=True)),
+    "deepseek_v3": _DEEPSEEK_V3,
+    "kimi_k2": _DEEPSEEK_V3,  # moonshotai/Kimi-K2-Instruct: DeepseekV3ForCausalLM
+    "deepseek_v32": replace(_DEEPSEEK_V3, attention=Latent(indexed=True)),
     "glm4_moe_lite": _DEEPSEEK,
     "glm_moe_dsa": replace(_DEEPSEEK, attention=Latent(indexed=True), attention_kinds=indexers),
     "kimi_linear": replace(_DEEPSEEK, linear=KimiDelta(), attention_kinds=kimi_linear),
@@ -416,6 +420,10 @@ FAMILIES: Mapping[str, Builder] = {
         defaults={"head_dim": 128},
     ),
 }
+
+# What the absence of tie_word_embeddings means to a model of several parts, by its model_type,
+# where its text part alone would take it otherwise.
+WHOLE_TIES: Mapping[str, bool] = {"qwen3_vl_moe": False}
 
 _V4 = "attention to compressed keys (compress_ratios) and hyper-connections (hc_mult)"
 

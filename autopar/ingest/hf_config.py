@@ -20,7 +20,7 @@ from autopar.ingest.aliases import (
     TEXT_PARTS,
     VOCABULARY,
 )
-from autopar.ingest.families import FAMILIES, NOT_EXPRESSED
+from autopar.ingest.families import FAMILIES, NOT_EXPRESSED, WHOLE_TIES
 from autopar.ingest.family import Builder
 from autopar.ingest.fields import Fields, Flag
 from autopar.ingest.precisions import bytes_per_parameter, data_type, precisions_of
@@ -171,6 +171,9 @@ def _text_part(outer: Fields) -> Fields:
             message = f"found {found(not whole)}, but the whole model has {found(whole)}"
             raise section.error(tie.name, f"{message}; expected one value")
         return Fields({**section.data, tie.name: whole}, outer.where, section.path)
+    assumed = WHOLE_TIES.get(outer.text("model_type") or "")
+    if assumed is not None and not section.has(tie.name):
+        return Fields({**section.data, tie.name: assumed}, outer.where, section.path)
     return section
 
 

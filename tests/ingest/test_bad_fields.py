@@ -74,6 +74,7 @@ def test_a_size_must_be_an_integer_in_range(broken, value, found):
         ("llama", {"max_position_embeddings": 0}, "max_position_embeddings: found 0"),
         ("llama", {"n_layers": 31}, "num_hidden_layers: found 32, but n_layers is 31; expected on"),
         ("mistral", {"num_key_value_heads": "absent"}, "num_key_value_heads: found nothing"),
+        ("smollm3", {"num_key_value_heads": "absent"}, "num_key_value_heads: found nothing"),
         ("exaone", {"tie_word_embeddings": "absent"}, "tie_word_embeddings: found nothing"),
         ("mixtral", {"num_experts_per_tok": 9}, "num_experts_per_tok: found 9, expected at most"),
         ("mixtral", {"num_local_experts": 5000}, "num_local_experts: found 5000, expected an int"),

@@ -285,7 +285,8 @@ def test_a_hybrid_drafts_with_full_attention(model):
 @pytest.mark.parametrize(
     ("model_type", "ties"),
     [("llama", False), ("qwen3", False), ("gemma", True), ("gemma3_text", True), ("cohere", True),
-     ("starcoder2", True), ("ernie4_5", True), ("smollm3", True), ("gpt_oss", False)],
+     ("starcoder2", True), ("ernie4_5", True), ("smollm3", True), ("gpt_oss", False),
+     ("qwen3_vl_text", False), ("qwen3_vl_moe_text", True)],
 )  # fmt: skip
 def test_the_absence_of_tie_word_embeddings_means_what_it_means_to_the_family(
     model, model_type, ties
@@ -355,6 +356,30 @@ def test_the_text_part_of_a_model_with_others_is_read(known):
         llm = llm_from_config(whole | {"tie_word_embeddings": True}, where="config.json")
         assert llm.architecture.shares_embeddings
         assert llm.num_parameters == known["qwen3"].parameters - 151936 * 4096
+
+
+def test_qwen3_vl_with_experts_ties_its_embeddings_only_where_its_text_part_is_alone(known):
+    """Qwen3VLMoeTextConfig has true, Qwen3VLMoeConfig around it false (transformers 5.23.0)."""
+    text = {"model_type": "qwen3_vl_moe_text", **known["qwen3_vl_moe_text"].fields}
+    del text["tie_word_embeddings"]
+    whole = {"model_type": "qwen3_vl_moe", "text_config": text}
+
+    def ties(config):
+        return llm_from_config(config, where="config.json").architecture.shares_embeddings
+
+    assert ties(text)
+    assert not ties(whole)
+    assert ties(whole | {"text_config": text | {"tie_word_embeddings": True}})
+    assert ties(whole | {"tie_word_embeddings": True})
+
+
+def test_groups_of_experts_that_are_left_out_are_those_of_the_class(model):
+    def groups(model_type, **changes):
+        return model(model_type, **changes).architecture.feed_forward["experts"].router_groups
+
+    assert groups("deepseek_v3") == groups("deepseek_v32") == groups("kimi_k2") == 8
+    assert groups("deepseek_v3", n_group=None) == 1
+    assert groups("deepseek_v2") == groups("glm4_moe_lite") == groups("glm_moe_dsa") == 1
 
 
 def test_the_text_part_may_leave_its_type_to_the_whole(known):
