@@ -5,7 +5,6 @@ A method says how it stores what it converts, and names the modules that it leav
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from autopar.documents import found
 from autopar.ingest.fields import Fields
@@ -237,11 +236,8 @@ def _kv_cache(fields: Fields) -> Precision:
 
 
 def _ignored(fields: Fields) -> Callable[[str], bool]:
-    patterns: list[Any] = []
-    for name in _IGNORE:
-        if fields.has(name):
-            patterns += fields.items(name)
-    return matcher(fields, _IGNORE[0], patterns)
+    tests = [matcher(fields, name, fields.items(name)) for name in _IGNORE if fields.has(name)]
+    return lambda module: any(matches(module) for matches in tests)
 
 
 def _anything(_: str) -> bool:

@@ -323,6 +323,21 @@ def test_what_is_not_understood_is_refused(quantization, message):
     assert "\n" not in text
 
 
+@pytest.mark.parametrize(
+    "name", ["ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules"]
+)
+def test_a_pattern_that_is_not_understood_is_named_by_its_own_list(name):
+    method = {"quant_method": "modelopt", "quant_algo": "FP8", name: ["re:(a+)+$"]}
+    with pytest.raises(SpecError, match=rf"quantization_config\.{name}: found 're:\(a"):
+        ingest(DENSE, method)
+
+
+def test_modules_of_all_lists_are_left_alone():
+    lists = {"ignore": ["lm_head"], "exclude_modules": ["self_attn"]}
+    method = {"quant_method": "modelopt", "quant_algo": "FP8", **lists}
+    assert stored(MIXED, method)[:3] == ("bf16", "fp8", "fp8")
+
+
 def test_an_unknown_data_type_is_refused():
     with pytest.raises(SpecError, match="dtype: found 'float8_e4m3fn', expected one of bfloat16"):
         ingest(DENSE, dtype="float8_e4m3fn")
