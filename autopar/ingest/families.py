@@ -37,9 +37,9 @@ from autopar.ingest.layers import (
     rotary_chunks,
     sparse_steps,
     switched_windows,
+    windows_but_nth,
     windows_from_layer,
     windows_without_rotation,
-    windows_but_nth,
 )
 from autopar.ingest.linear import GatedDeltaNet, KimiDelta, Lightning, Mamba2
 from autopar.ingest.mimo_v2 import MimoV2Attention

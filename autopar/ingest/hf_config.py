@@ -225,10 +225,11 @@ def _description(model_type: str, count: int, active: int, remarks: str) -> str:
 def _untyped(is_quantised: bool) -> tuple[str, ...]:
     """Return the assumption about the type of weights of which nothing says it."""
     which = "weights that are not quantised" if is_quantised else "weights"
-    return (
+    told = (
         f"{which} are {_UNSTATED_TYPE}: config.json names no type of data (dtype or torch_dtype); "
-        "add it there, or set llm.precisions, if they are stored otherwise",
+        "add it there, or set llm.precisions, if they are stored otherwise"
     )
+    return (told,)
 
 
 def _unquantised(config: Mapping[str, Any], name: str | None, base: str) -> tuple[str, ...]:
