@@ -114,9 +114,9 @@ def test_a_type_of_data_that_no_file_states_is_an_assumption(tmp_path, dtype, qu
     fields = {k: v for k, v in LLAMA.items() if k != "dtype"} | dtype
     llm = read_config(write(tmp_path / "a.json", fields | {"quantization_config": quantization}))
     which = "weights that are not quantised" if quantization else "weights"
-    assert llm.assumptions == (
+    assert " ".join(llm.assumptions) == (
         f"{which} are bf16: config.json names no type of data (dtype or torch_dtype); add it "
-        "there, or set llm.precisions, if they are stored otherwise",
+        "there, or set llm.precisions, if they are stored otherwise"
     )
     assert llm.precisions.embeddings == "bf16"
     assert LLM.model_validate(parse(yaml_text(llm), "x")).assumptions == llm.assumptions
