@@ -113,10 +113,11 @@ def _notes(scenario: Scenario, metrics: Metrics, plan: AnyPlan) -> Iterator[str]
     yield from _assumptions(scenario, plan, known)
     yield from _limits(scenario, metrics)
     yield from _fullness(scenario, metrics)
-    if _has_groups_between_nodes(scenario, plan):
+    if _has_replica_over_fabric(scenario, plan):
         yield (
-            "the plan spans several nodes: of groups over the fabric only wide expert parallelism "
-            "was measured, so that the ranges may be too narrow for others"
+            "a replica spans several nodes that no scale-up domain joins: of groups over the "
+            "fabric only wide expert parallelism was measured, so that the ranges may be too "
+            "narrow for others"
         )
 
 
@@ -266,12 +267,15 @@ def _limits_of(scenario: Scenario, metrics: Metrics) -> Iterator[_Limit]:
             yield _Limit(name, format_rate(least), format_rate(low), value >= least, low >= least)
 
 
-def _has_groups_between_nodes(scenario: Scenario, plan: AnyPlan) -> bool:
-    """Whether some replica's GPUs lie in several nodes."""
+def _has_replica_over_fabric(scenario: Scenario, plan: AnyPlan) -> bool:
+    """Whether GPUs of one replica, of either role, talk over the fabric.
+
+    Within a node, or a scale-up domain of several nodes, they do not.
+    """
     layouts = list(plan.roles.values()) if isinstance(plan, DisaggregatedPlan) else [plan]
-    per_node = scenario.cluster.gpus_per_node
+    together = max(scenario.cluster.gpus_per_node, scenario.cluster.domain_gpus)
     return any(
-        len({gpu // per_node for stage in replica for gpu in stage}) > 1
+        len({gpu // together for stage in replica for gpu in stage}) > 1
         for layout in layouts
         for replica in layout.gpus
     )

@@ -261,6 +261,16 @@ def test_groups_that_span_nodes_are_named_and_replicas_inside_nodes_are_not(scen
     assert said == [True, False]
 
 
+@pytest.mark.parametrize(("rule", "is_said"), [("tp * pp == 8", False), ("tp * pp == 80", True)])
+def test_nodes_of_one_scale_up_domain_are_not_said_to_talk_over_the_fabric(rule, is_said):
+    """Nodes of 4 GPUs, 18 of them in a domain of 72."""
+    parts = PARTS | {"cluster": "2xgb200-nvl72"}
+    asked = changed(load_scenario(None, parts=parts), "rules", [_rule(rule)])
+    solution = solve(asked, diagnose=False)
+    assert solution.plan is not None
+    assert any("over the fabric" in note for note in solution.notes) is is_said
+
+
 def test_the_rate_of_two_roles_ends_where_that_of_the_slower_one_does():
     """A request has 1,024 tokens of output, of which decode makes all but the first."""
     solution = solve(load_scenario(None, parts=PAIR, overrides=LIMITS), diagnose=False)

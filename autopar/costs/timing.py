@@ -462,8 +462,10 @@ def keys_seen(step: Step, window: int | None) -> FloatArray:
 
 
 def dispatched_bytes(precision: Precision) -> float:
-    """Bytes of one element on its way to the experts: FP8 where the experts compute in less.
+    """Bytes of one element on its way to the experts: FP8 for those in FP8 or NVFP4, else BF16.
 
-    Source: DeepEP, which dispatches in FP8 and combines in BF16 (arXiv:2412.19437, 3.2.2).
+    Source: DeepEP, which dispatches in FP8 and combines in BF16 (arXiv:2412.19437, 3.2.2). Assumed
+    for NVFP4 too, also where the GPU widens it. Not for MXFP4, the experts of gpt-oss: engines feed
+    them BF16 (vLLM, quantization/mxfp4.py, unless a variable asks for MXFP8).
     """
     return 1.0 if precision in ("fp8", "fp8_block", "nvfp4") else ACTIVATION_BYTES

@@ -38,6 +38,8 @@ from autopar.ingest.layers import (
     sparse_steps,
     switched_windows,
     windows_but_nth,
+    windows_from_layer,
+    windows_without_rotation,
 )
 from autopar.ingest.linear import GatedDeltaNet, KimiDelta, Lightning, Mamba2
 from autopar.ingest.mimo_v2 import MimoV2Attention
@@ -56,21 +58,25 @@ _LLAMA = Family(
 )
 _MISTRAL = Family(attention=GroupedQuery(), attention_kinds=all_windows)
 
+_QWEN_WINDOW = {"sliding_window": 4096}  # of no effect unless `use_sliding_window` is true
 _QWEN2 = Family(
     attention=GroupedQuery(bias=True, out_bias=False),
     attention_kinds=listed("layer_types", from_window_layer),
+    defaults=_QWEN_WINDOW,
 )
+_QWEN2_VL = replace(_QWEN2, defaults={**_QWEN_WINDOW, "max_window_layers": 80})
 _QWEN3_ATTENTION = GroupedQuery(bias=_BIAS, query_key_norm="head")
 _QWEN3 = Family(
     attention=_QWEN3_ATTENTION,
     attention_kinds=listed("layer_types", from_window_layer),
-    defaults={"head_dim": 128},
+    defaults={**_QWEN_WINDOW, "head_dim": 128},
 )
 _QWEN3_MOE = Family(
     attention=replace(_QWEN3_ATTENTION, norm_switch=Flag("use_qk_norm", default=True)),
     attention_kinds=switched_windows,
     experts=Experts(),
     feed_forward_kinds=sparse_steps,
+    defaults=_QWEN_WINDOW,
 )
 _QWEN_SHARED_EXPERT = Experts(  # hidden_vectors: the gate on the shared expert
     shared_size=("shared_expert_intermediate_size",),
@@ -96,6 +102,7 @@ _DEEPSEEK = Family(
     feed_forward_kinds=first_dense,
     ignores=("layer_types", "n_group", "topk_group"),
 )
+_DEEPSEEK_V3 = replace(_DEEPSEEK, defaults={"n_group": 8, "topk_group": 4})
 _GLM4_MOE = Family(
     attention=GroupedQuery(
         bias=_BIAS, out_bias=False, query_key_norm="head", norm_switch=Flag("use_qk_norm")
@@ -187,16 +194,21 @@ _ERNIE = Family(
 _EXAONE4 = Family(
     attention=GroupedQuery(query_key_norm="head"),
     attention_kinds=listed("layer_types", windows_but_nth),
+    defaults={"sliding_window": 4096},
     ignores=("sliding_window", "sliding_window_pattern"),
 )
 
 # Families by model_type, that of the text part where a model has others.
 FAMILIES: Mapping[str, Builder] = {
     "llama": _LLAMA,
-    "internlm3": replace(_LLAMA, attention=GroupedQuery()),
+    "internlm3": replace(_LLAMA, attention=GroupedQuery(), defaults={"head_dim": 128}),
     "arcee": replace(_LLAMA, dense=_WIDE_MLP),
     "smollm3": replace(
-        _LLAMA, ties_embeddings=True, ignores=("no_rope_layers", "no_rope_layer_interval")
+        _LLAMA,
+        attention=GroupedQuery(bias=_BIAS),
+        attention_kinds=listed("layer_types", windows_without_rotation),
+        ties_embeddings=True,
+        ignores=("no_rope_layers", "no_rope_layer_interval"),
     ),
     # Remote code of LGAI-EXAONE/EXAONE-3.5-32B-Instruct; its files say whether the head is shared.
     "exaone": replace(_LLAMA, attention=GroupedQuery(), ties_embeddings=None),
@@ -214,17 +226,18 @@ FAMILIES: Mapping[str, Builder] = {
             shared_modules=numbered("feed_forward.shared_expert.{}_proj", "gate", "up", "down"),
         ),
         feed_forward_kinds=interleaved,
+        defaults={"head_dim": 128, "attention_chunk_size": 8192},
         # Its norm of queries and keys has no weights (Llama4TextL2Norm).
         ignores=("use_qk_norm", "no_rope_layer_interval", "intermediate_size_mlp"),
     ),
     "mistral": replace(_MISTRAL, defaults={"sliding_window": 4096}),
-    "ministral3": _MISTRAL,
+    "ministral3": replace(_MISTRAL, defaults={"head_dim": 128}),
     "mixtral": replace(_MISTRAL, experts=_MINIMAX_EXPERTS, feed_forward_kinds=all_experts),
     "qwen2": _QWEN2,
-    "qwen2_vl": _QWEN2,
-    "qwen2_vl_text": _QWEN2,
-    "qwen2_5_vl": _QWEN2,
-    "qwen2_5_vl_text": _QWEN2,
+    "qwen2_vl": _QWEN2_VL,
+    "qwen2_vl_text": _QWEN2_VL,
+    "qwen2_5_vl": _QWEN2_VL,
+    "qwen2_5_vl_text": _QWEN2_VL,
     # Remote code of XiaomiMiMo/MiMo-7B-Base: Qwen2Attention, which has its biases in any case.
     "mimo": replace(_QWEN2, ignores=("attention_bias",)),
     "qwen2_moe": replace(
@@ -235,9 +248,12 @@ FAMILIES: Mapping[str, Builder] = {
         feed_forward_kinds=sparse_steps,
     ),
     "qwen3": _QWEN3,
-    "qwen3_vl_text": _QWEN3,
+    # The classes of Qwen3-VL have no windows.
+    "qwen3_vl_text": replace(_QWEN3, attention_kinds=every("full")),
     "qwen3_moe": _QWEN3_MOE,
-    "qwen3_vl_moe_text": _QWEN3_MOE,
+    "qwen3_vl_moe_text": replace(
+        _QWEN3_MOE, attention_kinds=every("full"), ties_embeddings=True, defaults={}
+    ),
     "qwen3_next": _QWEN3_NEXT,
     "qwen3_5_text": replace(_QWEN3_NEXT, feed_forward_kinds=all_dense),
     "qwen3_5_moe_text": replace(_QWEN3_NEXT, feed_forward_kinds=all_experts),
@@ -245,9 +261,9 @@ FAMILIES: Mapping[str, Builder] = {
         _DEEPSEEK,
         experts=Experts(shared_count=SHARED_EXPERTS),
     ),
-    "deepseek_v3": _DEEPSEEK,
-    "kimi_k2": _DEEPSEEK,  # moonshotai/Kimi-K2-Instruct: DeepseekV3ForCausalLM
-    "deepseek_v32": replace(_DEEPSEEK, attention=Latent(indexed=True)),
+    "deepseek_v3": _DEEPSEEK_V3,
+    "kimi_k2": _DEEPSEEK_V3,  # moonshotai/Kimi-K2-Instruct: DeepseekV3ForCausalLM
+    "deepseek_v32": replace(_DEEPSEEK_V3, attention=Latent(indexed=True)),
     "glm4_moe_lite": _DEEPSEEK,
     "glm_moe_dsa": replace(_DEEPSEEK, attention=Latent(indexed=True), attention_kinds=indexers),
     "kimi_linear": replace(_DEEPSEEK, linear=KimiDelta(), attention_kinds=kimi_linear),
@@ -261,6 +277,7 @@ FAMILIES: Mapping[str, Builder] = {
             modules=("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),
         ),
         feed_forward_kinds=all_experts,
+        defaults={"head_dim": 64},
     ),
     "glm": _GLM,
     "glm4": replace(_GLM, norms=4),
@@ -268,7 +285,8 @@ FAMILIES: Mapping[str, Builder] = {
     "dots1": replace(
         _GLM4_MOE,
         attention=GroupedQuery(bias=_BIAS, query_key_norm="head"),
-        attention_kinds=listed("layer_types", every("full")),
+        attention_kinds=listed("layer_types", windows_from_layer),
+        defaults={"sliding_window": 4096, "max_window_layers": 62},
     ),
     "minimax": _MINIMAX,
     # Remote code of MiniMaxAI/MiniMax-Text-01 and MiniMaxAI/MiniMax-M1-80k.
@@ -281,6 +299,7 @@ FAMILIES: Mapping[str, Builder] = {
         attention_kinds=marked("attn_type_list", ("linear", "full"), every("full")),
         experts=replace(_MINIMAX_EXPERTS, routing_bias=Flag("use_routing_bias", default=True)),
         feed_forward_kinds=all_experts,
+        defaults={"head_dim": 128},
         # What its drafting modules hold is not said, and no checkpoint of it has any.
         drafts=(),
         ignores=("use_mtp", "num_mtp_modules", "mtp_transformer_layers", "qk_norm_type"),
@@ -388,7 +407,7 @@ FAMILIES: Mapping[str, Builder] = {
         dense=Dense(bias=Flag("mlp_bias")),
         defaults={"head_dim": 128},
     ),
-    "ernie4_5": _ERNIE,
+    "ernie4_5": replace(_ERNIE, defaults={"head_dim": 128}),
     "ernie4_5_moe": replace(
         _ERNIE,
         experts=Experts(shared_count=SHARED_EXPERTS, routing_bias=True),
@@ -401,6 +420,10 @@ FAMILIES: Mapping[str, Builder] = {
         defaults={"head_dim": 128},
     ),
 }
+
+# What the absence of tie_word_embeddings means to a model of several parts, by its model_type,
+# where its text part alone would take it otherwise.
+WHOLE_TIES: Mapping[str, bool] = {"qwen3_vl_moe": False}
 
 _V4 = "attention to compressed keys (compress_ratios) and hyper-connections (hc_mult)"
 

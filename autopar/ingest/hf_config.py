@@ -20,12 +20,13 @@ from autopar.ingest.aliases import (
     TEXT_PARTS,
     VOCABULARY,
 )
-from autopar.ingest.families import FAMILIES, NOT_EXPRESSED
+from autopar.ingest.families import FAMILIES, NOT_EXPRESSED, WHOLE_TIES
 from autopar.ingest.family import Builder
 from autopar.ingest.fields import Fields, Flag
 from autopar.ingest.precisions import bytes_per_parameter, data_type, precisions_of
 from autopar.ingest.unread import refuse_unread
 from autopar.specs import LLM, SCHEMA_VERSION
+from autopar.specs.architecture import Precision
 from autopar.specs.counting import active_parameters, parameters
 
 MAX_NAME = 120  # as autopar.specs.base.Name
@@ -37,6 +38,7 @@ _FORMATS = re.compile(
     r"(?<![a-z0-9])(fp8|nvfp4|mxfp4|fp4|int8|int4|w4a16|w8a8|awq|gptq|modelopt)(?![a-z0-9])",
     re.IGNORECASE,
 )
+_UNSTATED_TYPE: Precision = "bf16"  # nearly every model of today; answers say that it is assumed
 _HASH = re.compile(r"[0-9a-f]{40}")  # a snapshot's folder in the cache of Hugging Face
 
 
@@ -89,7 +91,8 @@ def _llm(
         refuse_unread(fields, model_type)
         stated = (f.section("quantization_config") for f in (outer, fields))
         section = next((s for s in stated if s is not None), quantization)
-        base = data_type(outer, fields)
+        stated_type = data_type(outer, fields)
+        base = stated_type or _UNSTATED_TYPE
         precisions, remarks = precisions_of(blueprint, base, section)
         architecture = blueprint.architecture
         count = parameters(architecture)
@@ -99,7 +102,10 @@ def _llm(
             name=_legal_name(name or model_type),
             description=_description(model_type, count, active_parameters(architecture), remarks),
             sources=(where,),
-            assumptions=_unquantised(config, name, base) if section is None else (),
+            assumptions=(
+                *(_untyped(section is not None) if stated_type is None else ()),
+                *(_unquantised(config, name, base) if section is None else ()),
+            ),
             num_layers=architecture.num_layers,
             num_experts=architecture.num_experts,
             experts_per_token=architecture.experts_per_token,
@@ -171,6 +177,9 @@ def _text_part(outer: Fields) -> Fields:
             message = f"found {found(not whole)}, but the whole model has {found(whole)}"
             raise section.error(tie.name, f"{message}; expected one value")
         return Fields({**section.data, tie.name: whole}, outer.where, section.path)
+    assumed = WHOLE_TIES.get(outer.text("model_type") or "")
+    if assumed is not None and not section.has(tie.name):
+        return Fields({**section.data, tie.name: assumed}, outer.where, section.path)
     return section
 
 
@@ -211,6 +220,16 @@ def _unknown(model_type: str | None) -> str:
 def _description(model_type: str, count: int, active: int, remarks: str) -> str:
     share = f", {active:,} of them for one token" if active != count else ""
     return f"{model_type}: {count:,} parameters of the text part{share}.{remarks}"
+
+
+def _untyped(is_quantised: bool) -> tuple[str, ...]:
+    """Return the assumption about the type of weights of which nothing says it."""
+    which = "weights that are not quantised" if is_quantised else "weights"
+    told = (
+        f"{which} are {_UNSTATED_TYPE}: config.json names no type of data (dtype or torch_dtype); "
+        "add it there, or set llm.precisions, if they are stored otherwise"
+    )
+    return (told,)
 
 
 def _unquantised(config: Mapping[str, Any], name: str | None, base: str) -> tuple[str, ...]:

@@ -79,6 +79,25 @@ def from_window_layer(fields: Fields, count: int) -> Sequence[Kind]:
     return ["window" if i >= first else "full" for i in range(count)]
 
 
+def windows_from_layer(fields: Fields, count: int) -> Sequence[Kind]:
+    """Layers from `max_window_layers` on have a window, if there is one (dots.llm1)."""
+    first = fields.integer("max_window_layers", low=0)
+    if not fields.has("sliding_window"):
+        return ["full"] * count
+    return ["window" if i >= first else "full" for i in range(count)]
+
+
+def windows_without_rotation(fields: Fields, count: int) -> Sequence[Kind]:
+    """Layers without rotary positions have a window, if `use_sliding_window` is true (SmolLM3)."""
+    period = fields.integer_or(4, "no_rope_layer_interval", low=1)
+    marks = [int((i + 1) % period != 0) for i in range(count)]
+    if fields.has("no_rope_layers"):
+        marks = fields.integers("no_rope_layers", low=0, high=1, count=count)
+    if not _uses_window(fields):
+        return ["full"] * count
+    return ["full" if mark else "window" for mark in marks]
+
+
 def even_window_layers(fields: Fields, count: int) -> Sequence[Kind]:
     """Even layers before `max_window_layers` have a window, if `use_sliding_window` is true."""
     first = fields.integer_or(28, "max_window_layers")
@@ -200,8 +219,9 @@ def first_dense(fields: Fields, count: int) -> Sequence[str]:
     """Layers from `first_k_dense_replace` on have experts, each `moe_layer_freq`-th of them.
 
     `mlp_layer_types` says the same layer by layer; where both are there, they must agree.
+    Raises SpecError without a number of experts; null is a dense model in the fields of such a one.
     """
-    if not fields.has(*EXPERTS):  # null: a dense model in the fields of one with experts
+    if not fields.stated(*EXPERTS, low=1, high=MAX_EXPERTS):
         return ["dense"] * count
     words = None
     if fields.has("mlp_layer_types"):

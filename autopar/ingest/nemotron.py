@@ -52,6 +52,9 @@ _EXPERTS = Experts(
 )
 
 
+_DEFAULTS = {"head_dim": 128}  # what absence means to NemotronHConfig
+
+
 class NemotronH:
     """Layers that are one mixer or one feed-forward (transformers 5.23.0, NemotronHBlock)."""
 
@@ -60,6 +63,7 @@ class NemotronH:
 
         Raises SpecError if a field is missing or wrong.
         """
+        fields.fill(_DEFAULTS)
         fields.ignore("expand", "sliding_window", "time_step_rank", "chunk_size")
         if shares_embeddings(fields, default=False):  # NemotronHForCausalLM ties nothing
             raise fields.error("tie_word_embeddings", "found true, expected false")

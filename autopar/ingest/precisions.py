@@ -81,13 +81,16 @@ def bytes_per_parameter(architecture: Architecture, precisions: Precisions) -> f
     return float(f"{size / total:.6g}")
 
 
-def data_type(outer: Fields, fields: Fields) -> Precision:
-    """Return how weights are stored that are not quantised: bf16 where nothing is said.
+def data_type(outer: Fields, fields: Fields) -> Precision | None:
+    """Return how weights are stored that are not quantised, None where nothing, or auto, is said.
 
     outer: of the whole model, fields: of its text part. Raises SpecError for an unknown type.
     """
-    name = fields.text(*DTYPE) or outer.text(*DTYPE) or "bfloat16"
-    word = "bfloat16" if name == "auto" else name.removeprefix("torch.")
+    names = (part.text(*DTYPE) for part in (fields, outer))
+    name = next((name for name in names if name and name != "auto"), None)
+    if name is None:
+        return None
+    word = name.removeprefix("torch.")
     if word not in _DTYPES:
         message = f"found {found(name)}, expected one of {', '.join(_DTYPES)}"
         raise outer.error(outer.spelled(*DTYPE), message)

@@ -5,7 +5,6 @@ A method says how it stores what it converts, and names the modules that it leav
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from autopar.documents import found
 from autopar.ingest.fields import Fields
@@ -36,6 +35,7 @@ _OTHER_GROUPS = (
     "which makes other bytes"
 )
 _CACHES: dict[str, Precision] = {"FP8": "fp8", "NVFP4": "nvfp4", "INT8": "int8"}
+_CACHE_ALGORITHM = "kv_cache_quant_algo"
 _IGNORE = ("ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules")
 
 
@@ -118,7 +118,11 @@ def _int4(fields: Fields) -> Stored:
 
 
 def _compressed_tensors(fields: Fields) -> Stored:
-    return Stored(_ignored(fields), _group_rules(fields), _kv_cache(fields))
+    rules, cache = _group_rules(fields), _kv_cache(fields)
+    if not rules and not fields.has("kv_cache_scheme"):  # else only the cache is quantised
+        message = "found no groups, and no kv_cache_scheme beside them; expected what is stored how"
+        raise fields.error("config_groups", message)
+    return Stored(_ignored(fields), rules, cache)
 
 
 def _modelopt(fields: Fields) -> Stored:
@@ -127,9 +131,11 @@ def _modelopt(fields: Fields) -> Stored:
     if algorithm == "MIXED_PRECISION":
         return Stored(_ignored(fields), _layer_rules(fields), cache)
     if algorithm is None:
-        if fields.has("config_groups"):
-            return Stored(_ignored(fields), _group_rules(fields), cache)
-        return Stored(_ignored(fields), [], cache)  # only the cache is quantised
+        rules = _group_rules(fields) if fields.has("config_groups") else []
+        if not rules and not fields.has("kv_cache_scheme") and not fields.has(_CACHE_ALGORITHM):
+            message = f"found nothing, and no {_CACHE_ALGORITHM}; expected what is stored how"
+            raise fields.error("quant_algo", message)
+        return Stored(_ignored(fields), rules, cache)  # without rules only the cache is quantised
     return Stored(_ignored(fields), [(_anything, _algorithm(fields, algorithm))], cache)
 
 
@@ -220,7 +226,7 @@ def _group_precision(group: Fields, weights: Fields) -> Precision:
 
 def _kv_cache(fields: Fields) -> Precision:
     """Return how keys and values are stored: bf16 where nothing is said."""
-    for name in ("kv_cache_scheme", "kv_cache_quant_algo"):
+    for name in ("kv_cache_scheme", _CACHE_ALGORITHM):
         value = fields.value(name)
         if value is None:
             continue
@@ -237,11 +243,8 @@ def _kv_cache(fields: Fields) -> Precision:
 
 
 def _ignored(fields: Fields) -> Callable[[str], bool]:
-    patterns: list[Any] = []
-    for name in _IGNORE:
-        if fields.has(name):
-            patterns += fields.items(name)
-    return matcher(fields, _IGNORE[0], patterns)
+    tests = [matcher(fields, name, fields.items(name)) for name in _IGNORE if fields.has(name)]
+    return lambda module: any(matches(module) for matches in tests)
 
 
 def _anything(_: str) -> bool:

@@ -27,7 +27,7 @@ def _document(llm: LLM) -> Iterator[str]:
         yield from ("description: >-", *_wrapped(llm.description.split(), " ", "  ", "  "))
     for key, texts in (("sources", llm.sources), ("assumptions", llm.assumptions)):
         if texts:
-            yield from (f"{key}:", *(f"  - {json.dumps(s, ensure_ascii=False)}" for s in texts))
+            yield from (f"{key}:", *(line for text in texts for line in _item(text)))
     for key in ("num_layers", "num_experts", "experts_per_token", "num_parameters"):
         if getattr(llm, key):
             yield f"{key}: {_flow(getattr(llm, key))}"
@@ -76,6 +76,13 @@ def _shelf(key: str, shelf: Mapping[str, Attention] | Mapping[str, FeedForward])
         start = f"  {_flow(name)}: {{"
         lines = list(_wrapped(words, ", ", start, " " * len(start)))
         yield from (*(f"{line}," for line in lines[:-1]), f"{lines[-1]}}}")
+
+
+def _item(text: str) -> Iterator[str]:
+    """Yield the lines of a text in a list: quoted, where a line break is read as one space."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    words = [quoted] if "  " in quoted else quoted.split(" ")  # several spaces would become one
+    yield from _wrapped(words, " ", "  - ", "    ")
 
 
 def _wrapped(words: Iterable[str], glue: str, start: str, indent: str) -> Iterator[str]:

@@ -12,12 +12,12 @@ import numpy as np
 
 from autopar.costs.operations import parts
 from autopar.problem import Plan, Stage
-from autopar.specs import Cluster, Layer, Scenario
+from autopar.specs import Cluster, ExpertFeedForward, Layer, Scenario
 from autopar.units import format_us
 from autopar.verifier.kinds import Bench
 from autopar.verifier.layout import IntArray, Layout
 from autopar.verifier.loads import Loads
-from autopar.verifier.question import Question, question
+from autopar.verifier.question import SCALE_BLOCK, Question, question
 from autopar.verifier.reach import Reach, reach_notes, reaches
 from autopar.verifier.storage import Held, experts_held, stored
 from autopar.verifier.work import FloatArray, Work, work_of
@@ -49,6 +49,7 @@ def analytic_loads(scenario: Scenario, plan: Plan, layout: Layout) -> Loads:
         notes=(
             *reach_notes(scenario, plan, layout),
             *_fabric_notes(scenario, plan),
+            *_block_notes(scenario, plan),
             *_uneven_notes(scenario, plan, passing_us, longest_us),
         ),
     )
@@ -165,4 +166,26 @@ def _fabric_notes(scenario: Scenario, plan: Plan) -> Iterator[str]:
                 "all-reduces are worked out from its latency and bandwidth, not measured "
                 "(--robust moves them apart, as fabric_collectives; "
                 "requirements.tensor_parallel_within=domain keeps them inside)"
+            )
+
+
+def _block_notes(scenario: Scenario, plan: Plan) -> Iterator[str]:
+    """Yield that vLLM takes experts cut inside of their scale blocks, but not with fast kernels.
+
+    Source: vLLM 0.33.0, model_executor/layers/fused_moe/oracle/fp8.py, refine_fp8_moe_block_shape.
+    """
+    shapes, block = scenario.llm.architecture, SCALE_BLOCK.get(scenario.llm.precisions.experts)
+    engines = {pack.name for pack in scenario.rule_packs}
+    engines |= set() if scenario.engine is None else {scenario.engine.name}
+    if shapes is None or block is None or "vllm" not in engines:
+        return
+    parts = (shapes.feed_forward_of(layer) for layer in shapes.layer_kinds)
+    sizes = {part.expert_size for part in parts if isinstance(part, ExpertFeedForward)}
+    cuts = {(size, stage.etp) for size in sizes for stage in plan.stages}
+    for size, etp in sorted(cuts):
+        if size % (block * etp):
+            yield (
+                f"etp {etp} leaves {size / etp:g} of {size} columns of an expert on a GPU, not "
+                f"whole FP8 scale blocks of {block}: vLLM reads such experts with Triton kernels "
+                "alone, which are slower than the times stated"
             )

@@ -27,6 +27,7 @@ from autopar.units import format_bytes, format_rate, format_us
 from autopar.verifier.findings import found
 from autopar.verifier.layout import Layout, stage_degrees
 from autopar.verifier.metrics import Measured
+from autopar.verifier.question import SCALE_BLOCK
 
 # The solver counts in whole nanoseconds, bytes and thousandths of a token per second, and rounds
 # once per stage; a plan at its limit may be off by that much and no more.
@@ -116,7 +117,6 @@ _OF_LAYERS = (
     "ffn_size", "expert_size", "shared_size",
 )  # fmt: skip
 _OF_ARCHITECTURE = ("hidden_size", "vocab_size", "keeps_states", *_OF_LAYERS)
-_SCALE_BLOCK = {"fp8_block": 128}  # columns per scale: the format's name in `specs.architecture`
 
 
 def rule_violations(scenario: Scenario, plan: Plan, layout: Layout) -> Iterator[Violation]:
@@ -263,9 +263,9 @@ def rule_values(scenario: Scenario, plan: Plan, layout: Layout) -> dict[str, Any
         "hidden_size": None if shapes is None else shapes.hidden_size,
         "vocab_size": None if shapes is None else shapes.vocab_size,
         "keeps_states": None if shapes is None else _keeps_states(shapes),
-        "attention_block": _SCALE_BLOCK.get(stored.attention, 1),
-        "feed_forward_block": _SCALE_BLOCK.get(stored.feed_forward, 1),
-        "expert_block": _SCALE_BLOCK.get(stored.experts, 1),
+        "attention_block": SCALE_BLOCK.get(stored.attention, 1),
+        "feed_forward_block": SCALE_BLOCK.get(stored.feed_forward, 1),
+        "expert_block": SCALE_BLOCK.get(stored.experts, 1),
         "is_prefill": float(phase == "prefill"),
         "is_decode": float(phase == "decode"),
         "is_role": float(scenario.workload.is_role),

@@ -10,6 +10,8 @@ from autopar.problem import Plan
 from autopar.specs import LLM, Architecture, Layer, Precisions, Scenario, Workload
 from autopar.verifier.expert_loads import law_of_plan
 
+SCALE_BLOCK = {"fp8_block": 128}  # columns per scale: the format's name in `specs.architecture`
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

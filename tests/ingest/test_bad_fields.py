@@ -74,6 +74,7 @@ def test_a_size_must_be_an_integer_in_range(broken, value, found):
         ("llama", {"max_position_embeddings": 0}, "max_position_embeddings: found 0"),
         ("llama", {"n_layers": 31}, "num_hidden_layers: found 32, but n_layers is 31; expected on"),
         ("mistral", {"num_key_value_heads": "absent"}, "num_key_value_heads: found nothing"),
+        ("smollm3", {"num_key_value_heads": "absent"}, "num_key_value_heads: found nothing"),
         ("exaone", {"tie_word_embeddings": "absent"}, "tie_word_embeddings: found nothing"),
         ("mixtral", {"num_experts_per_tok": 9}, "num_experts_per_tok: found 9, expected at most"),
         ("mixtral", {"num_local_experts": 5000}, "num_local_experts: found 5000, expected an int"),
@@ -154,6 +155,28 @@ def test_a_size_must_be_an_integer_in_range(broken, value, found):
 )  # fmt: skip
 def test_what_is_missing_or_wrong_is_named(broken, model_type, changes, message):
     assert message in broken(model_type, **changes)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "field"),
+    [
+        ("deepseek_v2", "n_routed_experts"),
+        ("deepseek_v3", "n_routed_experts"),
+        ("deepseek_v32", "n_routed_experts"),
+        ("dots1", "n_routed_experts"),
+        ("exaone_moe", "num_experts"),
+        ("glm4_moe", "n_routed_experts"),
+        ("glm4_moe_lite", "n_routed_experts"),
+        ("glm_moe_dsa", "n_routed_experts"),
+        ("kimi_k2", "n_routed_experts"),
+        ("kimi_linear", "num_experts"),
+    ],
+)
+def test_without_a_number_of_experts_no_model_is_taken_for_a_dense_one(broken, model_type, field):
+    assert broken(model_type, **{field: "absent"}) == (
+        "n_routed_experts: found nothing (nor as num_experts, num_local_experts, moe_num_experts), "
+        "expected an integer from 1 to 4,096 or null"
+    )
 
 
 @pytest.mark.parametrize(

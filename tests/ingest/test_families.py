@@ -92,12 +92,46 @@ def feeds_of(llm):
         ("llama4_text", {}, [i for i in range(48) if i % 4 != 3]),
         ("llama4_text", {"no_rope_layers": [1, 0] * 24}, range(0, 48, 2)),
         ("llama4_text", {"attention_chunk_size": None}, []),
+        ("llama4_text", {"attention_chunk_size": "absent"}, [i for i in range(48) if i % 4 != 3]),
         ("mimo_v2_flash", {}, [i for i in range(48) if i and (i + 1) % 6]),
+        # Fields that are left out, and what the classes of transformers 5.23.0 make of that.
+        ("qwen2", {"use_sliding_window": True, "num_hidden_layers": 90}, range(28, 90)),
+        ("qwen2_vl_text", {"use_sliding_window": True, "num_hidden_layers": 90}, range(80, 90)),
+        ("qwen2_5_vl", {"use_sliding_window": True, "num_hidden_layers": 90}, range(80, 90)),
+        ("qwen3", {"use_sliding_window": True}, range(28, 36)),
+        ("qwen3", {"use_sliding_window": True, "sliding_window": None}, []),
+        ("qwen3_moe", {"use_sliding_window": True}, range(94)),
+        ("qwen3_vl_text", {"use_sliding_window": True, "sliding_window": 99}, []),
+        ("qwen3_vl_moe_text", {"use_sliding_window": True, "sliding_window": 99}, []),
+        ("exaone4", {"sliding_window": "absent"}, [i for i in range(64) if i % 4 != 3]),
+        ("exaone_moe", {"sliding_window": "absent"}, [i for i in range(48) if i % 4 != 3]),
+        ("dots1", {}, []),
+        ("dots1", {"max_window_layers": 60}, [60, 61]),
+        ("dots1", {"max_window_layers": 60, "sliding_window": None}, []),
+        ("dots1", {"num_hidden_layers": 64}, [62, 63]),
+        ("smollm3", {"sliding_window": 99}, []),
+        ("smollm3", {"use_sliding_window": True}, []),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 99}, range(3, 36, 4)),
+        (
+            "smollm3",
+            {"use_sliding_window": True, "sliding_window": 99, "no_rope_layers": [1, 0] * 18},
+            range(1, 36, 2),
+        ),
     ],
 )
 def test_windows_are_on_the_layers_that_the_fields_say(model, model_type, changes, windows):
     kinds = kinds_of(model(model_type, **changes))
     assert [i for i, kind in enumerate(kinds) if kind == "window"] == list(windows)
+
+
+def test_chunks_and_windows_without_a_size_have_that_of_the_class(model):
+    def tokens(model_type, layer, **changes):
+        return attention_of(model(model_type, **changes), layer).window_tokens
+
+    assert tokens("llama4_text", 0, attention_chunk_size="absent") == 8192
+    assert tokens("exaone4", 0, sliding_window="absent") == 4096
+    assert tokens("qwen3", 30, use_sliding_window=True) == 4096
+    assert tokens("dots1", 9, max_window_layers=9) == 4096
 
 
 def test_a_list_of_layer_types_decides_over_every_pattern(model):
@@ -251,13 +285,51 @@ def test_a_hybrid_drafts_with_full_attention(model):
 @pytest.mark.parametrize(
     ("model_type", "ties"),
     [("llama", False), ("qwen3", False), ("gemma", True), ("gemma3_text", True), ("cohere", True),
-     ("starcoder2", True), ("ernie4_5", True), ("smollm3", True), ("gpt_oss", False)],
+     ("starcoder2", True), ("ernie4_5", True), ("smollm3", True), ("gpt_oss", False),
+     ("qwen3_vl_text", False), ("qwen3_vl_moe_text", True)],
 )  # fmt: skip
 def test_the_absence_of_tie_word_embeddings_means_what_it_means_to_the_family(
     model, model_type, ties
 ):
     llm = model(model_type, tie_word_embeddings="absent")
     assert llm.architecture.shares_embeddings is ties
+
+
+@pytest.mark.parametrize(
+    ("model_type", "heads", "width"),
+    [
+        # What the configuration classes of transformers 5.23.0 fill in; heads: other than known.
+        ("ernie4_5", 16, 128),
+        ("gpt_oss", 64, 64),
+        ("internlm3", 64, 128),
+        ("llama4_text", 80, 128),
+        ("minimax_m2", 48, 128),
+        ("ministral3", 64, 128),
+        ("nemotron_h", 32, 128),
+        ("qwen3", 64, 128),
+        ("qwen3_next", 32, 256),
+        ("gemma", 32, 256),
+        # Their classes have none, and deal out the hidden size.
+        ("ernie4_5_moe", 128, 64),
+        ("exaone4", 80, 64),
+        ("llama", 64, 64),
+        ("mixtral", 64, 64),
+    ],
+)
+def test_the_absence_of_head_dim_means_what_it_means_to_the_family(model, model_type, heads, width):
+    llm = model(model_type, head_dim="absent", num_attention_heads=heads)
+    softmax = [p for p in llm.architecture.attention.values() if hasattr(p, "head_dim")]
+    assert {part.head_dim for part in softmax} == {width}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "width"),
+    [("ernie4_5", 64), ("gpt_oss", 45), ("minimax_m2", 64), ("nemotron_h", 84), ("qwen3", 128)],
+)
+def test_a_head_dim_of_null_deals_out_the_hidden_size(model, model_type, width):
+    llm = model(model_type, head_dim=None)
+    softmax = [p for p in llm.architecture.attention.values() if hasattr(p, "head_dim")]
+    assert {part.head_dim for part in softmax} == {width}
 
 
 def test_biases_and_norms_of_heads_follow_their_switches(model):
@@ -284,6 +356,30 @@ def test_the_text_part_of_a_model_with_others_is_read(known):
         llm = llm_from_config(whole | {"tie_word_embeddings": True}, where="config.json")
         assert llm.architecture.shares_embeddings
         assert llm.num_parameters == known["qwen3"].parameters - 151936 * 4096
+
+
+def test_qwen3_vl_with_experts_ties_its_embeddings_only_where_its_text_part_is_alone(known):
+    """Qwen3VLMoeTextConfig has true, Qwen3VLMoeConfig around it false (transformers 5.23.0)."""
+    text = {"model_type": "qwen3_vl_moe_text", **known["qwen3_vl_moe_text"].fields}
+    del text["tie_word_embeddings"]
+    whole = {"model_type": "qwen3_vl_moe", "text_config": text}
+
+    def ties(config):
+        return llm_from_config(config, where="config.json").architecture.shares_embeddings
+
+    assert ties(text)
+    assert not ties(whole)
+    assert ties(whole | {"text_config": text | {"tie_word_embeddings": True}})
+    assert ties(whole | {"tie_word_embeddings": True})
+
+
+def test_groups_of_experts_that_are_left_out_are_those_of_the_class(model):
+    def groups(model_type, **changes):
+        return model(model_type, **changes).architecture.feed_forward["experts"].router_groups
+
+    assert groups("deepseek_v3") == groups("deepseek_v32") == groups("kimi_k2") == 8
+    assert groups("deepseek_v3", n_group=None) == 1
+    assert groups("deepseek_v2") == groups("glm4_moe_lite") == groups("glm_moe_dsa") == 1
 
 
 def test_the_text_part_may_leave_its_type_to_the_whole(known):

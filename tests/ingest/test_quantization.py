@@ -264,7 +264,12 @@ def test_bytes_per_parameter_are_the_mean_over_all_parts():
             {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP3"},
             "kv_cache_quant_algo: found 'FP3'",
         ),
+        ({"quant_method": "modelopt"}, "quant_algo: found nothing, and no kv_cache_quant_algo;"),
         ({"quant_method": "compressed-tensors"}, "config_groups: found nothing"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {}},
+            "config_groups: found no groups, and no kv_cache_scheme beside them; expected what",
+        ),
         (
             {"quant_method": "compressed-tensors", "config_groups": {"a": {}}},
             "config_groups.a: found no weights",
@@ -321,6 +326,31 @@ def test_what_is_not_understood_is_refused(quantization, message):
     assert text.startswith("config.json: quantization_config.")
     assert message in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "name", ["ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules"]
+)
+def test_a_pattern_that_is_not_understood_is_named_by_its_own_list(name):
+    method = {"quant_method": "modelopt", "quant_algo": "FP8", name: ["re:(a+)+$"]}
+    with pytest.raises(SpecError, match=rf"quantization_config\.{name}: found 're:\(a"):
+        ingest(DENSE, method)
+
+
+def test_modules_of_all_lists_are_left_alone():
+    lists = {"ignore": ["lm_head"], "exclude_modules": ["self_attn"]}
+    method = {"quant_method": "modelopt", "quant_algo": "FP8", **lists}
+    assert stored(MIXED, method)[:3] == ("bf16", "fp8", "fp8")
+
+
+def test_the_cache_alone_may_be_quantised():
+    eight = {"num_bits": 8, "type": "float"}
+    for method in (
+        {"quant_method": "compressed-tensors", "config_groups": {}, "kv_cache_scheme": eight},
+        {"quant_method": "modelopt", "config_groups": {}, "kv_cache_scheme": eight},
+        {"quant_method": "modelopt", "quant_algo": None, "kv_cache_quant_algo": "FP8"},
+    ):
+        assert stored(DENSE, method) == ("bf16", "bf16", "bf16", "bf16", "fp8")
 
 
 def test_an_unknown_data_type_is_refused():

@@ -20,6 +20,7 @@ LLAMA = {
     "num_key_value_heads": 2,
     "intermediate_size": 256,
     "vocab_size": 1000,
+    "dtype": "bfloat16",
 }
 
 
@@ -105,6 +106,34 @@ def test_a_format_that_a_file_states_is_no_assumption(tmp_path):
     file = write(tmp_path / "Tiny-FP8" / "config.json")
     write(file.parent / "hf_quant_config.json", {"quantization": {"quant_algo": "FP8"}})
     assert read_config(file.parent).assumptions == ()
+
+
+@pytest.mark.parametrize("dtype", [{}, {"dtype": None}, {"torch_dtype": "auto"}])
+@pytest.mark.parametrize("quantization", [None, {"quant_method": "fp8"}])
+def test_a_type_of_data_that_no_file_states_is_an_assumption(tmp_path, dtype, quantization):
+    fields = {k: v for k, v in LLAMA.items() if k != "dtype"} | dtype
+    llm = read_config(write(tmp_path / "a.json", fields | {"quantization_config": quantization}))
+    which = "weights that are not quantised" if quantization else "weights"
+    assert " ".join(llm.assumptions) == (
+        f"{which} are bf16: config.json names no type of data (dtype or torch_dtype); add it "
+        "there, or set llm.precisions, if they are stored otherwise"
+    )
+    assert llm.precisions.embeddings == "bf16"
+    assert LLM.model_validate(parse(yaml_text(llm), "x")).assumptions == llm.assumptions
+
+
+def test_the_whole_model_may_state_the_type_of_data_of_its_text_part():
+    text = {k: v for k, v in LLAMA.items() if k != "dtype"}
+    for stated in ({}, {"dtype": "auto"}):
+        whole = {"torch_dtype": "float16", "text_config": text | stated}
+        llm = llm_from_config(whole, where="x")
+        assert (llm.precisions.attention, llm.assumptions) == ("fp16", ())
+
+
+@pytest.mark.parametrize("text", ["a  b", 'say "x" \\ or \\n', "word " * 60 + "end", "y" * 150])
+def test_assumptions_of_any_length_are_read_back_from_the_yaml(text):
+    llm = llm_from_config(LLAMA, where="x").model_copy(update={"assumptions": (text,)})
+    assert LLM.model_validate(parse(yaml_text(llm), "x")).assumptions == (text,)
 
 
 def test_a_slip_beside_the_config_names_its_own_file(tmp_path):

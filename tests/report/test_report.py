@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from autopar import api
+from autopar import learnt
 from autopar.api import compare, explain, robustness, solve, verify
 from autopar.catalog import load_plan, load_scenario
 from autopar.report import certainty, text, words
@@ -299,7 +299,7 @@ def test_what_was_not_decided_is_not_said_to_leave_a_better_plan_open(binding, p
 
 
 def test_what_is_beyond_the_budget_is_told_with_what_binds(monkeypatch, document_scenario, printed):
-    monkeypatch.setattr(api, "BINDING_BUDGET", 0)
+    monkeypatch.setattr(learnt, "BINDING_BUDGET", 0)
     answer = solve(document_scenario())
     assert answer.binding == ()
     assert "coverage" in answer.undecided

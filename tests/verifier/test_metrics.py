@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import autopar
+from autopar.catalog import load_scenario
 from autopar.costs.operations.parts import RUNTIME_RESERVE_BYTES
 from autopar.errors import SpecError
 from autopar.plans import plan_from_spec
@@ -219,6 +220,33 @@ def test_groups_that_cross_the_fabric_are_noted_in_the_answer_too(analytic_scena
         update={"rules": (RuleSpec(name="wide", because="a test", require="tp == 6"),)}
     )
     assert note in autopar.solve(only, diagnose=False).notes
+
+
+def test_experts_cut_inside_of_scale_blocks_are_noted_for_vllm_alone():
+    """Experts of 1,536 columns: 192 over 8 ranks, 384 over 4, which are whole blocks of 128."""
+    parts = {"llm": "qwen3-235b-a22b-fp8", "cluster": "1xhgx-h200", "workload": "chat-4k-1k"}
+    by_engine = {
+        packs: load_scenario(None, parts=parts, rule_packs=packs)
+        for packs in ((), ("vllm",), ("sglang",))
+    }
+
+    def said(packs, **degrees):
+        scenario = by_engine[packs]
+        notes = verify_plan(scenario, plan_of(scenario, degrees, batch=8)).notes
+        return [note for note in notes if "Triton" in note]
+
+    (note,) = said(("vllm",), tp=8, ep=1, etp=8)
+    assert note == (
+        "etp 8 leaves 192 of 1536 columns of an expert on a GPU, not whole FP8 scale blocks of "
+        "128: vLLM reads such experts with Triton kernels alone, which are slower than the times "
+        "stated"
+    )
+    assert said(("vllm",), tp=4, ep=1, etp=4) == []
+    assert said(("vllm",), tp=8, ep=8, etp=1) == []
+    assert said((), tp=8, ep=1, etp=8) == said(("sglang",), tp=8, ep=1, etp=8) == []
+    cut = RuleSpec(name="cut", because="a test", require="etp == 8")
+    asked = by_engine[("vllm",)].model_copy(update={"rules": (cut,)})
+    assert note in autopar.solve(asked, diagnose=False).notes
 
 
 def test_unknown_cost_model_and_missing_architecture_are_errors(
