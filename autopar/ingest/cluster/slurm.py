@@ -14,6 +14,8 @@ from autopar.ingest.cluster.hostlist import expand
 from autopar.ingest.cluster.text import Output
 
 _START = re.compile(r"(?:^|\s)NodeName=", re.ASCII)
+# Other lines of slurm.conf with names, that may have a State= of their own: slurm.conf(5).
+_OTHER = re.compile(r"\s*(?:PartitionName|NodeSet|DownNodes|FrontendName)=", re.ASCII)
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z]\w*)=(\S*)", re.ASCII)
 # gpu[:TYPE][:no_consume][:NUMBER], and what stands in parentheses; scontrol -d writes (null) for no
 # type. no_consume: jobs get the GPUs without using them up, as slurm.conf(5) says.
@@ -135,15 +137,24 @@ def read_network(output: Output) -> Network:
 def _records(output: Output) -> Iterator[_Record]:
     """Yield one record per node: what stands from a NodeName on."""
     records: list[tuple[int, list[str]]] = []
+    is_node = False
     for number, line in output.numbered():
         if line.lstrip().startswith("#"):
+            continue
+        if _OTHER.match(line):
+            if line.lstrip().startswith("DownNodes="):
+                raise output.error(
+                    number, line.strip(), "the output of scontrol show node, which has the states"
+                )
+            is_node = False
             continue
         starts = [match.start() for match in _START.finditer(line)]
         if len(starts) > 1:
             raise output.error(number, "two NodeNames in a line", "one node per line or paragraph")
         if starts and not line[: starts[0]].strip():
             records.append((number, [line]))
-        elif records:
+            is_node = True
+        elif is_node:
             records[-1][1].append(line)
     if not records:
         raise SpecError(f"{output.label}: found no NodeName=, expected scontrol show node")

@@ -119,6 +119,23 @@ def test_a_node_of_slurm_conf_without_gres_has_no_gpus(output):
 
 
 @pytest.mark.parametrize(
+    "line",
+    ["PartitionName=main Nodes=ALL State=DOWN", "PartitionName=main \\\n    State=DOWN",
+     "NodeSet=fast Feature=h100\nPartitionName=p State=INACTIVE"],
+)  # fmt: skip
+def test_states_of_partitions_are_not_those_of_nodes(output, line):
+    text = f"NodeName=n1 Gres=gpu:h100:8\n{line}\nNodeName=n2 Gres=gpu:h100:8\n"
+    nodes, _ = read_nodes(output(text))
+    assert [(n.name, n.down) for n in nodes] == [("n1", None), ("n2", None)]
+
+
+def test_lists_of_nodes_that_are_down_are_left_to_scontrol(output):
+    text = "NodeName=n[1-2] Gres=gpu:h100:8\nDownNodes=n2 State=DOWN\n"
+    with pytest.raises(SpecError, match="line 2: found 'DownNodes=n2 State=DOWN', expected"):
+        read_nodes(output(text))
+
+
+@pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"tres": ",gres/gpu=7"}, "line 1: found 'Gres=gpu:h100:8(S:0-1) and gres/gpu=7 in CfgTR"),
