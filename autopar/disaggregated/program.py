@@ -36,13 +36,47 @@ def optimise_pair(
     """Return the lexicographic optimum over the prepared candidates, with its proof."""
     if not all(len(rows) for rows in prepared.rows):
         return INFEASIBLE
-    outcome = run(
-        PairProgram(task, prepared), report=report, uniqueness=uniqueness and prepared.has_ties
-    )
+    tables = _narrowed(task, prepared)
+    if _is_closed(task, prepared, tables):
+        return _closed(task, prepared)
+    program = PairProgram(task, prepared, tables)
+    outcome = run(program, report=report, uniqueness=uniqueness and prepared.has_ties)
     if not uniqueness or prepared.has_ties or outcome.status != "optimal":
         return outcome
     why = "not asked: too many layouts of a role may be equally good"
     return replace(outcome, uniqueness=Uniqueness(unique=None, method=why))
+
+
+def _is_closed(
+    task: PairTask, prepared: PreparedPair, tables: Sequence[Sequence[SegmentTable]]
+) -> bool:
+    """Whether the search has left one pair, and has proved it: nothing is asked of CP-SAT.
+
+    tables: the segments of each role that a pair as good as the best known may use.
+    """
+    is_canonical = task.problem.scenario.recipe.cp_sat.symmetry == "canonical"
+    if not (is_canonical and prepared.is_proven(len(task.objectives)) and prepared.has_ties):
+        return False
+    if not all(isinstance(constraint, Constraint) for constraint in task.constraints):
+        return False  # a plug-in may tell plans apart that are alike to us
+    one_each = all(len(rows) == 1 for rows in prepared.rows)
+    return one_each and all(
+        len(of_role) == 1 and len(of_role[0].first) == int(rows.pp[0])
+        for rows, of_role in zip(prepared.rows, tables, strict=True)
+    )
+
+
+def _closed(task: PairTask, prepared: PreparedPair) -> Outcome:
+    """Return the one pair that is left; CP-SAT would have nothing to choose."""
+    assert prepared.vector is not None  # it is proven
+    vector = task.oriented(prepared.vector)
+    method = (
+        "the bounds of every other pair are worse, and one split of each role is as good: nothing "
+        "is left for CP-SAT to choose; up to renaming equal layers, experts, shards, GPUs, nodes "
+        "and domains"
+    )
+    unique = Uniqueness(unique=True, method=method)
+    return Outcome("optimal", prepared.incumbent, vector, vector, unique, 0.0, interrupted=False)
 
 
 def interrupted_pair(task: PairTask, prepared: PreparedPair) -> Outcome:
@@ -57,7 +91,14 @@ def interrupted_pair(task: PairTask, prepared: PreparedPair) -> Outcome:
 class PairProgram:
     """The model of a pair, with the variables that hint it and read it back."""
 
-    def __init__(self, task: PairTask, prepared: PreparedPair) -> None:
+    def __init__(
+        self,
+        task: PairTask,
+        prepared: PreparedPair,
+        tables: Sequence[Sequence[SegmentTable]] | None = None,
+    ) -> None:
+        """Build the model; tables: the segments of each role, where they are narrowed already."""
+        tables = _narrowed(task, prepared) if tables is None else tables
         self._task = task
         self._prepared = prepared
         self.model: Any = load_cp_model().CpModel()
@@ -67,7 +108,7 @@ class PairProgram:
             self.model,
             problems,
             prepared.rows,
-            _narrowed(task, prepared),
+            tables,
             self._loads(),
             task.allows_gpus,
         )

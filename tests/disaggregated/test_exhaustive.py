@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from autopar.disaggregated.layout import unfold_pair
-from autopar.disaggregated.program import optimise_pair
+from autopar.disaggregated.program import PairProgram, optimise_pair
 from autopar.disaggregated.search import prepare_pair
 from autopar.disaggregated.task import PairTask, make_pair
+from autopar.lexicographic import run
 from autopar.specs import Scenario
 from autopar.variables import PairChoice
 
@@ -125,6 +126,33 @@ def test_the_pair_is_the_best_of_all_that_rules_about_both_roles_allow(
     pair_scenario: Build, best_pair: Best, arguments: dict[str, Any], rules: list[str]
 ) -> None:
     agrees(pair_scenario(**arguments | {"rules": [*arguments["rules"], *rules]}), best_pair)
+
+
+@settings(
+    max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+@given(arguments())
+def test_where_nothing_is_left_to_choose_cp_sat_finds_the_same_pair_and_no_other(
+    pair_scenario: Build, arguments: dict[str, Any]
+) -> None:
+    """The search answers alone where one pair is left: CP-SAT would only say so again."""
+    task = make_pair(pair_scenario(**arguments))
+    prepared = prepare_pair(task)
+    if prepared.vector is None:
+        return
+    closed = optimise_pair(task, prepared, uniqueness=True)
+    if closed.deterministic_time > 0:  # CP-SAT was asked
+        event("asked")
+        return
+    event("closed")
+    asked = run(PairProgram(task, prepared), report=None, uniqueness=True)
+    assert (asked.status, asked.vector, asked.bounds) == (
+        closed.status, closed.vector, closed.bounds
+    )  # fmt: skip
+    assert asked.choice == closed.choice
+    assert asked.uniqueness is not None
+    assert closed.uniqueness is not None
+    assert (asked.uniqueness.unique, closed.uniqueness.unique) == (True, True)
 
 
 @pytest.mark.parametrize("rule", PAIR_RULES)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autopar.costs.scaling import TIME_QUANTUM_US
-from autopar.disaggregated import boxes, search
+from autopar.disaggregated import boxes, program, search
 from autopar.disaggregated.boxes import Bounded, Boxes, Side
 from autopar.disaggregated.pairing import Pairing
 from autopar.disaggregated.program import interrupted_pair, optimise_pair
@@ -176,7 +176,10 @@ def test_too_many_candidates_are_a_limit_not_an_answer(
         prepare_pair(task)
 
 
-def test_progress_and_interruption_tell_values_and_bounds(task: PairTask) -> None:
+def test_progress_and_interruption_tell_values_and_bounds(
+    task: PairTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "_is_closed", lambda *_: False)  # else CP-SAT is not asked
     seen: list[Progress] = []
     prepared = prepare_pair(task)
     outcome = optimise_pair(task, prepared, report=seen.append)
