@@ -22,6 +22,10 @@ from autopar.specs.change import changed
 _WORSE = 2**62  # than any value of an objective
 
 
+# Deterministic seconds of CP-SAT for whether one requirement binds: some seconds of a clock.
+MOST_TIME_FOR_BINDING = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A scenario with its plug-ins, to be asked again with parts left out."""
@@ -175,10 +179,18 @@ def _decided(answer: Answer | PairAnswer, optimum: Vector) -> bool | None:
 
 
 def _solved(task: AnyTask, prepared: AnyPrepared, optimum: Vector) -> bool | None:
-    outcome = answered(task, prepared)
+    outcome = answered(_hurried(task), prepared)
     if outcome.vector is not None and task.oriented(outcome.vector) < optimum:
         return True
     return False if outcome.status in ("optimal", "infeasible") else None
+
+
+def _hurried(task: AnyTask) -> AnyTask:
+    """Return the task with little time for CP-SAT: the answer stands without this one."""
+    problem = task.problem
+    limit = min(problem.scenario.recipe.cp_sat.deterministic_time_limit, MOST_TIME_FOR_BINDING)
+    scenario = changed(problem.scenario, "recipe.cp_sat.deterministic_time_limit", limit)
+    return replace(task, problem=replace(problem, scenario=scenario))
 
 
 def _feasible(task: AnyTask) -> bool | None:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from autopar import load_scenario, oracle, overrides, solver
+from autopar import diagnose, load_scenario, oracle, overrides, solver
 from autopar.diagnose import Question, binding, conflicts
 from autopar.disaggregated.pairing import Pairing
+from autopar.relaxed import Left
 from autopar.repairs import in_vain, repairs
 from autopar.results import Repair
 from autopar.search import make_task, prepare
@@ -349,3 +350,25 @@ def test_whether_a_plan_keeps_ttft_needs_no_proof_of_what_is_best(
     assert Question(scenario, ()).feasible() is True
     less = changed(scenario, "requirements.max_ttft_us", 500e3)
     assert Question(less, ()).feasible() is False
+
+
+@pytest.mark.parametrize(("stated", "left"), [(60.0, diagnose.MOST_TIME_FOR_BINDING), (0.25, 0.25)])
+def test_cp_sat_has_little_time_for_what_binds(
+    document_scenario: Build, monkeypatch: pytest.MonkeyPatch, stated: float, left: float
+) -> None:
+    """The answer stands, and "not decided" is one too: a proof of this took 20 s, all else 3."""
+    limits = []
+    monkeypatch.setattr(diagnose, "better_without", lambda *_: {"memory": Left(task, prepared)})
+
+    def answered(task: Any, prepared: Any) -> Any:
+        limits.append(task.problem.scenario.recipe.cp_sat.deterministic_time_limit)
+        return optimise(task, prepared)
+
+    monkeypatch.setattr(diagnose, "answered", answered)
+    scenario = document_scenario({"recipe.cp_sat.deterministic_time_limit": stated})
+    task = make_task(scenario)
+    prepared = prepare(task)
+    assert prepared.vector is not None
+    names, undecided = binding(Question(scenario, ()), prepared.vector, 10, task=task)
+    assert limits == [left]
+    assert "memory" not in (*names, *undecided)
