@@ -4,7 +4,7 @@ A requirement is blamed by leaving it out and solving again: a deletion filter f
 every member is needed for the clash.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autopar.constraints import PlugIn
@@ -155,20 +155,25 @@ def _without_each(
 
 def _better_without(question: Question, name: str, optimum: Vector, budget: int) -> bool | None:
     """Whether a plan is better without the requirement; None where it is not decided."""
+    is_better: bool | None = False
     try:
-        relaxed = _relaxed(question, name)
-        if isinstance(relaxed, Task):
-            return _decided(better_plan(relaxed, optimum, budget), optimum)
-        return _decided(better_pair(relaxed, optimum, budget), optimum)
+        for relaxed in _relaxed(question, name):
+            if isinstance(relaxed, Task):
+                is_better = _decided(better_plan(relaxed, optimum, budget), optimum)
+            else:
+                is_better = _decided(better_pair(relaxed, optimum, budget), optimum)
+            if is_better:
+                return True
     except SolveLimitError:
         return None
+    return is_better
 
 
-def _relaxed(question: Question, name: str) -> AnyTask:
+def _relaxed(question: Question, name: str) -> Iterator[AnyTask]:
     """Leave a requirement out; a partition is first relaxed to every_gpu, which asks less."""
     if name == "coverage" and question.scenario.requirements.coverage == "partition":
-        return question.changed("requirements.coverage", "every_gpu").task()
-    return question.task([name])
+        yield question.changed("requirements.coverage", "every_gpu").task()
+    yield question.task([name])
 
 
 def _decided(answer: Answer | PairAnswer, optimum: Vector) -> bool | None:

@@ -4,6 +4,7 @@ Every repair has been tried: a plan exists after it.
 """
 
 import math
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ MOST_TRIES = 64  # sizes of a domain, or numbers of nodes, to try one after anot
 # More nodes than are there: each number is a whole question about a larger cluster.
 MOST_TIMES_NODES = 16
 MOST_MORE_GPUS = 4096
+_OF_CLUSTER = re.compile(r"\b(?:num_gpus|num_nodes)\b")  # names of rules, see `autopar.rules`
 MOST_MORE_TRIES = 8  # one after another, where more nodes are not always better
 
 
@@ -78,7 +80,7 @@ def in_vain(
     if not clashes or not tried or any("cluster.num_nodes=" in one.change for one in found):
         return ()
     numbers = ", ".join(f"{nodes:,}" for nodes in tried)
-    if question.scenario.requirements.coverage == "up_to":
+    if _stays_a_plan(question):
         numbers = f"up to {tried[-1]:,}"
     return (f"no plan was found on more nodes either ({numbers})",)
 
@@ -294,8 +296,8 @@ def _nodes(question: Question) -> Iterator[_Fix]:
 def _more_nodes(question: Question, clashing: tuple[str, ...]) -> Iterator[_Fix]:
     """The fewest more nodes, in whole scale-up domains, with which all requirements can hold.
 
-    A plan that may leave GPUs idle is one on more nodes as well: their number is doubled until a
-    plan exists, then halved towards what has none. Other coverages try one number after another.
+    Where a plan is one on more nodes as well, their number is doubled until a plan exists, then
+    halved towards what has none. Else one number is tried after another.
     """
     cluster = question.scenario.cluster
     have, unit, sizes = cluster.num_nodes, _unit_of_nodes(cluster), _larger(question)
@@ -304,7 +306,7 @@ def _more_nodes(question: Question, clashing: tuple[str, ...]) -> Iterator[_Fix]
         return bool(question.changed("cluster.num_nodes", nodes).feasible())
 
     def search() -> int | None:
-        if question.scenario.requirements.coverage != "up_to":
+        if not _stays_a_plan(question):
             return next((nodes for nodes in sizes if has_plan(nodes)), None)
         most = sizes[-1] if sizes else have
         below, tried = have, min(2 * have, most)
@@ -338,9 +340,21 @@ def _larger(question: Question) -> Sequence[int]:
     have, unit = cluster.num_nodes, _unit_of_nodes(cluster)
     most = min(MOST_MORE_GPUS // cluster.gpus_per_node, have * MOST_TIMES_NODES)
     sizes = range(have + unit, most + 1, unit)
-    if question.scenario.requirements.coverage == "up_to":
+    if _stays_a_plan(question):
         return sizes
     return tuple(islice((n for n in sizes if _may_tile(question, n)), MOST_MORE_TRIES))
+
+
+def _stays_a_plan(question: Question) -> bool:
+    """Whether a plan remains one where more nodes are idle beside it.
+
+    Not where none may idle, nor where a rule asks how large the cluster is, or a plug-in may.
+    """
+    asked = {
+        name for rule in question.scenario.all_rules for name in _OF_CLUSTER.findall(rule.text)
+    }
+    is_up_to = question.scenario.requirements.coverage == "up_to"
+    return is_up_to and not asked and not question.plugins
 
 
 def _may_tile(question: Question, num_nodes: int) -> bool:

@@ -157,6 +157,36 @@ def test_more_nodes_that_were_tried_in_vain_are_told(
         assert question.changed("cluster.num_nodes", nodes).feasible() is False
 
 
+@pytest.mark.parametrize(
+    "rules", [("num_gpus % 3 == 0",), ("gpus_used == num_gpus", "pp == 3"), ("num_nodes == 3",)]
+)
+def test_rules_on_the_size_of_the_cluster_have_numbers_of_nodes_tried_one_by_one(
+    rules: tuple[str, ...],
+) -> None:
+    """A plan on 3 nodes is none on 4 there: doubling missed it, and said there was none to 16."""
+    named = {"llm": "llama-3.1-405b", "cluster": "1xhgx-h100", "workload": "chat-4k-1k"}
+    scenario = load_scenario(None, parts=named)
+    asked = [{"name": f"r{i}", "require": r, "because": "a test"} for i, r in enumerate(rules)]
+    question = Question(changed(scenario, "rules", asked), ())
+    clashes, _ = conflicts(question)
+    offered = repairs(question, clashes)
+    assert [r.change for r in offered if "num_nodes" in r.change] == ["cluster.num_nodes=3"]
+    assert in_vain(question, clashes, offered) == ()
+    never = changed(question.scenario, "rules", [{**asked[0], "require": "num_gpus < 0"}])
+    (said,) = in_vain(Question(never, ()), [("r0",)], ())
+    assert said.endswith("(2, 3, 4, 5, 6, 7, 8, 9)")
+
+
+def test_leaving_a_partition_out_also_means_that_gpus_may_idle(document_scenario: Build) -> None:
+    """Whatever its layout, a plan on every GPU has as many: only idle ones make a better plan."""
+    scenario = document_scenario(TINY | {"recipe.objectives": ["gpus", "throughput"]})
+    task = make_task(scenario)
+    best = optimise(task, prepare(task))
+    assert best.vector is not None
+    names, _ = binding(Question(scenario, ()), task.oriented(best.vector), 10_000, task=task)
+    assert "coverage" in names
+
+
 def test_the_512_gpu_clash_is_repaired_by_domains_of_32(document_scenario: Build) -> None:
     """16 experts x 2 shards are 32 GPUs per layer; twice 16."""
     question = Question(document_scenario({"cluster.gpus_per_domain": 16}), ())

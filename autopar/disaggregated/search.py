@@ -125,6 +125,9 @@ class State:
         if counts and self.pairing.vector is not None:
             for role in (0, 1):
                 self._weigh_sizes(role, self.pairing.vector)
+            if not all(map(len, self.found)):  # what is left of the other role has no partner
+                for role, found in enumerate(self.found):
+                    self.keep(role, np.zeros(len(found), dtype=np.bool_))
 
     def _weigh_sizes(self, role: int, known: Vector) -> None:
         """Drop boxes that no size of partner completes to a pair as good as the best known.

@@ -8,6 +8,7 @@ import pytest
 
 from autopar.disaggregated import sizes
 from autopar.disaggregated.boxes import Bounded
+from autopar.disaggregated.program import optimise_pair
 from autopar.disaggregated.search import prepare_pair, sides_of
 from autopar.disaggregated.sizes import reach
 from autopar.disaggregated.task import PairTask, make_pair
@@ -212,6 +213,28 @@ def test_the_search_proves_the_leanest_pair_of_a_rate(
         work={"max_batch_sequences": 60},
     )
     assert prepare_pair(task).is_proven(3)
+
+
+@pytest.mark.parametrize("order", ["gpus", "cost", "throughput_per_gpu", "traffic-gpus"])
+def test_ties_that_are_too_many_leave_the_best_pair_where_no_gpu_may_idle(
+    pair_scenario: Build, order: str
+) -> None:
+    """Boxes of one role were left whose partners sizes had ruled out: an IndexError."""
+    objectives = tuple(order.split("-"))
+    task = task_of(
+        pair_scenario,
+        objectives,
+        num_nodes=2,
+        gpus_per_node=4,
+        requirements={"coverage": "every_gpu"},
+        work={"max_batch_sequences": 60},
+    )
+    prepared = prepare_pair(task)
+    assert prepared.incumbent is not None
+    outcome = optimise_pair(task, prepared)
+    assert outcome.status == "optimal"
+    assert prepared.vector is not None
+    assert task.oriented(outcome.vector or ()) <= prepared.vector
 
 
 def test_where_no_box_reaches_the_known_pair_none_is_left(pair_scenario: Build) -> None:
