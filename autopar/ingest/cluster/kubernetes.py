@@ -19,6 +19,9 @@ from autopar.ingest.cluster.text import Output, is_digits
 COMMAND = "kubectl get nodes -o json"
 
 _NVIDIA, _AMD = "nvidia.com/gpu", "amd.com/gpu"
+# What the device plugin of NVIDIA offers instead where it shares GPUs and renameByDefault is set
+# (README of k8s-device-plugin, "Shared Access to GPUs").
+_RENAMED = f"{_NVIDIA}.shared"
 _AMD_NAME = "amd.com/gpu.product-name"
 # How GPUs of AMD are cut: by compute units and by memory, such as cpx_nps4; spx: not at all. The
 # labeller writes it as a label, and the device plugin as a resource if it is told so ("mixed").
@@ -133,22 +136,24 @@ def _nvidia(source: _Source) -> Node | None:
     where, labels, usable = source.where, source.labels, source.usable
     place = f"{where}.status"
     labelled = _count(labels, f"{_NVIDIA}.count", f"{where}.metadata.labels")
-    allocatable = _count(usable, _NVIDIA, f"{place}.allocatable")
     slices = sorted(key for key in usable if _MIG.fullmatch(key) and _count(usable, key, place))
     product, (means, machine) = _text(labels, f"{_NVIDIA}.product"), ("", "")
     if product is None:
         product = _text(labels, _GOOGLE)
         means, machine = _GOOGLE_GPUS.get(product or "", ("", ""))
-    if not labelled and not allocatable and not slices:
+    allocatable = _nvidia_counts(usable, f"{place}.allocatable")
+    if not labelled and not any(allocatable.values()) and not slices:
         return None
     # GKE names no slices in the product and none in the resource: 56 nvidia.com/gpu are 8 GPUs.
     is_sliced = bool(
         slices or _MIG_NAME.search(product or "") or _text(labels, _GOOGLE_SLICE) is not None
     )
-    count, notes = _num_gpus(where, labels, labelled, allocatable, is_sliced=is_sliced)
-    whole = _count(source.capacity, _NVIDIA, f"{place}.capacity")
-    if whole is not None and allocatable is not None and allocatable < whole:
-        notes.append(f"{allocatable} of {whole} GPUs are allocatable: the others are not healthy")
+    copies = max(_count(labels, key, f"{where}.metadata.labels") or 1 for key in _COPIES)
+    count, notes = _num_gpus(where, labelled, allocatable, copies, is_sliced=is_sliced)
+    capacity = _nvidia_counts(source.capacity, f"{place}.capacity")
+    notes += _not_healthy(
+        _unshared(allocatable, allocatable, copies), _unshared(capacity, allocatable, copies)
+    )
     memory = _count(labels, f"{_NVIDIA}.memory", f"{where}.metadata.labels")
     clique = _text(labels, f"{_NVIDIA}.clique")
     return Node(
@@ -166,31 +171,69 @@ def _nvidia(source: _Source) -> Node | None:
     )
 
 
+def _nvidia_counts(resources: Mapping[str, Any], where: str) -> dict[str, int]:
+    """Return how many GPUs of NVIDIA are offered, by resource, of those that there are."""
+    counts = {key: _count(resources, key, where) for key in (_NVIDIA, _RENAMED)}
+    return {key: count for key, count in counts.items() if count is not None}
+
+
 def _num_gpus(
     where: str,
-    labels: Mapping[str, Any],
     labelled: int | None,
-    allocatable: int | None,
+    allocatable: Mapping[str, int],
+    copies: int,
     *,
     is_sliced: bool,
 ) -> tuple[int, list[str]]:
     """Return the whole GPUs of a node that can be had, and what is to be said about it."""
-    if allocatable is None:
+    if not allocatable:
         return labelled or 0, ["no allocatable nvidia.com/gpu; the label's count is taken"]
-    copies = max(_count(labels, key, f"{where}.metadata.labels") or 1 for key in _COPIES)
-    if copies > 1:
-        taken = allocatable // copies
-        return taken, [f"shared: each GPU is offered {copies} times; whole GPUs are counted"]
+    renamed = allocatable.get(_RENAMED)
+    if renamed and copies == 1 and not is_sliced:
+        if labelled is None:
+            raise SpecError(
+                f"{where}: found {renamed} allocatable {_RENAMED} and no label {_COPIES[0]}, "
+                "expected it to say how often each GPU is offered"
+            )
+        return labelled, [f"shared, and no label {_COPIES[0]}; the label's count is taken"]
+    notes = [f"shared: each GPU is offered {copies} times; whole GPUs are counted"]
+    taken = sum(_unshared(allocatable, allocatable, copies).values())
+    if copies == 1:
+        notes = []
+    elif not renamed or not allocatable.get(_NVIDIA):
+        return taken, notes
     if labelled is None or is_sliced:
-        return allocatable, []
-    if allocatable > labelled:
+        return taken, notes
+    if taken > labelled:
         raise SpecError(
-            f"{where}: found {allocatable} allocatable nvidia.com/gpu and the label "
+            f"{where}: found {taken} allocatable nvidia.com/gpu and the label "
             f"nvidia.com/gpu.count={labelled}, expected no more than the label says"
         )
-    if allocatable < labelled:
-        return allocatable, [f"{allocatable} GPUs are allocatable, {labelled} by the label"]
-    return allocatable, []
+    if taken < labelled:
+        notes.append(f"{taken} GPUs are allocatable, {labelled} by the label")
+    return taken, notes
+
+
+def _unshared(
+    counts: Mapping[str, int], allocatable: Mapping[str, int], copies: int
+) -> dict[str, int]:
+    """Return how many GPUs of NVIDIA those of each resource are, where some are copies."""
+    named, renamed = allocatable.get(_NVIDIA), allocatable.get(_RENAMED)
+    # Beside copies of another name, what is left of nvidia.com/gpu is not shared.
+    shared = _NVIDIA if renamed is None or (named and not renamed) else _RENAMED
+    return {key: count // copies if key == shared else count for key, count in counts.items()}
+
+
+def _not_healthy(usable: Mapping[str, int], capacity: Mapping[str, int]) -> list[str]:
+    """Return what is to be said of GPUs that a node has and does not offer, by resource."""
+    # A resource that the device plugin offered under another name before stays a while, with all
+    # of its capacity and 0 of it allocatable: it is the same GPUs.
+    live = [key for key, count in usable.items() if count]
+    found, most = sum(usable.values()), max((capacity.get(key, 0) for key in usable), default=0)
+    whole = sum(capacity.get(key, 0) for key in live) if live else most
+    if found >= whole:
+        return []
+    return [f"{found} of {whole} GPUs are allocatable: the others are not healthy"]
 
 
 def _amd(source: _Source) -> Node | None:

@@ -102,6 +102,70 @@ def test_replicas_of_one_do_not_hide_that_gke_shares(shapes, output):
     assert found.num_gpus == 8
 
 
+RENAMED = "nvidia.com/gpu.shared"
+
+
+@pytest.mark.parametrize("left", [None, "0"])
+@pytest.mark.parametrize("count", [8, None])
+def test_shared_gpus_of_another_name_are_counted_once(shapes, output, left, count):
+    """renameByDefault: the copies are nvidia.com/gpu.shared, and nvidia.com/gpu may stay, empty."""
+    labels = {"nvidia.com/gpu.replicas": "4"}
+    if count is None:
+        labels["nvidia.com/gpu.count"] = None
+    usable, capacity = {"nvidia.com/gpu": left, RENAMED: "32"}, {"nvidia.com/gpu": "8"}
+    found = one(shapes, output, "g", 8, labels=labels, usable=usable, capacity=capacity)
+    assert (found.gpu, found.num_gpus) == ("NVIDIA-H100-80GB-HBM3", 8)
+    assert found.notes == ("shared: each GPU is offered 4 times; whole GPUs are counted",)
+
+
+def test_shared_gpus_of_another_name_need_no_label_of_their_number(shapes, output):
+    labels = {"nvidia.com/gpu.replicas": "4"}
+    usable = {"nvidia.com/gpu": None, RENAMED: "32"}
+    assert one(shapes, output, "g", 8, None, labels=labels, usable=usable).num_gpus == 8
+
+
+@pytest.mark.parametrize(
+    ("usable", "capacity"),
+    [({"nvidia.com/gpu": "28"}, {"nvidia.com/gpu": "32"}),
+     ({"nvidia.com/gpu": "28", RENAMED: "0"}, {"nvidia.com/gpu": "32", RENAMED: "32"}),
+     ({"nvidia.com/gpu": None, RENAMED: "28"}, {RENAMED: "32"}),
+     ({"nvidia.com/gpu": "0", RENAMED: "28"}, {"nvidia.com/gpu": "8", RENAMED: "32"}),
+     ({"nvidia.com/gpu": "4", RENAMED: "12"}, {"nvidia.com/gpu": "4", RENAMED: "16"})],
+)  # fmt: skip
+def test_a_shared_gpu_that_is_not_healthy_is_said_once(shapes, output, usable, capacity):
+    labels = {"nvidia.com/gpu.replicas": "4"}
+    found = one(shapes, output, "g", labels=labels, usable=usable, capacity=capacity)
+    assert found.num_gpus == 7
+    assert "7 of 8 GPUs are allocatable: the others are not healthy" in found.notes
+
+
+def test_shared_gpus_that_are_all_unhealthy_are_none(shapes, output):
+    usable, capacity = {"nvidia.com/gpu": "0", RENAMED: "0"}, {"nvidia.com/gpu": "8", RENAMED: "32"}
+    labels = {"nvidia.com/gpu.replicas": "4"}
+    found = one(shapes, output, "g", labels=labels, usable=usable, capacity=capacity)
+    assert found.num_gpus == 0
+    assert "0 of 8 GPUs are allocatable: the others are not healthy" in found.notes
+
+
+def test_gpus_beside_shared_ones_of_another_name_count_too(shapes, output):
+    labels = {"nvidia.com/gpu.replicas": "4"}
+    found = one(shapes, output, "g", labels=labels, usable={"nvidia.com/gpu": "4", RENAMED: "16"})
+    assert found.num_gpus == 8
+    with pytest.raises(SpecError, match=r"found 12 allocatable nvidia\.com/gpu and the label"):
+        one(shapes, output, "g", labels=labels, usable={"nvidia.com/gpu": "4", RENAMED: "32"})
+
+
+def test_without_a_label_of_copies_the_number_of_gpus_is_that_of_the_label(shapes, output):
+    usable = {"nvidia.com/gpu": None, RENAMED: "32"}
+    found = one(shapes, output, "g", usable=usable)
+    assert found.num_gpus == 8
+    assert found.notes == (
+        "shared, and no label nvidia.com/gpu.replicas; the label's count is taken",
+    )
+    with pytest.raises(SpecError, match=r"found 32 allocatable nvidia\.com/gpu\.shared and no "):
+        one(shapes, output, "g", 8, None, usable=usable)
+
+
 def test_a_gpu_that_is_not_healthy_is_said(shapes, output):
     usable, capacity = {"nvidia.com/gpu": "7"}, {"nvidia.com/gpu": "8"}
     found = one(shapes, output, "gpu-1", usable=usable, capacity=capacity)
