@@ -250,13 +250,15 @@ def _amd(source: _Source) -> Node | None:
     vram = _text(labels, f"{_AMD}.vram") or _text(labels, f"beta.{_AMD}.vram")
     match = _AMD_MEMORY.fullmatch(vram or "")
     memory = None if match is None else int(match[1]) * 2.0**30
+    whole = {part: n for part, n in usable.items() if not part or part.startswith(_AMD_WHOLE)}
     return Node(
         source.name,
         where,
         product,
-        sum(n for part, n in usable.items() if not part or part.startswith(_AMD_WHOLE)),
+        sum(whole.values()),
         memory_bytes=None if cut else memory,
         down=source.down,
+        notes=() if cut else tuple(_not_healthy(whole, capacity)),
         parts=f"partitions ({', '.join(cut)})" if cut else "",
     )
 

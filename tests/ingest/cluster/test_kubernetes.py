@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 
+from autopar.cli import main
 from autopar.errors import SpecError
 from autopar.ingest.cluster.kubernetes import read_nodes
 
@@ -206,9 +208,10 @@ def test_labels_of_amd(shapes, output):
 MI300X = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.vram": "192G"}
 
 
-def amd(shapes, output, labels, **usable):
+def amd(shapes, output, labels, capacity=None, **usable):
     usable = {"nvidia.com/gpu": None} | {f"amd.com/{key}": str(n) for key, n in usable.items()}
-    return one(shapes, output, "mi-1", 8, None, labels=MI300X | labels, usable=usable)
+    more = {"capacity": {f"amd.com/{key}": str(n) for key, n in (capacity or {}).items()}}
+    return one(shapes, output, "mi-1", 8, None, labels=MI300X | labels, usable=usable, **more)
 
 
 @pytest.mark.parametrize("key", ["amd.com/compute-memory-partition",
@@ -261,6 +264,34 @@ def test_a_plugin_of_amd_that_found_nothing_is_no_gpu(shapes, output):
 def test_gpus_of_amd_that_are_all_unhealthy_are_none(shapes, output):
     usable, capacity = {"nvidia.com/gpu": None, "amd.com/gpu": "0"}, {"amd.com/gpu": "8"}
     assert one(shapes, output, "g", 8, None, usable=usable, capacity=capacity).num_gpus == 0
+
+
+@pytest.mark.parametrize(
+    ("usable", "capacity"),
+    [({"gpu": 7}, {"gpu": 8}), ({"spx_nps1": 7, "gpu": 0}, {"spx_nps1": 8, "gpu": 8})],
+)
+def test_a_gpu_of_amd_that_is_not_healthy_is_said(shapes, output, usable, capacity):
+    found = amd(shapes, output, {}, capacity, **usable)
+    assert found.num_gpus == 7
+    assert found.notes == ("7 of 8 GPUs are allocatable: the others are not healthy",)
+
+
+def test_partitions_and_renamed_gpus_of_amd_are_not_called_unhealthy(shapes, output):
+    assert amd(shapes, output, {}, {"gpu": 8}, gpu=0, spx_nps1=8).notes == ()
+    assert amd(shapes, output, {}, {"cpx_nps4": 64}, cpx_nps4=56).notes == ()
+
+
+def test_a_missing_gpu_of_amd_is_told_where_it_matters(shapes):
+    def told(**counts):
+        usable = {name: {"nvidia.com/gpu": None, "amd.com/gpu": n} for name, n in counts.items()}
+        more = {"labels": MI300X, "capacity": {"amd.com/gpu": "8"}}
+        nodes = [shapes["node"](name, 8, None, usable=u, **more) for name, u in usable.items()]
+        text = shapes["kubectl"](*nodes)
+        return CliRunner().invoke(main, ["ingest", "cluster", "-"], input=text).stderr
+
+    note = "g1: 7 of 8 GPUs are allocatable: the others are not healthy"
+    assert f"warning: {note}" in told(g1="7")
+    assert f"by --without g1 ({note})" in told(g0="8", g1="7")
 
 
 def test_more_gpus_than_the_label_says_contradict_it(shapes, output):
