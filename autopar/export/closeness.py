@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from autopar.export.relaying import LEAST_SHARE
 from autopar.problem import AnyPlan, DisaggregatedPlan, Plan
 from autopar.specs import RuleSpec, Scenario
 
@@ -16,10 +17,14 @@ _Keep = Callable[[Plan], list[str]]  # predicates over the layouts of a plan
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What other plans are held to; words: of it, empty for nothing."""
+    """What other plans are held to; words: of it, empty for nothing.
+
+    is_fewer: whether that is the layout of each replica, of which there are fewer.
+    """
 
     words: str
     rules: tuple[RuleSpec, ...]
+    is_fewer: bool = False
 
 
 def kept_of(scenario: Scenario, plan: AnyPlan) -> Iterator[Kept]:
@@ -30,8 +35,14 @@ def kept_of(scenario: Scenario, plan: AnyPlan) -> Iterator[Kept]:
     """
     has_batch = scenario.workload.is_open and all(own.batch for own in _roles(plan).values())
     too = " and at most its sequences" if has_batch else ""
-    yield Kept(f"its replicas, its stages{too}", _rules(plan, _same_stages, has_batch=has_batch))
-    yield Kept(f"its GPUs per replica{too}", _rules(plan, _same_gpus, has_batch=has_batch))
+    for words, keep in (
+        ("its replicas, its stages, its GPUs", lambda own: _same_stages(own) + _same_gpus(own)),
+        ("its replicas, its stages", _same_stages),
+        ("the degrees of its replicas, which are fewer", _same_degrees),
+        ("its GPUs per replica", _same_gpus),
+    ):
+        rules = _rules(plan, keep, has_batch=has_batch)
+        yield Kept(f"{words}{too}", rules, is_fewer=keep is _same_degrees)
     if has_batch:
         yield Kept("at most its sequences", _rules(plan, _anything, has_batch=True))
     yield Kept("", ())
@@ -156,17 +167,18 @@ def _roles(plan: AnyPlan) -> dict[str, Plan]:
 def _rules(plan: AnyPlan, keep: _Keep, *, has_batch: bool) -> tuple[RuleSpec, ...]:
     found = []
     for role, own in _roles(plan).items():
-        parts = [*keep(own), *(_no_more_sequences(own) if has_batch else ())]
-        if not parts:
-            continue
-        text = " and ".join(parts)
-        if role:  # rules of layouts are asked of both roles
-            text = f"is_prefill == {int(role != 'prefill')} or ({text})"
-        found.append(
-            RuleSpec(
-                name=f"near_the_{role or 'plan'}", require=text, because="a near plan is looked for"
-            )
-        )
+        # Apart, since of a rule that names the batch every batch of every layout is asked.
+        for stem, parts in (
+            ("near", keep(own)),
+            ("as_few_sequences_as", _no_more_sequences(own) if has_batch else []),
+        ):
+            text = " and ".join(parts)
+            if not text:
+                continue
+            if role:  # rules of layouts are asked of both roles
+                text = f"is_prefill == {int(role != 'prefill')} or ({text})"
+            name = f"{stem}_the_{role or 'plan'}"
+            found.append(RuleSpec(name=name, require=text, because="a near plan is looked for"))
     return tuple(found)
 
 
@@ -176,6 +188,13 @@ def _same_stages(plan: Plan) -> list[str]:
 
 def _same_gpus(plan: Plan) -> list[str]:
     return [f"gpus * pp == {sum(stage.num_gpus for stage in plan.stages)}"]
+
+
+def _same_degrees(plan: Plan) -> list[str]:
+    sizes = ("tp", "cp", "attn_dp", "ep", "etp")
+    same = [f"{key} == {plan.degree(key)}" for key in sizes if plan.degree(key) is not None]
+    few = f"{LEAST_SHARE:g} * {plan.replicas} <= replicas < {plan.replicas}"
+    return [few, f"pp == {plan.pp}", *same]
 
 
 def _anything(_: Plan) -> list[str]:

@@ -11,9 +11,9 @@ from autopar.export.closeness import kept_of
 from autopar.export.exporting import export
 from autopar.export.judging import broken_rules, pack_of
 from autopar.export.options import Options, Target
-from autopar.export.relaying import batch_of, variants, with_batch
+from autopar.export.relaying import batch_of, variants, with_batch, with_fewer_replicas
 from autopar.export.stage_room import TooFullError
-from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics
+from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics, Plan
 from autopar.results import Status
 from autopar.specs import RuleSpec, Scenario
 from autopar.trust import second_opinion
@@ -27,7 +27,11 @@ _PODS_OF_MPI = RuleSpec(
     require="gpus * pp <= gpus_per_node",
     because="mpirun, which starts a server of several nodes, has no way from pod to pod",
 )
-
+_WORLD = RuleSpec(
+    name="megatron_world_on_nodes",
+    require="replicas * pp * gpus % gpus_per_node == 0 or replicas * pp * gpus < gpus_per_node",
+    because="torchrun starts as many ranks on each node",
+)
 
 _MOST_CUTS = 3  # further searches for a plan that has room for the engine's smallest cache
 # Less than this part of a figure is not called a change: costs are rounded for the solver.
@@ -164,6 +168,10 @@ def nearest(
     for asked, given_up in _questions(scenario, plan, options, aim):
         searched: list[Search] = []
         for kept in kept_of(asked, plan):
+            if kept.is_fewer and not given_up and isinstance(plan, Plan):
+                fewer = _with_fewer_replicas(scenario, plan, options, aim)
+                if fewer is not None:
+                    return fewer
             refused: list[Search] = []
             cuts: tuple[RuleSpec, ...] = ()
             while len(refused) <= _MOST_CUTS:
@@ -182,6 +190,19 @@ def nearest(
             searched += refused[:1]  # cuts leave out more than what was tried: they prove nothing
         searches += searched[-1:]  # the last one keeps nothing, and so speaks for the others
     return Unfound(tuple(searches))
+
+
+def _with_fewer_replicas(
+    scenario: Scenario, plan: Plan, options: Options, target: Target
+) -> Nearest | None:
+    """Return the same layout with as many replicas as the engine can start, on GPUs it can use."""
+    for fewer in with_fewer_replicas(plan):
+        candidate, after, _ = _first_started(scenario, fewer, options, target)
+        if candidate is not None and after is not None:
+            said = (f"{fewer.replicas} replicas instead of {plan.replicas}",)
+            before = second_opinion(scenario, plan).metrics
+            return Nearest(scenario, plan, candidate, said, (), before, after)
+    return None
 
 
 def _candidates(scenario: Scenario, plan: AnyPlan | None, options: Options) -> Iterator[AnyPlan]:
@@ -296,6 +317,8 @@ def _questions(
     rules = tuple(rule for rule in pack.rules if rule.name not in unsure)
     if target == "lws" and options.engine == "trtllm":
         rules = (*rules, _PODS_OF_MPI)
+    if options.engine == "megatron":  # of one world, rank after rank
+        rules = (*rules, _WORLD)
     others = tuple(other for other in scenario.rule_packs if other.name != pack.name)
     packs = (*others, pack.model_copy(update={"rules": rules}))
     changed: dict[str, Any] = {"rule_packs": packs}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import accumulate
+from math import ceil
 
 from autopar.export.layout import layouts_of
 from autopar.export.moving import moved, moves_of
@@ -12,6 +13,9 @@ from autopar.plans import with_experts_in_runs
 from autopar.problem import AnyPlan, DisaggregatedPlan, Plan
 from autopar.specs import Scenario
 
+_MOST_FEWER = 16  # numbers of replicas that are tried, each of them laid out and verified
+# Of the replicas that a near plan has at least: with fewer, another layout loses less.
+LEAST_SHARE = 3 / 4
 _MOVED = "its ranks on other GPUs"
 _SPLIT = "its layers split as the engine does by itself"
 _WHOLE = "its prompts in as few parts as the workload allows"
@@ -39,6 +43,19 @@ def variants(
         if resplit is not None:
             yield iter((resplit,)), (_SPLIT,)
             yield relaid(scenario, resplit, engine), (_MOVED, _SPLIT)
+
+
+def with_fewer_replicas(plan: Plan) -> Iterator[Plan]:
+    """Yield the plan with fewer and fewer replicas, the first ones."""
+    fewest = max(ceil(LEAST_SHARE * plan.replicas), plan.replicas - _MOST_FEWER)
+    for count in range(plan.replicas - 1, fewest - 1, -1):
+        held = plan.placement
+        yield replace(
+            plan,
+            replicas=count,
+            gpus=plan.gpus[:count],
+            placement=held[held[:, 2] < count] if len(held) else held,
+        )
 
 
 def with_whole_prompts(scenario: Scenario, plan: AnyPlan) -> Plan | None:

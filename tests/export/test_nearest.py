@@ -1,5 +1,6 @@
 """What an engine cannot start is said, with the nearest plan that it can and what that costs."""
 
+import re
 from dataclasses import replace
 from types import ModuleType
 
@@ -8,10 +9,10 @@ import pytest
 from autopar.api import solve, verify
 from autopar.catalog import load_plan, load_scenario
 from autopar.errors import InexpressibleError
-from autopar.export.closeness import differences
+from autopar.export.closeness import differences, kept_of
 from autopar.export.exporting import completed, export, written
 from autopar.export.nearest import Figure, Nearest, Search, Unfound, nearest
-from autopar.export.options import ENGINES, Options
+from autopar.export.options import ENGINES, Engine, Options
 from autopar.pairs import explicit_plan
 from autopar.problem import AnyPlan, DisaggregatedPlan, Metrics, Plan
 from autopar.report.export import nearest_words
@@ -23,7 +24,7 @@ def scenario_of(llm: str, cluster: str, *overrides: str) -> Scenario:
     return load_scenario(parts=parts, overrides=overrides)
 
 
-def laid(scenario: Scenario, degrees: dict[str, int], **more: int) -> AnyPlan:
+def laid(scenario: Scenario, degrees: dict[str, int], **more: int | list[int]) -> AnyPlan:
     document = {
         "schema": 1, "kind": "plan", "name": "laid", "llm": scenario.llm.name, "degrees": degrees,
     }  # fmt: skip
@@ -76,6 +77,63 @@ def test_what_the_nearest_plan_costs_is_measured_by_the_same_costs() -> None:
         assert (f"{name} " in costs) == (name in worse), name
 
 
+@pytest.mark.parametrize(
+    ("engine", "llm", "degrees"),
+    [("vllm", "qwen3-30b-a3b", {"tp": 1, "attn_dp": 2, "ep": 1, "etp": 2}),
+     ("megatron", "qwen3-8b", {"tp": 2, "attn_dp": 1, "etp": 2})],
+)  # fmt: skip
+def test_fewer_replicas_of_the_same_layout_are_nearer_than_another_one(
+    engine: Engine, llm: str, degrees: dict[str, int]
+) -> None:
+    """Five servers of 6 GPUs in four nodes of 8: four lie inside a node each, or fill three."""
+    scenario = load_scenario(parts={"llm": llm, "cluster": "4xhgx-h100", "workload": "prefill-8k"})
+    plan = laid(scenario, {"replicas": 5, "pp": 3, **degrees})
+    options = completed(Options(engine=engine), scenario)
+    with pytest.raises(InexpressibleError):
+        export(scenario, plan, engine, options)
+    found = nearest(scenario, plan, options)
+    assert isinstance(found, Nearest)
+    assert isinstance(found.plan, Plan)
+    assert isinstance(plan, Plan)
+    assert (found.plan.replicas, found.plan.stages) == (4, plan.stages)
+    assert "4 replicas instead of 5" in nearest_words(found, options.engine)
+    assert verify(scenario, found.plan).ok
+    export(scenario, found.plan, engine, options)
+
+
+def test_a_plan_of_as_many_gpus_is_nearer_than_one_of_more() -> None:
+    """EP2 x ETP2 on 4 GPUs: EP4 there, and not EP16 on 16 GPUs with more throughput."""
+    parts = {"llm": "qwen3-30b-a3b", "cluster": "2xhgx-h100", "workload": "decode-256x4k"}
+    scenario = load_scenario(parts=parts)
+    plan = laid(scenario, {"replicas": 1, "pp": 1, "tp": 1, "attn_dp": 4, "ep": 2, "etp": 2})
+    found = nearest(scenario, plan, completed(Options(engine="vllm"), scenario))
+    assert isinstance(found, Nearest)
+    assert found.plan.num_gpus == 4
+    assert found.kept == "its replicas, its stages, its GPUs"
+
+
+def test_rules_on_degrees_and_on_the_batch_are_apart() -> None:
+    """A rule that names the batch is asked of every batch of every layout: it took 100 s."""
+    scenario = scenario_of("mixtral-8x7b", "1xhgx-h100")
+    plan = laid(scenario, {"tp": 8, "ep": 4, "etp": 2}, batch=64)
+    for kept in kept_of(scenario, plan):
+        for rule in kept.rules:
+            names = set(re.findall(r"[a-z_]+", rule.text))
+            assert "batch" not in names or not names & {"tp", "ep", "etp", "gpus", "cp"}, rule
+
+
+def test_a_world_of_megatron_fills_its_nodes() -> None:
+    """7 replicas of 9 stages are 63 ranks, which no number of nodes has evenly."""
+    parts = {"llm": "kimi-k2", "cluster": "8xhgx-h200", "workload": "prefill-8k"}
+    scenario = load_scenario(parts=parts)
+    degrees = {"replicas": 7, "pp": 9, "tp": 1, "attn_dp": 1, "ep": 1, "etp": 1}
+    plan = laid(scenario, degrees, layers_per_stage=[7] * 7 + [6] * 2)
+    found = nearest(scenario, plan, completed(Options(engine="megatron"), scenario))
+    assert isinstance(found, Nearest)
+    assert found.plan.num_gpus % 8 == 0
+    export(found.scenario, found.plan, "megatron", completed(Options(engine="megatron"), scenario))
+
+
 def test_a_plan_of_the_same_stages_is_nearer_than_a_better_one() -> None:
     """EP4 x ETP2 on four groups of 2 GPUs: vLLM has EP8 or ETP8 there, of as many sequences."""
     parts = {"llm": "qwen3-235b-a22b", "cluster": "4xhgx-h100", "workload": "chat-4k-1k"}
@@ -86,7 +144,7 @@ def test_a_plan_of_the_same_stages_is_nearer_than_a_better_one() -> None:
     options = completed(Options(engine="vllm"), scenario)
     found = nearest(scenario, plan, options)
     assert isinstance(found, Nearest)
-    assert found.kept == "its replicas, its stages and at most its sequences"
+    assert found.kept == "its replicas, its stages, its GPUs and at most its sequences"
     assert isinstance(found.plan, Plan)
     assert (found.plan.replicas, found.plan.pp) == (2, 2)
     assert found.plan.batch * found.plan.stages[0].attn_dp <= 8 * 4
@@ -94,7 +152,7 @@ def test_a_plan_of_the_same_stages_is_nearer_than_a_better_one() -> None:
     assert better is not None
     assert better.tokens_per_s > 2 * found.after.tokens_per_s
     words = nearest_words(found, "vllm")
-    assert "the best that keeps its replicas, its stages and at most its sequences (" in words
+    assert f"the best that keeps {found.kept} (" in words
     for change in differences(plan, found.plan):
         assert change in words
 
