@@ -23,13 +23,27 @@ from autopar.specs.base import MAX_LAYERS
 
 _VOCAB_UNIT = 128  # the default of --make-vocab-size-divisible-by
 _LISTS = re.compile(r"[\[\]()0-9,+*]*")  # letters that Megatron takes in lists: no spaces
+# Sizes that a checkpoint has the last word on, where it has them: those with force=True in
+# load_args_from_checkpoint of training/checkpointing.py, Megatron-Core 0.19.2.
+_FORCED = frozenset(
+    {
+        "--num-query-groups",
+        "--num-experts",
+        "--moe-ffn-hidden-size",
+        "--moe-router-topk",
+        "--moe-shared-expert-intermediate-size",
+        "--moe-latent-size",
+        "--mtp-num-layers",
+    }
+)  # and what _refuse_another_kind asks for last
 _LONGEST = 4 * MAX_LAYERS  # letters of a --moe-layer-freq
 
 
 def refuse_another_model(given: Given, llm: LLM) -> None:
     """Raise SpecError where sizes of the model that are stated are not those of the plan's model.
 
-    Of a model whose layers differ in a size, that of any of them will do.
+    Of a model whose layers differ in a size, that of any of them will do. What Megatron takes from
+    a checkpoint whatever is stated is not looked at.
     """
     sizes: dict[str, Sequence[int]] = {
         "--num-layers": (llm.num_layers,),
@@ -41,7 +55,10 @@ def refuse_another_model(given: Given, llm: LLM) -> None:
         sizes |= {"--hidden-size": (architecture.hidden_size,)}
         sizes |= _attention(architecture) | _feed_forward(architecture, given)
         sizes |= _drafts(architecture, given) | _vocabulary(architecture, given)
+    loaded = takes_checkpoint(given)
     for flag, known in sizes.items():
+        if loaded and flag in _FORCED and any(known):
+            continue  # what a model has not, its checkpoint does not set: None there
         stated = _stated(given, flag)
         if stated is not None and known and stated not in known:
             raise _another(f"{flag} {stated}", " or ".join(map(str, sorted(set(known)))), llm)
@@ -65,6 +82,8 @@ def _refuse_another_kind(given: Given, llm: LLM, architecture: Architecture) -> 
     is_latent = any(isinstance(a, LatentAttention) for a in architecture.attention.values())
     if given.has(flag) and not is_latent:
         raise _another(flag, "no latent attention", llm)
+    if takes_checkpoint(given):
+        return  # it sets the following, whatever is stated
     flag = "--untie-embeddings-and-output-weights"
     if given.has(flag) and architecture.shares_embeddings:
         raise _another(flag, "one matrix for both", llm)
@@ -126,14 +145,14 @@ def _attention(architecture: Architecture) -> dict[str, Sequence[int]]:
 def _feed_forward(architecture: Architecture, given: Given) -> dict[str, Sequence[int]]:
     """Return widths of feed-forwards and experts.
 
-    Experts are as wide as --ffn-hidden-size where --moe-ffn-hidden-size is not stated; where it is
-    and no layer is dense, the former is of no account.
+    Experts are as wide as --ffn-hidden-size where --moe-ffn-hidden-size is not stated; where it is,
+    or a checkpoint has it, and no layer is dense, the former is of no account.
     """
     kinds = [architecture.feed_forward_of(layer) for layer in architecture.layer_kinds]
     dense = [kind.ffn_size for kind in kinds if isinstance(kind, DenseFeedForward)]
     experts = [kind for kind in kinds if isinstance(kind, ExpertFeedForward)]
     routed = [kind.expert_size for kind in experts]
-    stated = "--moe-ffn-hidden-size" in given.values
+    stated = "--moe-ffn-hidden-size" in given.values or takes_checkpoint(given)
     sizes: dict[str, Sequence[int]] = {
         "--moe-ffn-hidden-size": routed,
         "--moe-shared-expert-intermediate-size": [kind.shared_size for kind in experts],
