@@ -22,14 +22,28 @@ from autopar.specs import (
 from autopar.specs.base import MAX_LAYERS
 
 _VOCAB_UNIT = 128  # the default of --make-vocab-size-divisible-by
-_LISTS = re.compile(r"[\[\]()0-9,+* ]*")  # letters of lists of numbers, their sums and multiples
+_LISTS = re.compile(r"[\[\]()0-9,+*]*")  # letters that Megatron takes in lists: no spaces
+# Sizes that a checkpoint has the last word on, where it has them: those with force=True in
+# load_args_from_checkpoint of training/checkpointing.py, Megatron-Core 0.19.2.
+_FORCED = frozenset(
+    {
+        "--num-query-groups",
+        "--num-experts",
+        "--moe-ffn-hidden-size",
+        "--moe-router-topk",
+        "--moe-shared-expert-intermediate-size",
+        "--moe-latent-size",
+        "--mtp-num-layers",
+    }
+)  # and what _refuse_another_kind asks for last
 _LONGEST = 4 * MAX_LAYERS  # letters of a --moe-layer-freq
 
 
 def refuse_another_model(given: Given, llm: LLM) -> None:
     """Raise SpecError where sizes of the model that are stated are not those of the plan's model.
 
-    Of a model whose layers differ in a size, that of any of them will do.
+    Of a model whose layers differ in a size, that of any of them will do. What Megatron takes from
+    a checkpoint whatever is stated is not looked at.
     """
     sizes: dict[str, Sequence[int]] = {
         "--num-layers": (llm.num_layers,),
@@ -41,7 +55,10 @@ def refuse_another_model(given: Given, llm: LLM) -> None:
         sizes |= {"--hidden-size": (architecture.hidden_size,)}
         sizes |= _attention(architecture) | _feed_forward(architecture, given)
         sizes |= _drafts(architecture, given) | _vocabulary(architecture, given)
+    loaded = takes_checkpoint(given)
     for flag, known in sizes.items():
+        if loaded and flag in _FORCED and any(known):
+            continue  # what a model has not, its checkpoint does not set: None there
         stated = _stated(given, flag)
         if stated is not None and known and stated not in known:
             raise _another(f"{flag} {stated}", " or ".join(map(str, sorted(set(known)))), llm)
@@ -65,6 +82,8 @@ def _refuse_another_kind(given: Given, llm: LLM, architecture: Architecture) -> 
     is_latent = any(isinstance(a, LatentAttention) for a in architecture.attention.values())
     if given.has(flag) and not is_latent:
         raise _another(flag, "no latent attention", llm)
+    if takes_checkpoint(given):
+        return  # it sets the following, whatever is stated
     flag = "--untie-embeddings-and-output-weights"
     if given.has(flag) and architecture.shares_embeddings:
         raise _another(flag, "one matrix for both", llm)
@@ -126,14 +145,14 @@ def _attention(architecture: Architecture) -> dict[str, Sequence[int]]:
 def _feed_forward(architecture: Architecture, given: Given) -> dict[str, Sequence[int]]:
     """Return widths of feed-forwards and experts.
 
-    Experts are as wide as --ffn-hidden-size where --moe-ffn-hidden-size is not stated; where it is
-    and no layer is dense, the former is of no account.
+    Experts are as wide as --ffn-hidden-size where --moe-ffn-hidden-size is not stated; where it is,
+    or a checkpoint has it, and no layer is dense, the former is of no account.
     """
     kinds = [architecture.feed_forward_of(layer) for layer in architecture.layer_kinds]
     dense = [kind.ffn_size for kind in kinds if isinstance(kind, DenseFeedForward)]
     experts = [kind for kind in kinds if isinstance(kind, ExpertFeedForward)]
     routed = [kind.expert_size for kind in experts]
-    stated = "--moe-ffn-hidden-size" in given.values
+    stated = "--moe-ffn-hidden-size" in given.values or takes_checkpoint(given)
     sizes: dict[str, Sequence[int]] = {
         "--moe-ffn-hidden-size": routed,
         "--moe-shared-expert-intermediate-size": [kind.shared_size for kind in experts],
@@ -178,34 +197,61 @@ def _layers_with_experts(text: str, num_layers: int) -> tuple[int, ...]:
         return tuple(range(0, num_layers, every))
     is_plain = len(text) < _LONGEST and _LISTS.fullmatch(text) is not None
     try:
-        marks = _listed(ast.parse(text.strip(), mode="eval").body) if is_plain else []
+        marks = _evaluated(ast.parse(text, mode="eval").body) if is_plain else None
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        marks = []
-    if len(marks) != num_layers:
+        marks = None
+    if not isinstance(marks, list) or len(marks) != num_layers or not {*marks} <= {0, 1}:
         raise SpecError(
             f"megatron: --moe-layer-freq {shorten(text)}: expected a number, or {num_layers} of 0 "
-            "and 1 as in [0]*3+[1]*58"
+            "and 1 as in [0]*3+[1]*58, without spaces"
         )
     return tuple(layer for layer, mark in enumerate(marks) if mark)
 
 
-def _listed(node: ast.expr) -> list[int]:
-    """Return the list that lists, sums of them and multiples of them are.
+def _evaluated(node: ast.expr) -> int | list[int]:
+    """Return what Python makes of numbers, lists of them, and their sums and products.
 
-    Raises ValueError for anything else.
+    Raises ValueError for anything else, and for lists longer than a model has layers. Source:
+    Megatron-Core 0.19.2, _eval_pattern of training/arguments.py, evaluates the text as Python.
     """
     match node:
+        case ast.Constant(value=int(number)):
+            return number
         case ast.List(elts=elements):
-            values = [e.value for e in elements if isinstance(e, ast.Constant)]
-            if len(values) == len(elements) and all(value in (0, 1) for value in values):
-                return [int(value == 1) for value in values]
+            values = [_evaluated(element) for element in elements]
+            numbers = [value for value in values if isinstance(value, int)]
+            if len(numbers) == len(values):
+                return numbers
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _listed(left) + _listed(right)
-        case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int(times))):
-            repeated = _listed(left)
-            if 0 <= times * len(repeated) <= MAX_LAYERS:
-                return repeated * times
+            return _sum(_evaluated(left), _evaluated(right))
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return _product(_evaluated(left), _evaluated(right))
     raise ValueError("no list of layers")
+
+
+def _sum(left: int | list[int], right: int | list[int]) -> int | list[int]:
+    if isinstance(left, int) and isinstance(right, int):
+        return left + right
+    if isinstance(left, list) and isinstance(right, list) and len(left + right) <= MAX_LAYERS:
+        return left + right
+    raise ValueError("no sum of layers")
+
+
+def _product(left: int | list[int], right: int | list[int]) -> int | list[int]:
+    """Return a product; a list may stand on either side of a number, as in Python."""
+    if isinstance(left, int) and isinstance(right, int):
+        return left * right
+    if isinstance(left, list) and isinstance(right, int):
+        return _repeated(left, right)
+    if isinstance(left, int) and isinstance(right, list):
+        return _repeated(right, left)
+    raise ValueError("no multiple of layers")
+
+
+def _repeated(marks: list[int], times: int) -> list[int]:
+    if times * len(marks) > MAX_LAYERS:
+        raise ValueError("more layers than a model has")
+    return marks * min(times, MAX_LAYERS)  # of an empty list any number
 
 
 def _first(layers: tuple[int, ...]) -> str:

@@ -60,3 +60,57 @@ def test_a_command_that_builds_no_experts_is_said() -> None:
 def test_parallel_sizes_of_a_checkpoint_are_not_known() -> None:
     with pytest.raises(SpecError, match="sizes of a checkpoint, which is not read"):
         read("--load c --use-checkpoint-args --use-mp-args-from-checkpoint-args")
+
+
+@pytest.mark.parametrize("load", ["--load c", "--pretrained-checkpoint c"])
+@pytest.mark.parametrize(
+    ("model", "stated"),
+    [
+        ("mixtral-8x7b", "--num-query-groups 4"),
+        ("mixtral-8x7b", "--num-experts 16"),
+        ("mixtral-8x7b", "--moe-router-topk 4"),
+        ("mixtral-8x7b", "--moe-ffn-hidden-size 777"),
+        ("mixtral-8x7b", "--ffn-hidden-size 777"),  # no layer is dense
+        ("mixtral-8x7b", "--moe-layer-freq 2"),
+        ("deepseek-v3", "--moe-layer-freq [0]*4+[1]*57"),
+        ("deepseek-v3", "--moe-shared-expert-intermediate-size 4096"),
+        ("deepseek-v3", "--mtp-num-layers 2"),
+        ("qwen3-1.7b", "--untie-embeddings-and-output-weights"),
+        ("nemotron-3-super-120b-a12b-fp8", "--moe-latent-size 777"),
+    ],
+)
+def test_sizes_that_a_checkpoint_overrules_are_not_compared(
+    load: str, model: str, stated: str
+) -> None:
+    """load_args_from_checkpoint sets these with force=True; without it they start another model."""
+    assert read(f"{load} --use-checkpoint-args {stated}", model).engine == "megatron"
+    for beside in (load, ""):
+        with pytest.raises(SpecError, match="the command starts another model"):
+            read(f"{beside} {stated}", model)
+
+
+@pytest.mark.parametrize(
+    ("model", "stated"),
+    [
+        ("mixtral-8x7b", "--num-layers 31"),
+        ("mixtral-8x7b", "--hidden-size 4097"),
+        ("mixtral-8x7b", "--num-attention-heads 16"),
+        ("mixtral-8x7b", "--kv-channels 64"),
+        ("mixtral-8x7b", "--multi-latent-attention"),
+        ("mixtral-8x7b", "--vocab-size 1234"),
+        ("llama-3.1-70b", "--ffn-hidden-size 14337"),
+        ("deepseek-v3", "--kv-lora-rank 256"),
+        # None in the checkpoint of a model without them, which sets nothing
+        ("llama-3.1-70b", "--num-experts 8"),
+        ("mixtral-8x7b", "--moe-shared-expert-intermediate-size 2048"),
+        ("mixtral-8x7b", "--moe-latent-size 1024"),
+    ],
+)
+def test_sizes_that_overrule_a_checkpoint_are_those_of_the_model(model: str, stated: str) -> None:
+    with pytest.raises(SpecError, match="the command starts another model"):
+        read(f"--load c --use-checkpoint-args {stated}", model)
+
+
+def test_a_size_that_a_checkpoint_overrules_is_of_no_use() -> None:
+    notes = read("--load c --use-checkpoint-args --moe-router-topk 4", "mixtral-8x7b").notes
+    assert "of no use to a plan: --moe-router-topk" in notes

@@ -38,6 +38,7 @@ def read(arguments: str, model: str) -> Reading:
         ("deepseek-v3", "--qk-pos-emb-head-dim 64", "32"),
         ("deepseek-v3", "--v-head-dim 128", "64"),
         ("deepseek-v3", "--moe-layer-freq [0]*3+[1]*58", "[0]*4+[1]*57"),
+        ("deepseek-v3", "--moe-layer-freq 3*[0]+58*[1]", "4*[0]+57*[1]"),
         ("deepseek-v3", "--moe-layer-freq '([0]*3+[1]*58)'", "1"),
         ("deepseek-v3.2", "--dsa-indexer-topk 2048", "1024"),
         ("nemotron-h-56b", "--num-attention-heads 64", "256"),  # 256 of its Mamba layers
@@ -86,8 +87,29 @@ def test_a_vocabulary_is_rounded_by_what_ranks_share() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[0,1]", "[2]*61", "[0]*61*61", "x", "[0]*61-[1]", "1.5", "(" * 3000, "[1or 0]*61"]
+    "text",
+    [
+        "3*[0]+58*[1]",
+        "[0]*(1+2)+2*29*[1]",
+        "[0]+2*[0]+[1]*29*2",
+        "3*[0]+2*([1]*20+9*[1])",
+        "[0,0,1*0]+58*[0+1]",
+        "999999999*[]+[0]*3+58*[1]",
+    ],
 )
+def test_a_frequency_is_what_python_makes_of_it(text: str) -> None:
+    """DeepSeek-V3: 3 dense layers, then 58 with experts."""
+    assert read(f"--moe-layer-freq '{text}'", "deepseek-v3").engine == "megatron"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[0,1]", "[2]*61", "[0]*61*61", "x", "[0]*61-[1]", "1.5", "(" * 3000, "[1or 0]*61",
+        "[0] * 3 + [1] * 58", " [0]*3+[1]*58", "[0]*[61]", "[[0]]*61", "61+[0]", "60+1",
+        "[0]*999999999", "[0]*1024+[0]*1024", "1" + "+1" * 2000, "[0](61)", "(0,1)*[61]",
+    ],
+)  # fmt: skip
 def test_a_frequency_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match=r"--moe-layer-freq .*expected a number, or 61 of 0 and 1"):
         read(f"--moe-layer-freq '{text}'", "deepseek-v3")
