@@ -14,7 +14,7 @@ from autopar.problem import AnyPlan, DisaggregatedPlan, Plan
 from autopar.specs import Scenario
 
 _MOST_FEWER = 16  # numbers of replicas that are tried, each of them laid out and verified
-# Of the replicas that a near plan has at least: with fewer, another layout loses less.
+# Of the replicas that a plan has at least to be called near: a choice of ours.
 LEAST_SHARE = 3 / 4
 _MOVED = "its ranks on other GPUs"
 _SPLIT = "its layers split as the engine does by itself"
